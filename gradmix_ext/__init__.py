@@ -1,0 +1,59 @@
+"""Gradient-aware data mixing (GradMix) for class-incremental learning.
+
+>>> import gradmix_ext as gx
+>>> mixer = gx.GradMix(num_classes=10)
+
+Importing costs little, compiles nothing and does not touch the GPU: kernels are compiled (once per
+machine) and loaded by the first call that needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from gradmix_ext import mixers, ops, reference
+from gradmix_ext._version import __version__
+from gradmix_ext.mixers import (
+    BalancedMixup,
+    GradMix,
+    MixedBatch,
+    Mixer,
+    Mixup,
+    NoMix,
+    RandomMaskMixup,
+)
+from gradmix_ext.ops import debug_checks
+
+if TYPE_CHECKING:
+    from gradmix_ext import continual, metrics
+
+__all__ = [
+    "BalancedMixup",
+    "GradMix",
+    "MixedBatch",
+    "Mixer",
+    "Mixup",
+    "NoMix",
+    "RandomMaskMixup",
+    "__version__",
+    "continual",
+    "debug_checks",
+    "metrics",
+    "mixers",
+    "ops",
+    "reference",
+]
+
+# Imported when first used, so that `import gradmix_ext` stays cheap.
+_LAZY = ("continual", "metrics")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

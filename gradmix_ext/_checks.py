@@ -1,0 +1,174 @@
+"""Argument checks shared by the public ops, their fake implementations and the reference.
+
+Two kinds. *Static* checks look at shapes, dtypes and devices; they cost nothing on any device and
+run everywhere. *Value* checks look at indices and labels; on a GPU that would wait for the device,
+so there they run only after :func:`debug_checks` has turned them on.
+"""
+
+from __future__ import annotations
+
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+FLOATING_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+REDUCTIONS = ("mean", "sum", "none")
+
+_debug = False
+
+
+def debug_checks(enabled: bool = True) -> None:
+    """Turn the value checks that have to wait for the device on or off (off by default).
+
+    On the CPU values are always checked. On a GPU an index or label out of range is a no-op that
+    never reads or writes out of bounds; with debug checks on it is an error instead, at the price
+    of one synchronisation per call.
+    """
+    global _debug
+    _debug = bool(enabled)
+
+
+def values_checked(device: torch.device) -> bool:
+    """Whether indices and labels on this device are checked in Python."""
+    return (device.type == "cpu" or _debug) and not torch.compiler.is_compiling()
+
+
+def debug_enabled() -> bool:
+    """Whether :func:`debug_checks` is on."""
+    return _debug and not torch.compiler.is_compiling()
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which sums over data of ``dtype`` are formed: float32, or float64 for float64."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+# Static checks ------------------------------------------------------------------------------------
+
+
+def tensor(op: str, name: str, value: object) -> None:
+    """``value`` is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
+
+
+def floating(op: str, name: str, value: Tensor) -> None:
+    """``value`` is a tensor of one of the four supported floating dtypes."""
+    tensor(op, name, value)
+    if value.dtype not in FLOATING_DTYPES:
+        raise TypeError(
+            f"{op}: {name} must be float32, float64, float16 or bfloat16, got {value.dtype}"
+        )
+
+
+def matrix(op: str, name: str, value: Tensor) -> None:
+    """``value`` is a floating matrix."""
+    floating(op, name, value)
+    if value.dim() != 2:
+        raise ValueError(f"{op}: {name} must have 2 dimensions, got shape {list(value.shape)}")
+
+
+def vector(
+    op: str, name: str, value: Tensor, length: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    """``value`` is a vector of ``length`` elements of ``dtype`` on ``device``."""
+    tensor(op, name, value)
+    if value.dtype != dtype:
+        raise TypeError(f"{op}: {name} must be {dtype}, got {value.dtype}")
+    if value.dim() != 1 or value.shape[0] != length:
+        raise ValueError(f"{op}: {name} must have shape [{length}], got {list(value.shape)}")
+    same_device(op, name, value, device)
+
+
+def same_device(op: str, name: str, value: Tensor, device: torch.device) -> None:
+    """``value`` lives on ``device``."""
+    if value.device != device:
+        raise ValueError(f"{op}: {name} must be on {device}, got {value.device}")
+
+
+def lam(op: str, value: Tensor | float, length: int, like: Tensor) -> Tensor:
+    """λ as a tensor of 0, 1 or ``length`` elements; a Python number becomes a 0-dim tensor."""
+    if not isinstance(value, Tensor):
+        if not isinstance(value, Real):
+            raise TypeError(f"{op}: lam must be a tensor or a number, got {type(value).__name__}")
+        # float64 so that float64 data sees the number itself and not its float32 rounding
+        return torch.full((), float(value), dtype=torch.float64, device=like.device)
+    if value.dtype not in FLOATING_DTYPES:
+        raise TypeError(f"{op}: lam must be floating point, got {value.dtype}")
+    if value.dim() > 1 or (value.dim() == 1 and value.shape[0] not in (1, length)):
+        raise ValueError(
+            f"{op}: lam must be a scalar or have shape [{length}], got {list(value.shape)}"
+        )
+    same_device(op, "lam", value, like.device)
+    if value.requires_grad:
+        raise ValueError(f"{op}: lam must not require grad: no gradient is computed for it")
+    return value
+
+
+def choice(op: str, name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """``value`` is one of ``allowed``."""
+    if value not in allowed:
+        raise ValueError(f"{op}: {name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def class_mask(op: str, value: Tensor | None, classes: int, device: torch.device) -> None:
+    """``value`` is absent or a boolean vector over the classes."""
+    if value is not None:
+        vector(op, "class_mask", value, classes, torch.bool, device)
+
+
+def last_layer(
+    op: str,
+    features: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    partner_target: Tensor | None,
+    class_mask_: Tensor | None,
+) -> None:
+    """Features [N, d], logits [N, C] and labels [N] of the samples of one batch agree."""
+    matrix(op, "features", features)
+    matrix(op, "logits", logits)
+    if features.dtype != logits.dtype:
+        raise TypeError(
+            f"{op}: features and logits must have one dtype, got {features.dtype} "
+            f"and {logits.dtype}"
+        )
+    if features.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"{op}: features and logits must have as many rows, got {features.shape[0]} "
+            f"and {logits.shape[0]}"
+        )
+    same_device(op, "features", features, logits.device)
+    samples, classes = logits.shape
+    vector(op, "target", target, samples, torch.int64, logits.device)
+    if partner_target is not None:
+        vector(op, "partner_target", partner_target, samples, torch.int64, logits.device)
+    class_mask(op, class_mask_, classes, logits.device)
+
+
+# Value checks -------------------------------------------------------------------------------------
+
+
+def _first(bad: Tensor) -> int | None:
+    """The position of the first True, or None."""
+    positions = bad.nonzero()
+    return int(positions[0, 0]) if positions.shape[0] else None
+
+
+def in_range(op: str, name: str, index: Tensor, bound: int, of: str) -> None:
+    """Every index is in [0, bound)."""
+    at = _first((index < 0) | (index >= bound))
+    if at is not None:
+        raise RuntimeError(f"{op}: {name}[{at}] = {int(index[at])} is out of range for {of}")
+
+
+def labels(op: str, name: str, label: Tensor, classes: int, class_mask_: Tensor | None) -> None:
+    """Every label is in [0, classes) and a class that ``class_mask_`` allows."""
+    in_range(op, name, label, classes, f"{classes} classes")
+    if class_mask_ is not None:
+        at = _first(~class_mask_[label])
+        if at is not None:
+            raise RuntimeError(
+                f"{op}: {name}[{at}] = {int(label[at])} is not a class of class_mask"
+            )

@@ -1,0 +1,65 @@
+"""A mixed batch and its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gradmix_ext import ops
+
+
+@dataclass(frozen=True)
+class MixedBatch:
+    """What a mixer makes of a batch of N samples.
+
+    Attributes:
+        x: Mixed samples [N, ...].
+        target: Label [N] of each sample.
+        partner_target: Label [N] of each sample's partner.
+        lam: Weight [N] of the sample itself; 1 where it stays unmixed.
+        mask: Samples [N] (bool) that were mixed.
+        partner: Index [N] of each sample's partner in the batch.
+        observe: Called with the batch and its logits when the loss is computed; how a mixer learns
+            from the training forwards (``GradMix(update="online")``).
+    """
+
+    x: Tensor
+    target: Tensor
+    partner_target: Tensor
+    lam: Tensor
+    mask: Tensor
+    partner: Tensor
+    observe: Callable[[MixedBatch, Tensor], None] | None = None
+
+    def loss(
+        self,
+        logits: Tensor,
+        *,
+        class_mask: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean",
+    ) -> Tensor:
+        """Cross-entropy of the model's logits [N, C] against the mixed labels.
+
+        Args:
+            logits: ``model(batch.x)``.
+            class_mask: Classes [C] (bool) that take part in the softmax, all by default.
+            label_smoothing: ε in [0, 1].
+            reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+        Returns:
+            The loss, a scalar or [N], in nats.
+        """
+        if self.observe is not None:
+            self.observe(self, logits)
+        return ops.mixup_cross_entropy(
+            logits,
+            self.target,
+            self.partner_target,
+            self.lam,
+            class_mask=class_mask,
+            label_smoothing=label_smoothing,
+            reduction=reduction,
+        )

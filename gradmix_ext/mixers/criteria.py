@@ -1,0 +1,207 @@
+"""Which class pairs help: scores [K, K] from last-layer gradients.
+
+A mixed sample with gradient g~ changes the loss of the earlier tasks, to first order of one SGD
+step of size η, by -η <g~, g_buf>, with g_buf the mean gradient of the replay buffer. The abstract of
+GradMix (arXiv 2505.08528) states the criterion; which layer, how many samples and how often are
+choices of this implementation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gradmix_ext import ops
+from gradmix_ext.mixers.base import Samples, beta
+from gradmix_ext.mixers.head import HeadInput, evaluation, in_one_dtype
+
+# Samples per forward pass, so that scoring many pairs does not take more memory than training.
+CHUNK = 1024
+
+CRITERIA = ("mixed", "linear", "gram")
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A gradient of the head, (weight [C, d], bias [C])."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class Probe:
+    """Looks at the last-layer gradients of a model, in evaluation mode and without autograd.
+
+    Args:
+        model: The model.
+        head: Its last linear layer.
+        class_mask: Classes [C] (bool) of the softmax; all by default.
+    """
+
+    def __init__(self, model: nn.Module, head: nn.Linear, class_mask: Tensor | None) -> None:
+        self.model = model
+        self.head = head
+        self.class_mask = class_mask
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [N, d] and logits [N, C] of samples ``x``."""
+        captured = HeadInput(self.head)
+        try:
+            with evaluation(self.model):
+                outputs = [(self.model(part), captured.take()) for part in x.split(CHUNK)]
+        finally:
+            captured.remove()
+        logits = torch.cat([logits for logits, _ in outputs])
+        features = torch.cat([features for _, features in outputs])
+        expected = (x.shape[0], self.head.out_features)
+        if logits.shape != expected or features.dim() != 2:
+            raise ValueError(
+                f"the model must return the output {list(expected)} of its head, a linear layer on "
+                f"[N, d] features; got logits {list(logits.shape)} from features "
+                f"{list(features.shape)}. Name the right layer by head="
+            )
+        return in_one_dtype(features, logits)
+
+    def mean_gradient(self, samples: Samples) -> Direction:
+        """The mean gradient over samples, such as g_buf over the replay buffer."""
+        x, y = samples
+        features, logits = self.forward(x)
+        weight, bias, _ = ops.class_gradients(
+            features,
+            logits,
+            y,
+            groups=torch.zeros_like(y),
+            num_groups=1,
+            class_mask=self.class_mask,
+        )
+        return Direction(weight[0], bias[0])
+
+    def pair_scores(
+        self, x: Tensor, y: Tensor, partner_y: Tensor, lam: Tensor, direction: Direction
+    ) -> tuple[Tensor, Tensor]:
+        """Sums [C, C] of <g~, direction> over samples ``x`` mixed from classes y and partner_y."""
+        features, logits = self.forward(x)
+        return ops.pair_scores(
+            features,
+            logits,
+            y,
+            partner_y,
+            lam,
+            direction.weight,
+            direction.bias,
+            num_classes=self.head.out_features,
+            class_mask=self.class_mask,
+        )
+
+
+class Pool:
+    """Current and buffered samples addressed as one set, without copying either."""
+
+    def __init__(self, current: Samples, buffer: Samples) -> None:
+        self.parts = [samples for samples in (current, buffer) if samples[1].numel()]
+        self.y = torch.cat([y for _, y in self.parts])
+        self.order = self.y.argsort(stable=True)
+        self.classes, self.count = self.y.unique(return_counts=True)
+        self.start = self.count.cumsum(0) - self.count
+
+    def draw(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
+        """One uniformly drawn sample of the class ``classes[index]``, for each index."""
+        noise = torch.rand(
+            index.shape, dtype=torch.float64, device=index.device, generator=generator
+        )
+        return self.order[self.start[index] + (noise * self.count[index]).long()]
+
+    def take(self, index: Tensor) -> Tensor:
+        """The samples at these positions of the pool."""
+        first = self.parts[0][0]
+        result = first[index.clamp(max=first.shape[0] - 1)]
+        if len(self.parts) == 2:
+            second = self.parts[1][0]
+            offset = index - first.shape[0]
+            inside = (offset >= 0).reshape(-1, *[1] * (first.dim() - 1))
+            result = torch.where(inside, second[offset.clamp(min=0)], result)
+        return result
+
+
+def score_pairs(
+    criterion: str,
+    probe: Probe,
+    pool: Pool,
+    direction: Direction,
+    *,
+    alpha: float,
+    samples_per_pair: int,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Score every unordered pair of the pool's classes.
+
+    Args:
+        criterion: ``"mixed"``: mean of <g~, direction> over ``samples_per_pair`` mixed samples,
+            from a forward pass of them; ``"linear"``: ½(s_a + s_b) with s_k the mean of
+            <g, direction> over class k; ``"gram"``: <g_a, g_b>, the classes' own mean gradients.
+        probe: Gives the gradients.
+        pool: Samples of the classes.
+        direction: What the gradients are compared with; ``"gram"`` ignores it.
+        alpha: λ ~ Beta(alpha, alpha).
+        samples_per_pair: Mixed samples per pair.
+        generator: Source of randomness.
+
+    Returns:
+        ``(scores, scored)``, [C, C] each and symmetric: the scores, 0 where not scored, and
+        whether both classes had samples (bool).
+    """
+    if criterion == "mixed":
+        total, count = _mixed_scores(probe, pool, direction, alpha, samples_per_pair, generator)
+        return total / count.clamp(min=1), count > 0
+
+    outputs = [probe.forward(x) for x, _ in pool.parts]
+    features = torch.cat([features for features, _ in outputs])
+    logits = torch.cat([logits for _, logits in outputs])
+    present = torch.zeros(probe.head.out_features, dtype=torch.bool, device=pool.y.device)
+    present[pool.classes] = True
+    scored = present[:, None] & present
+    if criterion == "gram":
+        return ops.class_gram(features, logits, pool.y, class_mask=probe.class_mask), scored
+    # A sample paired with itself is a sample of the pair (k, k): the diagonal holds Σ <g, direction>.
+    total, count = ops.pair_scores(
+        features,
+        logits,
+        pool.y,
+        pool.y,
+        1.0,
+        direction.weight,
+        direction.bias,
+        num_classes=probe.head.out_features,
+        class_mask=probe.class_mask,
+    )
+    s = total.diagonal() / count.diagonal().clamp(min=1)
+    return torch.where(scored, (s[:, None] + s) / 2, 0.0), scored
+
+
+def _mixed_scores(
+    probe: Probe,
+    pool: Pool,
+    direction: Direction,
+    alpha: float,
+    samples_per_pair: int,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    device = pool.y.device
+    pairs = torch.combinations(
+        torch.arange(pool.classes.shape[0], device=device), with_replacement=True
+    ).repeat_interleave(samples_per_pair, dim=0)
+    classes = probe.head.out_features
+    total = direction.bias.new_zeros(classes, classes)
+    count = torch.zeros_like(total, dtype=torch.int64)
+    for a, b in ((part[:, 0], part[:, 1]) for part in pairs.split(CHUNK)):
+        lam = beta(alpha, a.shape[0], device, generator)
+        first = pool.take(pool.draw(a, generator))
+        second = pool.take(pool.draw(b, generator))
+        weight = lam.to(first.dtype).reshape(-1, *[1] * (first.dim() - 1))
+        part_sum, part_count = probe.pair_scores(
+            torch.lerp(second, first, weight), pool.classes[a], pool.classes[b], lam, direction
+        )
+        total, count = total + part_sum, count + part_count
+    return total, count

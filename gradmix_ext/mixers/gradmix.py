@@ -1,0 +1,264 @@
+"""GradMix: mix only the class pairs whose gradients do not hurt what was learned before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradmix_ext import ops
+from gradmix_ext.mixers.base import Mixer, Samples
+from gradmix_ext.mixers.batch import MixedBatch
+from gradmix_ext.mixers.criteria import CRITERIA, Direction, Pool, Probe, score_pairs
+from gradmix_ext.mixers.head import HeadInput, find_head, in_one_dtype
+from gradmix_ext.reference.draw_partners import POLICIES
+
+FIRST_TASK = ("mixup", "none")
+
+
+class GradMix(Mixer):
+    """Selective mixup by the gradients of class pairs (Kim, Hwang, Whang; arXiv 2505.08528).
+
+    An independent implementation from the published abstract. A class pair is *helpful* when the
+    mean last-layer gradient of its mixed samples has an inner product of at least ``threshold``
+    with g_buf, the mean gradient of the replay buffer, and *detrimental* otherwise; only helpful
+    pairs are mixed.
+
+    Args:
+        num_classes: Number of classes C of the head; labels are in [0, C).
+        alpha: λ ~ Beta(alpha, alpha).
+        criterion: How pairs are scored: ``"mixed"`` (a forward pass of mixed samples),
+            ``"linear"`` (½(s_a + s_b) from the classes' own gradients) or ``"gram"`` (<g_a, g_b>).
+        policy: ``"redraw"`` draws the partner among the helpful ones of the batch; ``"skip"``
+            draws a random permutation and leaves detrimental pairs unmixed.
+        threshold: Least score of a helpful pair.
+        samples_per_pair: Mixed samples per class pair for ``"mixed"``.
+        update: When the criterion is renewed: ``"epoch"``, every so many steps (an int), or
+            ``"online"``: only g_buf is renewed each epoch, and the scores come from the mixed
+            samples that training forwards anyway. Beyond the paper.
+        per_sample_lam: Draw one λ per sample instead of one per batch.
+        generator: Source of all randomness, on the device of the data; PyTorch's own by default.
+        first_task: ``"mixup"`` mixes every pair as long as there is no buffer, ``"none"`` none.
+        head: The last layer or its name; the last ``nn.Linear`` of the model by default.
+        score_momentum: Weight of the past in the moving average of online scores.
+        exploration: Share of the pairs that online scoring tries for a batch although they are
+            presently excluded, so that their scores stay known.
+
+    Attributes:
+        scores: Scores [C, C] of the class pairs, symmetric; 0 where not scored.
+        allowed: Class pairs [C, C] (bool) that are mixed; True where not scored.
+        scored: Class pairs [C, C] (bool) that have been scored.
+    """
+
+    needs_update = True
+
+    def __init__(
+        self,
+        num_classes: int,
+        alpha: float = 1.0,
+        criterion: str = "mixed",
+        policy: str = "redraw",
+        threshold: float = 0.0,
+        samples_per_pair: int = 16,
+        update: str | int = "epoch",
+        per_sample_lam: bool = False,
+        generator: torch.Generator | None = None,
+        *,
+        first_task: str = "mixup",
+        head: nn.Linear | str | None = None,
+        score_momentum: float = 0.9,
+        exploration: float = 0.05,
+    ) -> None:
+        super().__init__(alpha, per_sample_lam=per_sample_lam, generator=generator)
+        for name, value, choices in (
+            ("criterion", criterion, CRITERIA),
+            ("policy", policy, POLICIES),
+            ("first_task", first_task, FIRST_TASK),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        if update not in ("epoch", "online") and not (type(update) is int and update > 0):
+            raise ValueError(
+                f"update must be 'epoch', 'online' or a positive number of steps, got {update!r}"
+            )
+        for name, count in (("num_classes", num_classes), ("samples_per_pair", samples_per_pair)):
+            if count < 1:
+                raise ValueError(f"{name} must be positive, got {count}")
+        for name, share in (("score_momentum", score_momentum), ("exploration", exploration)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {share}")
+        self.num_classes = num_classes
+        self.criterion = criterion
+        self.policy = policy
+        self.threshold = threshold
+        self.samples_per_pair = samples_per_pair
+        self.update_every = update
+        self.first_task = first_task
+        self.head = head
+        self.score_momentum = score_momentum
+        self.exploration = exploration
+
+        self.scores = torch.zeros(num_classes, num_classes)
+        self.scored = torch.zeros(num_classes, num_classes, dtype=torch.bool)
+        self.allowed = torch.full_like(self.scored, first_task == "mixup")
+        self._direction: Direction | None = None
+        self._class_mask: Tensor | None = None
+        self._head_input: HeadInput | None = None
+
+    # Mixing ---------------------------------------------------------------------------------------
+
+    def draw_partners(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Partners among the helpful pairs, by the policy."""
+        allowed = self.allowed = self.allowed.to(y.device)
+        if self._head_input is not None:
+            noise = torch.rand(allowed.shape, device=y.device, generator=self.generator)
+            tried = noise < self.exploration
+            allowed = allowed | tried | tried.T
+        return ops.draw_partners(y, allowed, policy=self.policy, generator=self.generator)
+
+    def mix(self, x: Tensor, y: Tensor) -> MixedBatch:
+        """Mix a batch; see :meth:`Mixer.mix`."""
+        batch = super().mix(x, y)
+        if self._head_input is None:
+            return batch
+        return replace(batch, observe=self._observe)
+
+    # The criterion --------------------------------------------------------------------------------
+
+    def update_due(self, step: int) -> bool:
+        """Whether :meth:`update` is to be called before this step of an epoch (from 0)."""
+        every = self.update_every
+        return step % every == 0 if isinstance(every, int) else step == 0
+
+    def update(
+        self,
+        model: nn.Module,
+        current: Samples,
+        buffer: Samples | None = None,
+        seen_classes: Tensor | Sequence[int] | None = None,
+    ) -> None:
+        """Renew :attr:`scores` and :attr:`allowed`.
+
+        Args:
+            model: The model, with an ``nn.Linear`` as last layer. Its mode is left as it was.
+            current: Samples and labels ``(x [N, ...], y [N])`` of the current task.
+            buffer: Samples and labels of the replay buffer; None or empty in the first task.
+            seen_classes: Classes of the softmax, as in the loss: indices or a mask [C] (bool);
+                all by default.
+        """
+        if buffer is None or not buffer[1].numel():
+            self.allowed = torch.full_like(self.allowed, self.first_task == "mixup")
+            return
+        head = find_head(model, self.head)
+        if head.out_features != self.num_classes:
+            raise ValueError(
+                f"the head must have num_classes = {self.num_classes} outputs, "
+                f"got {head.out_features}"
+            )
+        device = buffer[1].device
+        class_mask = as_class_mask(seen_classes, self.num_classes, device)
+        probe = Probe(model, head, class_mask)
+        direction = probe.mean_gradient(buffer)
+        if self.update_every == "online":
+            self._watch(head, direction, class_mask)
+            return
+        scores, scored = score_pairs(
+            self.criterion,
+            probe,
+            Pool(current, buffer),
+            direction,
+            alpha=self.alpha,
+            samples_per_pair=self.samples_per_pair,
+            generator=self.generator,
+        )
+        self.scores, self.scored = scores, scored
+        self.allowed = self._decide()
+
+    def _decide(self) -> Tensor:
+        """The pairs to mix, from the scores."""
+        return (self.scores >= self.threshold) | ~self.scored
+
+    # Online scores --------------------------------------------------------------------------------
+
+    def _watch(self, head: nn.Linear, direction: Direction, class_mask: Tensor | None) -> None:
+        """Score the training forwards from now on, against this direction."""
+        device = direction.bias.device
+        self.scores, self.scored = self.scores.to(device), self.scored.to(device)
+        self._direction, self._class_mask = direction, class_mask
+        if self._head_input is None or self._head_input.head is not head:
+            if self._head_input is not None:
+                self._head_input.remove()
+            self._head_input = HeadInput(head)
+
+    def _observe(self, batch: MixedBatch, logits: Tensor) -> None:
+        """Take the scores of a batch into the moving average."""
+        assert self._head_input is not None
+        assert self._direction is not None
+        # What stayed unmixed is a plain sample of its own class.
+        partner_target = torch.where(batch.mask, batch.partner_target, batch.target)
+        features, logits = in_one_dtype(self._head_input.take(), logits.detach())
+        total, count = ops.pair_scores(
+            features,
+            logits,
+            batch.target,
+            partner_target,
+            batch.lam,
+            self._direction.weight,
+            self._direction.bias,
+            num_classes=self.num_classes,
+            class_mask=self._class_mask,
+        )
+        mean = (total / count.clamp(min=1)).to(self.scores.dtype)
+        # The first score of a pair is taken whole, later ones share with the past.
+        share = torch.where(self.scored, 1 - self.score_momentum, 1.0)
+        self.scores = torch.where(
+            count > 0, torch.lerp(self.scores, mean, share.to(mean.dtype)), self.scores
+        )
+        self.scored = self.scored | (count > 0)
+        self.allowed = self._decide()
+
+    # State ----------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scores, what they allow, and the generator's state."""
+        return super().state_dict() | {
+            "scores": self.scores,
+            "scored": self.scored,
+            "allowed": self.allowed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        shape = (self.num_classes, self.num_classes)
+        for name in ("scores", "scored", "allowed"):
+            if name not in state:
+                raise ValueError(f"state has no {name!r}")
+            if state[name].shape != shape:
+                raise ValueError(
+                    f"state[{name!r}] must have shape {list(shape)}, got {list(state[name].shape)}"
+                )
+        super().load_state_dict(state)
+        self.scores, self.scored, self.allowed = (
+            state[name].clone() for name in ("scores", "scored", "allowed")
+        )
+
+
+def as_class_mask(
+    classes: Tensor | Sequence[int] | None, num_classes: int, device: torch.device
+) -> Tensor | None:
+    """Classes given as indices or as a mask, as a mask [C] (bool)."""
+    if classes is None:
+        return None
+    given = torch.as_tensor(classes, device=device)
+    if given.dtype == torch.bool:
+        if given.shape != (num_classes,):
+            raise ValueError(
+                f"seen_classes must have shape [{num_classes}] as a mask, got {list(given.shape)}"
+            )
+        return given
+    mask = torch.zeros(num_classes, dtype=torch.bool, device=device)
+    mask[given] = True
+    return mask

@@ -1,0 +1,22 @@
+"""The fused ops, each with a schema, a pure PyTorch meaning, kernels and gradients.
+
+Registered as ``torch.ops.gradmix_ext.*``. A call runs the compiled kernel for its device when there
+is one and pure PyTorch (:mod:`gradmix_ext.reference`) when there is none.
+"""
+
+from gradmix_ext._checks import debug_checks
+from gradmix_ext.ops.class_gradients import class_gradients, class_gram
+from gradmix_ext.ops.draw_partners import draw_partners
+from gradmix_ext.ops.masked_mixup import masked_mixup
+from gradmix_ext.ops.mixup_cross_entropy import mixup_cross_entropy
+from gradmix_ext.ops.pair_scores import pair_scores
+
+__all__ = [
+    "class_gradients",
+    "class_gram",
+    "debug_checks",
+    "draw_partners",
+    "masked_mixup",
+    "mixup_cross_entropy",
+    "pair_scores",
+]

@@ -1,0 +1,60 @@
+"""The op library `gradmix_ext::*`: how an op reaches a compiled kernel or pure PyTorch.
+
+Schemas are defined here, from Python, and every op has its pure PyTorch implementation registered
+for all devices. A compiled library registers kernels for its devices when it is loaded, and the
+dispatcher prefers those from then on. The first call that reaches the pure PyTorch implementation
+is what loads (and, if need be, compiles) the library; so importing the package does neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from gradmix_ext import loader
+
+NAMESPACE = "gradmix_ext"
+LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+
+
+def define(
+    schema: str,
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+    tags: tuple[torch.Tag, ...] = (),
+) -> None:
+    """Register an op: its schema, its meaning and the shape of its result."""
+    name = schema[: schema.index("(")]
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, *tags))
+    base, _, overload = name.partition(".")
+    op = getattr(getattr(torch.ops.gradmix_ext, base), overload or "default")
+    arguments = [argument.name for argument in op._schema.arguments]
+
+    def fallback(*args: Any, **kwargs: Any) -> Any:
+        loader.load()
+        if has_kernel(op, args[0].device):
+            return op(*args, **kwargs)
+        return reference(**dict(zip(arguments, args, strict=False)), **kwargs)
+
+    def fake_by_name(*args: Any, **kwargs: Any) -> Any:
+        return fake(**dict(zip(arguments, args, strict=False)), **kwargs)
+
+    LIBRARY.impl(name, fallback, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake_by_name, lib=LIBRARY)
+
+
+def differentiable(
+    name: str, backward: Callable[..., Any], setup_context: Callable[..., None]
+) -> None:
+    """Register the gradient of an op."""
+    torch.library.register_autograd(
+        f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=LIBRARY
+    )
+
+
+def has_kernel(op: torch._ops.OpOverload, device: torch.device) -> bool:
+    """Whether a compiled kernel of ``op`` serves tensors on ``device``."""
+    key = getattr(torch._C.DispatchKey, "CUDA" if device.type == "cuda" else device.type.upper())
+    return bool(op.has_kernel_for_dispatch_key(key))

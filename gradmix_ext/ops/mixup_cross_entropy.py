@@ -1,0 +1,119 @@
+"""Cross-entropy of mixed samples from two hard labels and λ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradmix_ext import _checks as checks
+from gradmix_ext import reference
+from gradmix_ext.ops._library import define, differentiable
+from gradmix_ext.reference._terms import softmax, target_distribution
+from gradmix_ext.reference.mixup_cross_entropy import check, check_values
+
+
+def mixup_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    partner_target: Tensor,
+    lam: Tensor | float,
+    *,
+    class_mask: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """Cross-entropy against λ·onehot(target) + (1-λ)·onehot(partner_target), never materialised.
+
+    Equals ``F.cross_entropy`` with that soft target. The forward reads the logits once; the
+    backward reads them once more and writes the gradient. Differentiable in ``logits``, twice.
+
+    Args:
+        logits: Logits [N, C] of float32, float64, float16 or bfloat16.
+        target: Label [N] (int64) of each sample.
+        partner_target: Label [N] (int64) of each sample's partner.
+        lam: Weight of ``target``, a number, a scalar tensor or one per sample [N].
+        class_mask: Classes [C] (bool) that take part in the softmax, all by default. The logits of
+            the others are ignored, whatever their value.
+        label_smoothing: ε in [0, 1]: the target becomes (1-ε)·q + ε/|A| over the allowed classes.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``. The mean over no samples is NaN.
+
+    Returns:
+        The loss, a scalar or [N] (nats), in the dtype of ``logits``.
+
+    Raises:
+        TypeError: An argument has the wrong dtype.
+        ValueError: An argument has the wrong shape, device or value.
+        RuntimeError: A label is not in [0, C) or not allowed by ``class_mask`` (on a GPU only
+            under ``gx.debug_checks()``).
+    """
+    lam = check(logits, target, partner_target, lam, class_mask, label_smoothing, reduction)
+    if checks.debug_enabled():
+        check_values(logits, target, partner_target, class_mask)
+    loss: Tensor = torch.ops.gradmix_ext.mixup_cross_entropy(
+        logits, target, partner_target, lam,
+        class_mask=class_mask, label_smoothing=label_smoothing, reduction=reduction,
+    )  # fmt: skip
+    return loss
+
+
+def _fake(
+    logits: Tensor,
+    target: Tensor,
+    partner_target: Tensor,
+    lam: Tensor,
+    class_mask: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    check(logits, target, partner_target, lam, class_mask, label_smoothing, reduction)
+    return logits.new_empty(logits.shape[:1] if reduction == "none" else ())
+
+
+def _fake_backward(grad_loss: Tensor, logits: Tensor, **options: Any) -> Tensor:
+    return logits.new_empty(logits.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.label_smoothing, ctx.reduction = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+    grad = torch.ops.gradmix_ext.mixup_cross_entropy_backward(
+        grad_loss, *ctx.saved_tensors, ctx.label_smoothing, ctx.reduction
+    )
+    return grad, *[None] * 6
+
+
+def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Differentiate w·(p - q) in w and in the logits, with differentiable operations."""
+    grad_loss, logits, target, partner_target, lam, class_mask = ctx.saved_tensors
+    p = softmax(logits, class_mask)
+    q = target_distribution(logits, target, partner_target, lam, class_mask, ctx.label_smoothing)
+    share = 1 / max(logits.shape[0], 1) if ctx.reduction == "mean" else 1.0
+    wide = grad.to(p.dtype)
+    along_loss = share * (wide * (p - q)).sum(dim=1)
+    if ctx.reduction != "none":
+        along_loss = along_loss.sum()
+    weight = share * grad_loss.to(p.dtype).reshape(-1, 1)
+    along_logits = weight * p * (wide - (wide * p).sum(dim=1, keepdim=True))
+    return along_loss.to(grad_loss.dtype), along_logits.to(logits.dtype), *[None] * 6
+
+
+_LABELS = "Tensor target, Tensor partner_target, Tensor lam"
+_OPTIONS = 'Tensor? class_mask=None, float label_smoothing=0.0, str reduction="mean"'
+define(
+    f"mixup_cross_entropy(Tensor logits, {_LABELS}, {_OPTIONS}) -> Tensor",
+    reference.mixup_cross_entropy,
+    _fake,
+)
+define(
+    f"mixup_cross_entropy_backward(Tensor grad_loss, Tensor logits, {_LABELS}, {_OPTIONS})"
+    " -> Tensor",
+    reference.mixup_cross_entropy_backward,
+    _fake_backward,
+)
+differentiable("mixup_cross_entropy", _backward, _save)
+differentiable("mixup_cross_entropy_backward", _double_backward, _save)

@@ -1,0 +1,135 @@
+"""Scores of class pairs: inner products of mixed samples' gradients with a direction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradmix_ext import _checks as checks
+from gradmix_ext import reference
+from gradmix_ext.ops._last_layer import softmax_backward
+from gradmix_ext.ops._library import define, differentiable
+from gradmix_ext.reference._terms import softmax, target_distribution
+from gradmix_ext.reference.pair_scores import check, check_values
+
+
+def pair_scores(
+    features: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    partner_target: Tensor,
+    lam: Tensor | float,
+    direction_weight: Tensor,
+    direction_bias: Tensor,
+    *,
+    num_classes: int,
+    class_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Sum, per unordered class pair, the inner products <g~, G> of mixed samples' gradients.
+
+    With g~ = (δ~ h~ᵀ, δ~) the last-layer gradient of a mixed sample, <g~, G> = δ~ᵀ (G_W h~ + G_b).
+    A sample of pair (a, b), a != b, adds to [a, b] and to [b, a]; one of (a, a) adds to [a, a]
+    once. Differentiable in ``features``, ``logits`` and the direction.
+
+    Args:
+        features: Inputs of the head h~ [N, d] for the mixed samples.
+        logits: Outputs of the head [N, C], of the same dtype.
+        target: Label [N] (int64) of each sample.
+        partner_target: Label [N] (int64) of each sample's partner.
+        lam: Weight of ``target``, a number, a scalar tensor or one per sample [N].
+        direction_weight: G_W [C, d], such as the mean gradient of the replay buffer.
+        direction_bias: G_b [C].
+        num_classes: Size K of the score matrix.
+        class_mask: Classes [C] (bool) that take part in the softmax, all by default.
+
+    Returns:
+        ``(score_sum [K, K], count [K, K])``, both symmetric: sums in float32 (float64 for float64
+        inputs) and the number of samples that each holds (int64).
+
+    Raises:
+        TypeError: An argument has the wrong dtype.
+        ValueError: An argument has the wrong shape, device or value.
+        RuntimeError: A label is out of range or not allowed by ``class_mask`` (on a GPU only under
+            ``gx.debug_checks()``).
+    """
+    lam = check(
+        features, logits, target, partner_target, lam, direction_weight, direction_bias,
+        num_classes, class_mask,
+    )  # fmt: skip
+    if checks.debug_enabled():
+        check_values(logits, target, partner_target, num_classes, class_mask)
+    result: tuple[Tensor, Tensor] = torch.ops.gradmix_ext.pair_scores(
+        features, logits, target, partner_target, lam, direction_weight, direction_bias,
+        num_classes=num_classes, class_mask=class_mask,
+    )  # fmt: skip
+    return result
+
+
+def _fake(
+    features: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    partner_target: Tensor,
+    lam: Tensor,
+    direction_weight: Tensor,
+    direction_bias: Tensor,
+    num_classes: int,
+    class_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    check(
+        features, logits, target, partner_target, lam, direction_weight, direction_bias,
+        num_classes, class_mask,
+    )  # fmt: skip
+    shape = (num_classes, num_classes)
+    dtype = checks.accumulation_dtype(logits.dtype)
+    return logits.new_empty(shape, dtype=dtype), target.new_empty(shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, _, class_mask = inputs
+    ctx.save_for_backward(*tensors, class_mask)
+
+
+def _backward(ctx: Any, grad_sum: Tensor, grad_count: None) -> tuple[Tensor | None, ...]:
+    features, logits, target, partner_target, lam, weight, bias, class_mask = ctx.saved_tensors
+    p = softmax(logits, class_mask)
+    residual = p - target_distribution(logits, target, partner_target, lam)
+    h, direction, offset = (t.to(p.dtype) for t in (features, weight, bias))
+    per_sample = _per_sample(grad_sum, target, partner_target)[:, None]
+    weighted = per_sample * residual
+    projected = h @ direction.T + offset
+    return (
+        (weighted @ direction).to(features.dtype),
+        softmax_backward(p, per_sample * projected).to(logits.dtype),
+        None,
+        None,
+        None,
+        (weighted.T @ h).to(weight.dtype),
+        weighted.sum(dim=0).to(bias.dtype),
+        None,
+        None,
+    )
+
+
+def _per_sample(grad_sum: Tensor, target: Tensor, partner_target: Tensor) -> Tensor:
+    """The gradient in each sample's inner product: [a, b] plus [b, a], or [a, a] once."""
+    classes = grad_sum.shape[0]
+    if classes == 0:
+        return grad_sum.new_zeros(target.shape)
+    inside = (target >= 0) & (target < classes) & (partner_target >= 0) & (partner_target < classes)
+    a = torch.where(inside, target, 0)
+    b = torch.where(inside, partner_target, 0)
+    cells = grad_sum + grad_sum.T - torch.diag(grad_sum.diagonal())
+    return torch.where(inside, cells[a, b], 0)
+
+
+define(
+    "pair_scores(Tensor features, Tensor logits, Tensor target, Tensor partner_target, Tensor lam, "
+    "Tensor direction_weight, Tensor direction_bias, int num_classes, Tensor? class_mask=None)"
+    " -> (Tensor score_sum, Tensor count)",
+    reference.pair_scores,
+    _fake,
+)
+differentiable("pair_scores", _backward, _save)

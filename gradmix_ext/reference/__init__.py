@@ -1,0 +1,26 @@
+"""What each fused op means, in pure PyTorch.
+
+The same names and signatures as :mod:`gradmix_ext.ops`. These functions are the fallback where no
+compiled library serves a device, and the truth that the kernels are tested against. They are
+differentiable by PyTorch's own autograd and never hold an [N, C, d] tensor.
+"""
+
+from gradmix_ext.reference.class_gradients import class_gradients, class_gram
+from gradmix_ext.reference.draw_partners import draw_partners
+from gradmix_ext.reference.masked_mixup import masked_mixup, masked_mixup_backward
+from gradmix_ext.reference.mixup_cross_entropy import (
+    mixup_cross_entropy,
+    mixup_cross_entropy_backward,
+)
+from gradmix_ext.reference.pair_scores import pair_scores
+
+__all__ = [
+    "class_gradients",
+    "class_gram",
+    "draw_partners",
+    "masked_mixup",
+    "masked_mixup_backward",
+    "mixup_cross_entropy",
+    "mixup_cross_entropy_backward",
+    "pair_scores",
+]
