@@ -1,0 +1,49 @@
+"""Class-incremental training: scenario, replay buffer, methods, trainer, results.
+
+>>> from gradmix_ext.continual import Trainer, class_incremental
+>>> result = Trainer(mixer="gradmix", buffer=20).fit(class_incremental("digits", tasks=5))
+>>> result.accuracy_matrix.shape
+torch.Size([5, 5])
+"""
+
+from __future__ import annotations
+
+from .buffer import ReplayBuffer
+from .callbacks import Callback, EpochEnd, PairMapRecorder, PairMaps, TaskEnd
+from .data import ArrayDataset
+from .evaluate import Evaluation, Evaluator
+from .loaders import dataset_names, load_dataset, register_dataset
+from .methods import ER, METHODS, Finetune, Joint, Method, Stage, method_by_name
+from .models import mlp
+from .result import Result
+from .scenario import Scenario, Task, class_incremental
+from .trainer import Diverged, Trainer
+
+__all__ = [
+    "ER",
+    "METHODS",
+    "ArrayDataset",
+    "Callback",
+    "Diverged",
+    "EpochEnd",
+    "Evaluation",
+    "Evaluator",
+    "Finetune",
+    "Joint",
+    "Method",
+    "PairMapRecorder",
+    "PairMaps",
+    "ReplayBuffer",
+    "Result",
+    "Scenario",
+    "Stage",
+    "Task",
+    "TaskEnd",
+    "Trainer",
+    "class_incremental",
+    "dataset_names",
+    "load_dataset",
+    "method_by_name",
+    "mlp",
+    "register_dataset",
+]

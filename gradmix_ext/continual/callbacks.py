@@ -1,0 +1,108 @@
+"""What a training run tells to whoever listens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradmix_ext.mixers import GradMix, Mixer
+
+from .evaluate import Evaluation
+from .scenario import Scenario, Task
+
+__all__ = ["Callback", "EpochEnd", "PairMapRecorder", "PairMaps", "TaskEnd"]
+
+
+@dataclass(frozen=True, eq=False)
+class EpochEnd:
+    """One epoch is over.
+
+    Attributes:
+        task: The current task.
+        epoch: From 0 within the task.
+        loss: Mean training loss per sample, in nats.
+        mixer: The mixer, as it is now.
+        seen_mask: [C] bool, the classes of the current and the past tasks.
+    """
+
+    task: Task
+    epoch: int
+    loss: float
+    mixer: Mixer
+    seen_mask: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TaskEnd:
+    """One task is over and all tasks have been tested."""
+
+    task: Task
+    evaluation: Evaluation
+
+
+class Callback:
+    """Base of all callbacks: each event is a method that does nothing unless overridden."""
+
+    def on_fit_begin(self, scenario: Scenario) -> None:
+        """Before the first task."""
+
+    def on_epoch_end(self, event: EpochEnd) -> None:
+        """After each epoch."""
+
+    def on_task_end(self, event: TaskEnd) -> None:
+        """After each task and its evaluation."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairMaps:
+    """How GradMix judged the class pairs, epoch by epoch (E entries).
+
+    Attributes:
+        task: [E] int64, from 0.
+        epoch: [E] int64, from 0 within the task.
+        allowed: [E, C, C] bool, the pairs that were mixed.
+        scores: [E, C, C] float32; 0 for pairs that were not scored.
+        seen: [E, C] bool, the classes of the current and the past tasks.
+    """
+
+    task: Tensor
+    epoch: Tensor
+    allowed: Tensor
+    scores: Tensor
+    seen: Tensor
+
+
+class PairMapRecorder(Callback):
+    """Keeps the class-pair map of :class:`GradMix` after every epoch, on its device."""
+
+    def __init__(self) -> None:
+        self._epochs: list[tuple[int, int, Tensor, Tensor, Tensor]] = []
+
+    def on_epoch_end(self, event: EpochEnd) -> None:
+        """Copy the map."""
+        if isinstance(event.mixer, GradMix):
+            mixer = event.mixer
+            self._epochs.append(
+                (
+                    event.task.index,
+                    event.epoch,
+                    mixer.allowed.clone(),
+                    mixer.scores.float().clone(),
+                    event.seen_mask,
+                )
+            )
+
+    def maps(self) -> PairMaps | None:
+        """Everything recorded, on the CPU; None if the mixer judges no pairs."""
+        if not self._epochs:
+            return None
+        task, epoch, allowed, scores, seen = zip(*self._epochs, strict=True)
+        return PairMaps(
+            torch.tensor(task),
+            torch.tensor(epoch),
+            torch.stack([each.cpu() for each in allowed]),
+            torch.stack([each.cpu() for each in scores]),
+            torch.stack([each.cpu() for each in seen]),
+        )
