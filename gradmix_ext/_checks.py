@@ -7,8 +7,6 @@ so there they run only after :func:`debug_checks` has turned them on.
 
 from __future__ import annotations
 
-from numbers import Real
-
 import torch
 from torch import Tensor
 
@@ -40,7 +38,7 @@ def debug_enabled() -> bool:
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which sums over data of ``dtype`` are formed: float32, or float64 for float64."""
+    """The dtype of sums over data of ``dtype``: float32, or float64 for float64."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -90,7 +88,7 @@ def same_device(op: str, name: str, value: Tensor, device: torch.device) -> None
 def lam(op: str, value: Tensor | float, length: int, like: Tensor) -> Tensor:
     """λ as a tensor of 0, 1 or ``length`` elements; a Python number becomes a 0-dim tensor."""
     if not isinstance(value, Tensor):
-        if not isinstance(value, Real):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{op}: lam must be a tensor or a number, got {type(value).__name__}")
         # float64 so that float64 data sees the number itself and not its float32 rounding
         return torch.full((), float(value), dtype=torch.float64, device=like.device)

@@ -73,7 +73,7 @@ class Mixer(ABC):
             partner=partner,
         )
 
-    def update(
+    def update(  # noqa: B027 - most mixers have nothing to learn
         self,
         model: nn.Module,
         current: Samples,

@@ -1,8 +1,8 @@
 """Which class pairs help: scores [K, K] from last-layer gradients.
 
 A mixed sample with gradient g~ changes the loss of the earlier tasks, to first order of one SGD
-step of size η, by -η <g~, g_buf>, with g_buf the mean gradient of the replay buffer. The abstract of
-GradMix (arXiv 2505.08528) states the criterion; which layer, how many samples and how often are
+step of size η, by -η <g~, g_buf>, with g_buf the mean gradient of the replay buffer. The abstract
+of GradMix (arXiv 2505.08528) states the criterion; which layer, how many samples and how often are
 choices of this implementation.
 """
 
@@ -164,7 +164,7 @@ def score_pairs(
     scored = present[:, None] & present
     if criterion == "gram":
         return ops.class_gram(features, logits, pool.y, class_mask=probe.class_mask), scored
-    # A sample paired with itself is a sample of the pair (k, k): the diagonal holds Σ <g, direction>.
+    # A sample paired with itself is one of the pair (k, k): the diagonal holds Σ <g, direction>.
     total, count = ops.pair_scores(
         features,
         logits,
