@@ -1,0 +1,215 @@
+"""What is compiled and how: sources, flags and architectures.
+
+The one place that both builds read: the on-the-fly build (`gradmix_ext.loader`) and the
+ahead-of-time build (`setup.py`, which loads this file by its path). Hence only the standard
+library and no relative import here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = [
+    "DEFAULT_CUDA_ARCHS",
+    "NoCudaSourcesError",
+    "Recipe",
+    "csrc_folder",
+    "gencode_flags",
+    "make_recipe",
+    "read_mark",
+]
+
+# The stable ABI of PyTorch 2.10: a library built for it loads on every later version.
+TORCH_TARGET_VERSION = "0x020a000000000000"
+# Every GPU since compute capability 8.0: newer ones compile the PTX when the library is loaded.
+DEFAULT_CUDA_ARCHS = "8.0;9.0+PTX"
+
+_SOURCE_SUFFIXES = frozenset({".cpp", ".cu", ".h", ".hpp", ".cuh"})
+# Kernels choose their instruction set by function attributes, so no -march: one set of flags.
+_CXX_FLAGS = ("-O3", "-std=c++20", "-fPIC", "-fvisibility=hidden")
+_NVCC_FLAGS = (
+    "-O3",
+    "-std=c++20",
+    "-Xcompiler",
+    "-fPIC,-fvisibility=hidden",
+    "-Xptxas=-warn-spills",
+)
+_ARCH = re.compile(r"(\d+)\.(\d+)([af]?)(\+PTX)?")
+# Compiled into the library by csrc/python/module.cpp, read back without loading the library.
+_MARK = re.compile(rb"gradmix_ext library: sources=([0-9a-f]+) cuda=([01])")
+
+
+class NoCudaSourcesError(RuntimeError):
+    """A CUDA library was asked for, and csrc holds no CUDA source."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One variant of the library, ready to be handed to a build system.
+
+    Attributes:
+        csrc: folder of the C++ and CUDA sources.
+        cuda: whether the CUDA sources are part of it.
+        sources: files to compile.
+        cuda_archs: list of compute capabilities such as ``"8.0;9.0+PTX"``, empty without CUDA.
+        sources_hash: SHA-256 over the names and contents of all sources and headers.
+    """
+
+    csrc: Path
+    cuda: bool
+    sources: tuple[Path, ...]
+    cuda_archs: str
+    sources_hash: str
+
+    @property
+    def variant(self) -> str:
+        """``"cuda"`` or ``"cpu"``."""
+        return "cuda" if self.cuda else "cpu"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """All the flags that decide what comes out, as they enter the cache key."""
+        nvcc = (*_NVCC_FLAGS, *gencode_flags(self.cuda_archs)) if self.cuda else ()
+        return (*_CXX_FLAGS, f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", *nvcc)
+
+    def cxx_flags(self) -> list[str]:
+        """Flags of the C++ compiler, unquoted."""
+        return [
+            *_CXX_FLAGS,
+            f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
+            f'-DGRADMIX_EXT_SOURCES_HASH="{self.sources_hash}"',
+            f"-DGRADMIX_EXT_HAS_CUDA={int(self.cuda)}",
+            f'-DGRADMIX_EXT_CUDA_ARCHS="{self.cuda_archs}"',
+            f'-DGRADMIX_EXT_FLAGS="{" ".join(self.flags)}"',
+        ]
+
+    def nvcc_flags(self) -> list[str]:
+        """Flags of nvcc, unquoted; empty without CUDA."""
+        return [*_NVCC_FLAGS, *gencode_flags(self.cuda_archs)] if self.cuda else []
+
+    def include_folders(self) -> list[str]:
+        """Folders of the project's own headers."""
+        return [str(self.csrc)]
+
+    def link_flags(self, torch_lib: str, cudart_folder: str | None = None) -> list[str]:
+        """Flags of the linker, unquoted.
+
+        Whatever a build system adds behind them is dropped from the result unless a symbol of it
+        is needed (`--as-needed`), so that the library does not depend on libtorch_python, nor on
+        the CUDA parts of PyTorch that a CPU-only PyTorch lacks.
+
+        Args:
+            torch_lib: the folder of PyTorch's shared libraries.
+            cudart_folder: the folder of libcudart_static.a, needed with CUDA.
+        """
+        flags = [f"-L{torch_lib}"]
+        if self.cuda:
+            # libtorch holds no code but leads the dynamic linker to libtorch_cuda, where the weak
+            # symbol aoti_torch_get_current_cuda_stream lives: it has to be named although no
+            # (strong) symbol of it is used.
+            flags += ["-Wl,--no-as-needed", "-ltorch"]
+        flags += ["-Wl,--as-needed", "-ltorch_cpu", "-lc10"]
+        if self.cuda:
+            if cudart_folder is None:
+                raise ValueError("cudart_folder is needed to link a library with CUDA kernels")
+            # A static CUDA runtime: no libcudart.so.N has to be found when the library is loaded.
+            flags += [
+                f"-L{cudart_folder}",
+                "-lcudart_static",
+                "-Wl,--exclude-libs,libcudart_static.a",
+                "-ldl",
+                "-lrt",
+                "-lpthread",
+            ]
+        return flags
+
+
+def csrc_folder(package: Path) -> Path:
+    """Find the C++ sources of the package in folder `package`.
+
+    An installed package holds them in ``_csrc``; a checkout (also when installed in editable
+    mode) has ``csrc`` beside the package. `GRADMIX_EXT_CSRC` overrides both.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    override = os.environ.get("GRADMIX_EXT_CSRC")
+    places = [Path(override)] if override else [package / "_csrc", package.parent / "csrc"]
+    for place in places:
+        if place.is_dir():
+            return place.resolve()
+    raise FileNotFoundError(f"no C++ sources: none of {[str(p) for p in places]} is a folder")
+
+
+def gencode_flags(archs: str) -> list[str]:
+    """Translate a list of compute capabilities, ``"8.0;9.0+PTX"``, into flags of nvcc.
+
+    Raises:
+        ValueError: an item is not of the form ``X.Y`` or ``X.Y+PTX``.
+    """
+    flags = []
+    for item in re.split(r"[;, ]+", archs.strip()):
+        match = _ARCH.fullmatch(item)
+        if match is None:
+            raise ValueError(
+                f"{item!r} in the list of CUDA architectures {archs!r} is not of the form "
+                "'9.0' or '9.0+PTX'"
+            )
+        number = f"{match[1]}{match[2]}{match[3]}"
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if match[4]:
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
+def make_recipe(csrc: Path, cuda: bool) -> Recipe:
+    """List the sources in `csrc` and fix the flags of one variant.
+
+    The architectures come from `TORCH_CUDA_ARCH_LIST` when it is set.
+
+    Raises:
+        NoCudaSourcesError: `cuda` is asked for and there is no ``.cu`` file in ``csrc/cuda``.
+        ValueError: two sources share a name, or the list of architectures is malformed.
+    """
+    cuda_sources = sorted((csrc / "cuda").rglob("*.cu"))
+    if cuda and not cuda_sources:
+        raise NoCudaSourcesError(
+            f"this version has no CUDA kernels (no .cu file in {csrc / 'cuda'}); CUDA tensors use "
+            "the pure-PyTorch implementation"
+        )
+    # The slowest file first, so that it does not end up alone on the last core.
+    sources = [csrc / "python" / "module.cpp", *sorted((csrc / "cpu").rglob("*.cpp"))]
+    if cuda:
+        sources += sorted((csrc / "cuda").rglob("*.cpp")) + cuda_sources
+    names = [source.name for source in sources]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:  # object files are named after their source, without its folder
+        raise ValueError(f"sources in {csrc} share the names {repeated}; each needs its own")
+    archs = os.environ.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_CUDA_ARCHS if cuda else ""
+    if cuda:
+        gencode_flags(archs)  # a malformed list is reported before anything is compiled
+    return Recipe(csrc, cuda, tuple(sources), archs, _hash_sources(csrc))
+
+
+def _hash_sources(csrc: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(csrc.rglob("*")):
+        if path.suffix in _SOURCE_SUFFIXES and path.is_file():
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(csrc).as_posix()}\0{len(content)}\0".encode())
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def read_mark(library: Path) -> tuple[str, bool] | None:
+    """Read from a compiled library what it was made of, without loading it.
+
+    Returns:
+        ``(sources_hash, has_cuda)``, or None when the file is not a library of this project.
+    """
+    match = _MARK.search(library.read_bytes())
+    return (match[1].decode(), match[2] == b"1") if match else None
