@@ -1,0 +1,118 @@
+"""The ops from their definitions: float64 NumPy, one sample, one class, one pair at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def softmax(z, allowed):
+    p = np.zeros_like(z)
+    e = np.exp(z[allowed] - z[allowed].max())
+    p[allowed] = e / e.sum()
+    return p
+
+
+def soft_target(c, y, y2, lam, allowed, eps=0.0):
+    q = np.zeros(c)
+    q[y] += (1 - eps) * lam
+    q[y2] += (1 - eps) * (1 - lam)
+    q[allowed] += eps / allowed.sum()
+    return q
+
+
+def spread(lam, n):
+    return np.broadcast_to(np.asarray(lam, dtype=np.float64).reshape(-1), (n,))
+
+
+def allowed_classes(class_mask, c):
+    return np.ones(c, dtype=bool) if class_mask is None else np.asarray(class_mask)
+
+
+def masked_mixup(x, partner, lam, mask=None):
+    lam = spread(lam, len(x))
+    out = np.empty_like(x)
+    for i in range(len(x)):
+        mixed = mask is None or mask[i]
+        out[i] = lam[i] * x[i] + (1 - lam[i]) * x[partner[i]] if mixed else x[i]
+    return out
+
+
+def mixup_cross_entropy(z, y, y2, lam, class_mask=None, label_smoothing=0.0, reduction="mean"):
+    n, c = z.shape
+    lam, allowed = spread(lam, n), allowed_classes(class_mask, c)
+    loss = np.zeros(n)
+    for i in range(n):
+        q = soft_target(c, y[i], y2[i], lam[i], allowed, label_smoothing)
+        log_p = z[i][allowed] - z[i][allowed].max()
+        log_p = log_p - np.log(np.exp(log_p).sum())
+        loss[i] = -(q[allowed] * log_p).sum()
+    if reduction == "none":
+        return loss
+    if reduction == "sum":
+        return loss.sum()
+    return loss.mean() if n else np.float64("nan")
+
+
+def residuals(z, y, y2, lam, class_mask):
+    n, c = z.shape
+    lam, allowed = spread(1.0 if lam is None else lam, n), allowed_classes(class_mask, c)
+    y2 = y if y2 is None else y2
+    delta = np.zeros((n, c))
+    for i in range(n):
+        delta[i] = softmax(z[i], allowed) - soft_target(c, y[i], y2[i], lam[i], allowed)
+    return delta
+
+
+def class_gradients(
+    h, z, y, partner_target=None, lam=None, groups=None, num_groups=None, class_mask=None,
+    reduction="mean",
+):  # fmt: skip
+    (n, c), d = z.shape, h.shape[1]
+    groups = y if groups is None else groups
+    k = c if num_groups is None else num_groups
+    delta = residuals(z, y, partner_target, lam, class_mask)
+    weight, bias, count = np.zeros((k, c, d)), np.zeros((k, c)), np.zeros(k, dtype=np.int64)
+    for i in range(n):
+        weight[groups[i]] += np.outer(delta[i], h[i])
+        bias[groups[i]] += delta[i]
+        count[groups[i]] += 1
+    if reduction == "mean":
+        size = np.maximum(count, 1)
+        weight, bias = weight / size[:, None, None], bias / size[:, None]
+    return weight, bias, count
+
+
+def class_gram(h, z, y, algorithm="auto", **options):
+    weight, bias, _ = class_gradients(h, z, y, **options)
+    k = len(bias)
+    gram = np.zeros((k, k))
+    for a in range(k):
+        for b in range(k):
+            gram[a, b] = (weight[a] * weight[b]).sum() + (bias[a] * bias[b]).sum()
+    return gram
+
+
+def pair_scores(h, z, y, y2, lam, weight, bias, num_classes, class_mask=None):
+    delta = residuals(z, y, y2, lam, class_mask)
+    total = np.zeros((num_classes, num_classes))
+    count = np.zeros((num_classes, num_classes), dtype=np.int64)
+    for i in range(len(y)):
+        value = (np.outer(delta[i], h[i]) * weight).sum() + (delta[i] * bias).sum()
+        for a, b in {(y[i], y2[i]), (y2[i], y[i])}:
+            total[a, b] += value
+            count[a, b] += 1
+    return total, count
+
+
+def draw_partners(y, allowed, policy="redraw", noise=None):
+    n = len(y)
+    partner, mask = np.arange(n), np.zeros(n, dtype=bool)
+    if policy == "skip":
+        partner = np.argsort(noise, kind="stable")
+        return partner, np.array([allowed[y[i], y[j]] for i, j in enumerate(partner)], dtype=bool)
+    for i in range(n):
+        candidates = sorted((y[j], j) for j in range(n) if allowed[y[i], y[j]])
+        if candidates:
+            position = min(int(noise[i] * len(candidates)), len(candidates) - 1)
+            partner[i], mask[i] = candidates[position][1], True
+    return partner, mask

@@ -1,0 +1,177 @@
+"""One list of sample inputs: what every backend, gradient and compile test runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+# samples N, classes C, features d: empty, single, odd, prime, and beyond one vector register
+SIZES = ((0, 3, 4), (1, 1, 1), (5, 3, 0), (7, 5, 3), (13, 11, 17), (67, 10, 37), (130, 33, 70))
+
+
+@dataclass
+class Sample:
+    """Arguments of one call of an op."""
+
+    op: str
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.op}-{self.name}"
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Sample:
+        """The same call with every tensor changed."""
+
+        def each(value: Any) -> Any:
+            return change(value) if isinstance(value, Tensor) else value
+
+        return Sample(
+            self.op,
+            self.name,
+            tuple(map(each, self.args)),
+            {name: each(value) for name, value in self.kwargs.items()},
+        )
+
+    def to(self, dtype: torch.dtype, of: torch.dtype) -> Sample:
+        """The same call with the tensors of dtype ``of`` in ``dtype``; λ and noise are left."""
+        return self.map(lambda t: t.to(dtype) if t.dtype == of else t)
+
+
+def samples(op: str, dtype: torch.dtype, sizes=SIZES) -> list[Sample]:
+    """Sample inputs of an op for data of ``dtype``."""
+    make = torch.Generator().manual_seed(sum(map(ord, op)))
+    builder = {
+        "masked_mixup": _mixup,
+        "mixup_cross_entropy": _loss,
+        "class_gradients": _gradients,
+        "class_gram": _gram,
+        "pair_scores": _scores,
+        "draw_partners": _partners,
+    }[op]
+    return [sample for size in sizes for sample in builder(*size, dtype, make)]
+
+
+def _randn(make, dtype, *shape):
+    return torch.randn(*shape, generator=make, dtype=torch.float64).to(dtype)
+
+
+def _labels(make, n, classes: Tensor):
+    return classes[torch.randint(len(classes), (n,), generator=make)]
+
+
+def _lam(make, n):
+    return torch.rand(n, generator=make)  # float32 whatever the dtype of the data
+
+
+def _class_mask(make, c):
+    mask = torch.rand(c, generator=make) < 0.7
+    mask[torch.randint(c, (1,), generator=make)] = True
+    return mask
+
+
+def _mixup(n, c, d, dtype, make):
+    partner = torch.randint(n, (n,), generator=make) if n else torch.empty(0, dtype=torch.int64)
+    mask = torch.rand(n, generator=make) < 0.6
+    flat = _randn(make, dtype, n, d)
+    image = _randn(make, dtype, n, 3, c, d)
+    size = f"{n}x{c}x{d}"
+    yield Sample("masked_mixup", f"{size}-flat", (flat, partner, _lam(make, n), mask))
+    yield Sample("masked_mixup", f"{size}-all", (flat, partner, torch.tensor(0.3)))
+    yield Sample("masked_mixup", f"{size}-1d", (_randn(make, dtype, n), partner, _lam(make, n)))
+    yield Sample("masked_mixup", f"{size}-image", (image, partner, _lam(make, n), mask))
+    last = image.contiguous(memory_format=torch.channels_last)
+    yield Sample("masked_mixup", f"{size}-last", (last, partner, _lam(make, n).double(), mask))
+    strided = _randn(make, dtype, c, 2 * n, d)[:, ::2].transpose(0, 1)
+    yield Sample("masked_mixup", f"{size}-strided", (strided, partner, _lam(make, n), mask))
+    expanded = _randn(make, dtype, 1, d).expand(n, d)
+    yield Sample("masked_mixup", f"{size}-expanded", (expanded, partner, _lam(make, n)))
+
+
+def _head(n, c, d, dtype, make):
+    return _randn(make, dtype, n, d), 3 * _randn(make, dtype, n, c)
+
+
+def _loss(n, c, d, dtype, make):
+    _, z = _head(n, c, d, dtype, make)
+    every, mask = torch.arange(c), _class_mask(make, c)
+    seen = every[mask]
+    for reduction in ("mean", "sum", "none"):
+        y, y2 = _labels(make, n, every), _labels(make, n, every)
+        options = {"reduction": reduction}
+        yield Sample(
+            "mixup_cross_entropy", f"{n}x{c}-{reduction}", (z, y, y2, _lam(make, n)), options
+        )
+        y, y2 = _labels(make, n, seen), _labels(make, n, seen)
+        options = options | {"class_mask": mask, "label_smoothing": 0.1}
+        unseen = z.masked_fill(~mask, float("inf"))  # what the mask hides has no say
+        yield Sample(
+            "mixup_cross_entropy", f"{n}x{c}-{reduction}-masked",
+            (unseen, y, y2, torch.tensor([0.6])), options,
+        )  # fmt: skip
+    wide = _randn(make, dtype, c, n).T
+    y, y2 = _labels(make, n, every), _labels(make, n, every)
+    yield Sample("mixup_cross_entropy", f"{n}x{c}-strided", (wide, y, y2, _lam(make, n)))
+
+
+def _gradients(n, c, d, dtype, make, op="class_gradients"):
+    h, z = _head(n, c, d, dtype, make)
+    every, mask = torch.arange(c), _class_mask(make, c)
+    seen = every[mask]
+    size = f"{n}x{c}x{d}"
+    yield Sample(op, size, (h, z, _labels(make, n, every)))
+    y, y2 = _labels(make, n, seen), _labels(make, n, seen)
+    yield Sample(
+        op, f"{size}-mixed", (h, z, y),
+        {"partner_target": y2, "lam": _lam(make, n), "class_mask": mask, "reduction": "sum"},
+    )  # fmt: skip
+    groups = torch.randint(4, (n,), generator=make)
+    yield Sample(op, f"{size}-groups", (h, z, y), {"groups": groups, "num_groups": 5})
+    strided = _randn(make, dtype, d, n).T, _randn(make, dtype, n, 2 * c)[:, ::2]
+    yield Sample(op, f"{size}-strided", (*strided, y))
+
+
+def _gram(n, c, d, dtype, make):
+    for sample in _gradients(n, c, d, dtype, make, "class_gram"):
+        for algorithm in ("auto", "pairwise", "classwise"):
+            kwargs = sample.kwargs | {"algorithm": algorithm}
+            yield Sample("class_gram", f"{sample.name}-{algorithm}", sample.args, kwargs)
+
+
+def _scores(n, c, d, dtype, make):
+    h, z = _head(n, c, d, dtype, make)
+    every, mask = torch.arange(c), _class_mask(make, c)
+    direction = _randn(make, torch.float32, c, d), _randn(make, torch.float32, c)
+    for name, classes, options in (
+        ("all", every, {}),
+        ("masked", every[mask], {"class_mask": mask}),
+    ):
+        y, y2 = _labels(make, n, classes), _labels(make, n, classes)
+        yield Sample(
+            "pair_scores", f"{n}x{c}x{d}-{name}", (h, z, y, y2, _lam(make, n), *direction),
+            options | {"num_classes": c},
+        )  # fmt: skip
+    yield Sample(
+        "pair_scores", f"{n}x{c}x{d}-strided",
+        (_randn(make, dtype, d, n).T, z, y, y2, torch.tensor(0.25), direction[0].T.contiguous().T,
+         direction[1]),
+        {"num_classes": c + 2},
+    )  # fmt: skip
+
+
+def _partners(n, c, d, dtype, make):
+    for share in (0.0, 0.3, 1.0):
+        allowed = torch.rand(c, c, generator=make) < share
+        noise = torch.rand(n, generator=make, dtype=torch.float64)
+        y = _labels(make, n, torch.arange(c))
+        for policy in ("redraw", "skip"):
+            yield Sample(
+                "draw_partners", f"{n}x{c}-{share}-{policy}",
+                (y, allowed | allowed.T), {"policy": policy, "noise": noise},
+            )  # fmt: skip

@@ -1,0 +1,131 @@
+"""Bad input: an error that names the argument and the value, on every backend."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import gradmix_ext as gx
+
+N, C, D = 5, 4, 3
+
+
+def arguments(op):
+    """Valid arguments of an op, by name."""
+    h, z = torch.randn(N, D), torch.randn(N, C)
+    y, y2, lam = torch.arange(N) % C, torch.zeros(N, dtype=torch.int64), torch.rand(N)
+    return {
+        "masked_mixup": {"x": torch.randn(N, D), "partner": torch.arange(N), "lam": lam},
+        "mixup_cross_entropy": {"logits": z, "target": y, "partner_target": y2, "lam": lam},
+        "class_gradients": {"features": h, "logits": z, "target": y},
+        "class_gram": {"features": h, "logits": z, "target": y},
+        "pair_scores": {
+            "features": h, "logits": z, "target": y, "partner_target": y2, "lam": lam,
+            "direction_weight": torch.randn(C, D), "direction_bias": torch.randn(C),
+            "num_classes": C,
+        },
+        "draw_partners": {"target": y, "allowed": torch.ones(C, C, dtype=torch.bool)},
+    }[op]  # fmt: skip
+
+
+def at(position, value, of):
+    changed = of.clone()
+    changed[position] = value
+    return changed
+
+
+LABELS = torch.arange(N) % C
+NO_CLASS_2 = torch.tensor([True, True, False, True])
+LAST_LAYER = [
+    ({"features": torch.randn(N)}, r"features must have 2 dimensions, got shape \[5\]"),
+    ({"features": torch.randn(4, D)}, "as many rows, got 4 and 5"),
+    ({"features": torch.randn(N, D).double()}, "features and logits must have one dtype"),
+    ({"logits": torch.randint(9, (N, C))}, "logits must be float32, .* got torch.int64"),
+    ({"target": LABELS[:4]}, r"target must have shape \[5\], got \[4\]"),
+    ({"target": LABELS.int()}, "target must be torch.int64, got torch.int32"),
+    ({"target": at(2, C, LABELS)}, r"target\[2\] = 4 is out of range for 4 classes"),
+    ({"target": at(1, -1, LABELS)}, r"target\[1\] = -1 is out of range for 4 classes"),
+    ({"class_mask": NO_CLASS_2}, r"target\[2\] = 2 is not a class of class_mask"),
+    ({"class_mask": NO_CLASS_2.int()}, "class_mask must be torch.bool"),
+    ({"class_mask": NO_CLASS_2[:3]}, r"class_mask must have shape \[4\], got \[3\]"),
+]
+GROUPED = [
+    *LAST_LAYER,
+    ({"lam": 0.5}, "partner_target and lam come together, partner_target is missing"),
+    ({"partner_target": LABELS}, "partner_target and lam come together, lam is missing"),
+    ({"groups": LABELS, "num_groups": 2}, r"groups\[2\] = 2 is out of range for 2 groups"),
+    ({"num_groups": -1}, "num_groups must not be negative, got -1"),
+    ({"reduction": "none"}, "reduction must be one of mean, sum, got 'none'"),
+]
+CASES = {
+    "masked_mixup": [
+        ({"x": torch.tensor(1.0)}, "x must have a batch dimension"),
+        ({"x": torch.ones(N, D, dtype=torch.uint8)}, "x must be float32, .* got torch.uint8"),
+        ({"x": [1.0]}, "x must be a tensor, got list"),
+        ({"partner": torch.arange(N - 1)}, r"partner must have shape \[5\], got \[4\]"),
+        ({"partner": torch.zeros(N)}, "partner must be torch.int64, got torch.float32"),
+        ({"partner": at(3, 17, LABELS)}, r"partner\[3\] = 17 is out of range for a batch of 5"),
+        ({"partner": at(0, -1, LABELS)}, r"partner\[0\] = -1 is out of range"),
+        ({"lam": torch.rand(3)}, r"lam must be a scalar or have shape \[5\], got \[3\]"),
+        ({"lam": torch.arange(N)}, "lam must be floating point, got torch.int64"),
+        ({"lam": "0.5"}, "lam must be a tensor or a number, got str"),
+        ({"lam": torch.rand(N, requires_grad=True)}, "lam must not require grad"),
+        ({"mask": torch.ones(N)}, "mask must be torch.bool, got torch.float32"),
+        ({"mask": torch.ones(N, device="meta").bool()}, "mask must be on cpu, got meta"),
+    ],
+    "mixup_cross_entropy": [
+        ({"logits": torch.randn(N)}, "logits must have 2 dimensions"),
+        ({"target": LABELS[:4]}, r"target must have shape \[5\]"),
+        ({"partner_target": at(4, 9, LABELS)}, r"partner_target\[4\] = 9 is out of range for 4"),
+        ({"target": at(0, -1, LABELS)}, r"target\[0\] = -1 is out of range for 4 classes"),
+        ({"class_mask": NO_CLASS_2}, r"target\[2\] = 2 is not a class of class_mask"),
+        ({"reduction": "average"}, "reduction must be one of mean, sum, none, got 'average'"),
+        ({"label_smoothing": 1.5}, r"label_smoothing must be in \[0, 1\], got 1.5"),
+        ({"lam": torch.rand(2, 2)}, r"lam must be a scalar or have shape \[5\], got \[2, 2\]"),
+    ],
+    "class_gradients": GROUPED,
+    "class_gram": [*GROUPED, ({"algorithm": "fast"}, "algorithm must be one of auto, pairwise")],
+    "pair_scores": [
+        *LAST_LAYER,
+        ({"direction_weight": torch.randn(C, 2)}, r"direction_weight must have shape \[4, 3\]"),
+        ({"direction_bias": torch.randn(3)}, r"direction_bias must have shape \[4\], got \[3\]"),
+        ({"num_classes": 2}, r"target\[2\] = 2 is out of range for 2 classes"),
+        ({"num_classes": -1}, "num_classes must not be negative, got -1"),
+    ],
+    "draw_partners": [
+        ({"target": LABELS[None]}, r"target must have 1 dimension, got shape \[1, 5\]"),
+        ({"target": at(2, 7, LABELS)}, r"target\[2\] = 7 is out of range for 4 classes"),
+        ({"allowed": torch.ones(C, C)}, "allowed must be torch.bool"),
+        ({"allowed": torch.ones(C, 3).bool()}, r"allowed must be square, got shape \[4, 3\]"),
+        ({"policy": "best"}, "policy must be one of redraw, skip, got 'best'"),
+        ({"noise": torch.rand(N)}, "noise must be torch.float64, got torch.float32"),
+    ],
+}
+
+
+@pytest.mark.parametrize("module", [gx.ops, gx.reference], ids=["op", "reference"])
+@pytest.mark.parametrize(
+    ("op", "change", "message"),
+    [
+        pytest.param(op, change, message, id=f"{op}-{message}")
+        for op, cases in CASES.items()
+        for change, message in cases
+    ],
+)
+def test_error_names_argument_and_value(module, op, change, message):
+    with pytest.raises((TypeError, ValueError, RuntimeError), match=f"{op}: .*{message}"):
+        getattr(module, op)(**arguments(op) | change)
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_valid_arguments_pass(op):
+    getattr(gx.ops, op)(**arguments(op))
+
+
+def test_debug_checks_can_be_switched():
+    gx.debug_checks(True)
+    try:
+        with pytest.raises(RuntimeError, match=r"partner\[0\] = 9"):
+            gx.ops.masked_mixup(torch.randn(1, 2), torch.tensor([9]), 0.5)
+    finally:
+        gx.debug_checks(False)

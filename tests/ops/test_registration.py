@@ -1,0 +1,146 @@
+"""Registration: opcheck, gradients to second order, and compilation without graph breaks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from samples import Sample, samples
+from torch.autograd import gradcheck, gradgradcheck
+from torch.library import opcheck
+
+import gradmix_ext as gx
+
+DIFFERENTIABLE = (
+    "masked_mixup",
+    "mixup_cross_entropy",
+    "class_gradients",
+    "class_gram",
+    "pair_scores",
+)
+SMALL = ((1, 1, 1), (6, 5, 3))
+
+
+def differentiable_inputs(sample: Sample) -> Sample:
+    """float64 data that requires grad; λ, noise and labels stay as they are."""
+    return sample.map(
+        lambda t: t.detach().clone().requires_grad_() if t.dtype == torch.float64 else t
+    )
+
+
+def small(op):
+    found = samples(op, torch.float64, SMALL)
+    if op == "masked_mixup":  # λ in float64 would count as data
+        found = [sample for sample in found if not sample.name.endswith("last")]
+    if op == "mixup_cross_entropy":  # finite differences at the masked inf are NaN
+        found = [sample.map(lambda t: t.nan_to_num(posinf=1.0)) for sample in found]
+    if op == "pair_scores":
+        found = [_with_float64_direction(sample) for sample in found]
+    return found
+
+
+def _with_float64_direction(sample: Sample) -> Sample:
+    *head, weight, bias = sample.args
+    return Sample(sample.op, sample.name, (*head, weight.double(), bias.double()), sample.kwargs)
+
+
+def call(module, sample: Sample):
+    """The op as a function of its differentiable inputs alone."""
+    inputs = [t for t in sample.args if isinstance(t, torch.Tensor) and t.requires_grad]
+
+    def function(*values):
+        values = iter(values)
+        args = [
+            next(values) if isinstance(t, torch.Tensor) and t.requires_grad else t
+            for t in sample.args
+        ]
+        result = getattr(module, sample.op)(*args, **sample.kwargs)
+        if isinstance(result, tuple):
+            return tuple(t for t in result if t.is_floating_point())
+        return result
+
+    return function, inputs
+
+
+@pytest.mark.parametrize("module", [gx.ops, gx.reference], ids=["op", "reference"])
+@pytest.mark.parametrize("op", DIFFERENTIABLE)
+def test_gradients(module, op, backend):
+    for sample in map(differentiable_inputs, small(op)):
+        function, inputs = call(module, sample)
+        gradcheck(function, inputs)
+        gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("op", [*DIFFERENTIABLE, "draw_partners"])
+def test_opcheck(op, backend):
+    overload = getattr(torch.ops.gradmix_ext, op).default
+    # one sample of a kind; the values are checked elsewhere
+    for sample in samples(op, torch.float32, ((6, 5, 3),)):
+        args = tuple(
+            t.detach().clone().requires_grad_()
+            if isinstance(t, torch.Tensor) and t.dtype == torch.float32 and t.dim() > 1
+            else t
+            for t in sample.args
+        )
+        opcheck(overload, args, sample.kwargs)
+
+
+def test_opcheck_of_the_helpers(backend):
+    ops = torch.ops.gradmix_ext
+    x, partner, lam = torch.randn(5, 3), torch.randperm(5), torch.rand(5)
+    mask = torch.rand(5) < 0.5
+    opcheck(ops.masked_mixup.out, (x, partner, lam, mask), {"out": torch.empty_like(x)})
+    opcheck(ops.masked_mixup_backward, (x.requires_grad_(), partner, lam, mask))
+    z, y, y2 = torch.randn(5, 4, requires_grad=True), *torch.randint(4, (2, 5))
+    for reduction, grad in (("mean", torch.randn(())), ("none", torch.randn(5))):
+        opcheck(
+            ops.mixup_cross_entropy_backward,
+            (grad.requires_grad_(), z, y, y2, lam),
+            {"reduction": reduction},
+        )
+
+
+def test_expanded_gradient_reaches_the_kernels(backend):
+    """``sum().backward()`` hands over a gradient of stride 0."""
+    x = torch.randn(4, 3, 5, requires_grad=True)
+    partner, lam = torch.tensor([1, 1, 0, 2]), torch.tensor([0.2, 0.5, 0.7, 1.0])
+    gx.ops.masked_mixup(x, partner, lam).sum().backward()
+    want = lam.clone().index_add(0, partner, 1 - lam)
+    torch.testing.assert_close(x.grad, want[:, None, None].expand_as(x))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_without_a_graph_break(dynamic, backend):
+    """The whole mixing step in one graph equals the same step run eagerly."""
+    allowed = torch.tensor([[0, 1, 1], [1, 1, 0], [1, 0, 1]], dtype=torch.bool)
+
+    def step(x, weight, y, noise, lam):
+        partner, mask = gx.ops.draw_partners(y, allowed, noise=noise)
+        mixed = gx.ops.masked_mixup(x, partner, lam, mask)
+        logits = mixed @ weight
+        loss = gx.ops.mixup_cross_entropy(logits, y, y[partner], torch.where(mask, lam, 1.0))
+        gram = gx.ops.class_gram(mixed, logits, y)
+        direction, bias, _ = gx.ops.class_gradients(mixed, logits, y, groups=y * 0, num_groups=1)
+        score, _ = gx.ops.pair_scores(
+            mixed, logits, y, y[partner], lam, direction[0], bias[0], num_classes=3
+        )
+        return loss + gram.sum() + score.sum()
+
+    # Inductor generates C++ for the CPU, which needs the compiler that this backend lacks.
+    code_generator = "aot_eager" if backend == "torch" else "inductor"
+    compiled = torch.compile(step, fullgraph=True, dynamic=dynamic, backend=code_generator)
+    for n in (8, 11):
+        x, weight = torch.randn(n, 6, requires_grad=True), torch.randn(6, 3, requires_grad=True)
+        y = torch.randint(3, (n,))
+        noise, lam = torch.rand(n, dtype=torch.float64), torch.rand(n)
+        got, want = (function(x, weight, y, noise, lam) for function in (compiled, step))
+        torch.testing.assert_close(got, want)
+        torch.testing.assert_close(
+            torch.autograd.grad(got, (x, weight)), torch.autograd.grad(want, (x, weight))
+        )
+
+
+def test_no_gradient_where_none_is_asked_for(backend):
+    x = torch.randn(4, 3)
+    assert not gx.ops.masked_mixup(x, torch.arange(4), 0.5).requires_grad
+    with torch.no_grad():
+        assert not gx.ops.masked_mixup(x.requires_grad_(), torch.arange(4), 0.5).requires_grad
