@@ -1,0 +1,105 @@
+// What a kernel needs to know, as plain structs that host and device code share. N samples, d features, C logits (compressed
+// to the allowed classes where a class mask is given), K groups. `void*` arrays are of the data type, `lam` of its accumulation type.
+#pragma once
+
+#include <cstdint>
+
+#include "dtype.h"
+
+namespace gradmix {
+
+// out[i] = lam_i x[i] + (1 - lam_i) x[partner[i]] where mask_i, else x[i].
+struct MixupParams {
+  const void* x;
+  void* out;
+  const int64_t* partner;
+  const void* lam;
+  int64_t lam_stride;   // 0: one lam for the batch
+  const uint8_t* mask;  // null: mix every sample
+  int64_t samples;
+  int64_t sample_size;   // elements
+  const int64_t* order;  // the order in which to visit the samples
+  int64_t chunk;         // elements of a sample handled before the next sample
+  DType dtype;
+  bool stream;  // write around the cache
+};
+
+// out[j] = own_j grad[j] + sum over s in sources(j) of weight_s grad[s]; sources in increasing order.
+struct MixupBackwardParams {
+  const void* grad;
+  void* out;
+  const void* own;          // [N], accumulation type
+  const void* weight;       // [N], accumulation type
+  const int64_t* sources;   // grouped by destination
+  const int64_t* offsets;   // [N + 1] into sources
+  int64_t samples;
+  int64_t sample_size;
+  const int64_t* order;
+  int64_t chunk;
+  DType dtype;
+  bool stream;
+};
+
+// Two hard labels with weights lam and 1 - lam, smoothed by eps over the allowed classes.
+struct CrossEntropyParams {
+  const void* logits;
+  int64_t row_stride;
+  const int64_t* target;
+  const int64_t* partner_target;
+  const void* lam;
+  int64_t lam_stride;
+  const void* blocked;  // [C] accumulation type, nonzero where a class is masked; null: none is
+  int64_t classes;
+  int64_t allowed;
+  double smoothing;
+  DType dtype;
+  void* loss;              // [N] accumulation type (forward)
+  const void* grad_loss;   // accumulation type (backward)
+  int64_t grad_stride;     // 0: one upstream gradient for the batch
+  double grad_scale;       // 1/N for the mean
+  void* grad_logits;       // [N, C] contiguous (backward)
+};
+
+// delta_i = softmax(z_i) - q_i over the allowed classes, written for the samples in `order`.
+struct ResidualParams {
+  const void* logits;
+  int64_t row_stride;
+  const int64_t* columns;  // [C] the allowed classes; null: all
+  const int64_t* target;   // positions among the allowed classes
+  const int64_t* partner_target;  // null: one label
+  const void* lam;
+  int64_t lam_stride;
+  const int64_t* order;  // [N] row r of delta belongs to sample order[r]; null: r
+  int64_t classes;
+  DType dtype;
+  void* delta;  // [N, delta_stride] accumulation type
+  int64_t delta_stride;
+};
+
+// Rows gathered and converted to the accumulation type, zero up to `out_stride`.
+struct GatherParams {
+  const void* source;
+  int64_t row_stride;
+  const int64_t* order;  // null: in place order
+  int64_t columns;
+  DType dtype;
+  void* out;
+  int64_t out_stride;
+};
+
+// Samples sorted by group; the group g holds rows offsets[g] .. offsets[g + 1].
+struct GroupedParams {
+  const void* delta;  // [N, delta_stride]
+  int64_t delta_stride;
+  const void* features;  // [N, feature_stride], zero beyond d
+  int64_t feature_stride;
+  const int64_t* offsets;  // [groups + 1]
+  int64_t groups;
+  int64_t samples;
+  int64_t classes;
+  int64_t features_count;   // d
+  const void* group_scale;  // [groups] accumulation type: 1 or 1/count
+  bool wide;                // accumulation type is float64
+};
+
+}  // namespace gradmix

@@ -1,0 +1,147 @@
+#include "binding.h"
+
+#include <sys/mman.h>
+
+namespace gradmix::cpu {
+
+DType data_type(const Tensor& t, const char* op, const char* name) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float:
+      return DType::f32;
+    case ScalarType::Double:
+      return DType::f64;
+    case ScalarType::Half:
+      return DType::f16;
+    case ScalarType::BFloat16:
+      return DType::bf16;
+    default:
+      fail(op, ": ", name, " must be float32, float64, float16 or bfloat16");
+  }
+}
+
+ScalarType scalar_type(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return ScalarType::Float;
+    case DType::f64:
+      return ScalarType::Double;
+    case DType::f16:
+      return ScalarType::Half;
+    default:
+      return ScalarType::BFloat16;
+  }
+}
+
+void check_cpu(const Tensor& t, const char* op, const char* name) {
+  check(t.is_cpu(), op, ": ", name, " must be on the CPU");
+}
+
+void check_dim(const Tensor& t, int64_t dim, const char* op, const char* name) {
+  check(t.dim() == dim, op, ": ", name, " must have ", dim, " dimensions, got ", t.dim());
+}
+
+namespace {
+
+template <class T>
+constexpr ScalarType column_type = ScalarType::Long;
+template <>
+constexpr ScalarType column_type<uint8_t> = ScalarType::Bool;
+template <>
+constexpr ScalarType column_type<double> = ScalarType::Double;
+
+template <class T>
+constexpr const char* column_type_name = "int64";
+template <>
+constexpr const char* column_type_name<uint8_t> = "bool";
+template <>
+constexpr const char* column_type_name<double> = "float64";
+
+}  // namespace
+
+template <class T>
+Column<T>::Column(const Tensor& t, int64_t expected, const char* op, const char* name) : held_(t) {
+  check_cpu(t, op, name);
+  check_dim(t, 1, op, name);
+  check(t.scalar_type() == column_type<T>, op, ": ", name, " must be ", column_type_name<T>);
+  const int64_t count = t.size(0), stride = t.stride(0);
+  check(count == expected, op, ": ", name, " must have ", expected, " elements, got ", count);
+  const T* p = static_cast<const T*>(t.const_data_ptr());
+  if (stride == 1 || count <= 1) {
+    data_ = p;
+    return;
+  }
+  copy_.resize(count);
+  for (int64_t i = 0; i < count; ++i) copy_[i] = p[i * stride];
+  data_ = copy_.data();
+}
+
+template class Column<int64_t>;
+template class Column<uint8_t>;
+template class Column<double>;
+
+Lam::Lam(const Tensor& lam, int64_t samples, DType dtype, const char* op) : wide_(is_wide(dtype)) {
+  check_cpu(lam, op, "lam");
+  const DType from = data_type(lam, op, "lam");
+  const int64_t count = lam.numel();
+  check(lam.dim() <= 1 && (count == 1 || count == samples), op, ": lam must be a scalar or have ", samples,
+        " elements, got ", count);
+  stride_ = count == 1 ? 0 : 1;
+  const int64_t source_stride = lam.dim() == 1 ? lam.stride(0) : 0;
+  // Half precision goes through a conversion of PyTorch's: such a lam is rare and small.
+  const Tensor source = from == DType::f16 || from == DType::bf16 ? to_dtype(lam, ScalarType::Float) : lam;
+  const int64_t step = source.dim() == 1 ? source.stride(0) : source_stride;
+  const auto fill = [&](auto& values, const auto* p) {
+    values.resize(count);
+    for (int64_t i = 0; i < count; ++i) values[i] = p[i * step];
+  };
+  const void* p = source.const_data_ptr();
+  if (wide_) {
+    from == DType::f64 ? fill(doubles_, static_cast<const double*>(p)) : fill(doubles_, static_cast<const float*>(p));
+  } else {
+    from == DType::f64 ? fill(floats_, static_cast<const double*>(p)) : fill(floats_, static_cast<const float*>(p));
+  }
+}
+
+Tensor empty_strided(Shape sizes, Shape strides, ScalarType dtype) {
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
+Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t dense = 1;
+  for (size_t k = sizes.size(); k-- > 0;) {
+    strides[k] = dense;
+    const int64_t size = sizes.begin()[k];
+    dense *= size > 0 ? size : 1;
+  }
+  return empty_strided(Shape(sizes.begin(), sizes.size()), Shape(strides.data(), strides.size()), dtype);
+}
+
+Tensor zeros(std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  Tensor t = empty(sizes, dtype);
+  return torch::stable::zero_(t);
+}
+
+Tensor make_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
+Tensor to_dtype(const Tensor& t, ScalarType dtype) {
+  return t.scalar_type() == dtype ? t : torch::stable::to(t, dtype);
+}
+
+void advise_huge_pages(void* data, int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t page = uintptr_t{1} << 21;
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
+  const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / page * page;
+  // A wish: where the kernel does not grant it, nothing changes.
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)data, (void)bytes;
+#endif
+}
+
+}  // namespace gradmix::cpu

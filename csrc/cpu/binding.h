@@ -1,0 +1,129 @@
+// What every binding needs: checks with plain messages, small inputs read on the host, scratch memory, the thread pool.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <vector>
+
+#include "../common/dtype.h"
+
+namespace gradmix::cpu {
+
+using torch::stable::Tensor;
+using torch::headeronly::ScalarType;
+
+// The text of STD_TORCH_CHECK starts with a file name and a line; users get the message alone.
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  throw std::runtime_error(std::move(text).str());
+}
+template <class... Parts>
+void check(bool condition, const Parts&... parts) {
+  if (!condition) [[unlikely]]
+    fail(parts...);
+}
+
+// float32, float64, float16 or bfloat16; any other element type is an error that names the argument.
+DType data_type(const Tensor& t, const char* op, const char* name);
+ScalarType scalar_type(DType dtype);
+inline bool is_wide(DType dtype) { return dtype == DType::f64; }
+inline ScalarType acc_scalar_type(DType dtype) { return is_wide(dtype) ? ScalarType::Double : ScalarType::Float; }
+inline int64_t element_bytes(DType dtype) {
+  return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
+}
+
+// Calls f with a float or a double, the accumulation type of dtype.
+template <class F>
+decltype(auto) with_acc(DType dtype, F&& f) {
+  return is_wide(dtype) ? f(double{}) : f(float{});
+}
+
+void check_cpu(const Tensor& t, const char* op, const char* name);
+void check_dim(const Tensor& t, int64_t dim, const char* op, const char* name);
+
+// A one-dimensional argument as an array: in place where it is contiguous, else copied.
+template <class T>
+class Column {
+ public:
+  // [expected] elements of int64 (or bool, as uint8_t).
+  Column(const Tensor& t, int64_t expected, const char* op, const char* name);
+  Column() = default;
+  const T* data() const { return data_; }
+  T operator[](int64_t i) const { return data_[i]; }
+
+ private:
+  std::optional<Tensor> held_;
+  std::vector<T> copy_;
+  const T* data_ = nullptr;
+};
+
+// lam as floats or doubles: one element for the batch (stride 0) or one per sample (stride 1).
+class Lam {
+ public:
+  Lam() = default;
+  Lam(const Tensor& lam, int64_t samples, DType dtype, const char* op);
+  const void* data() const { return wide_ ? static_cast<const void*>(doubles_.data()) : floats_.data(); }
+  int64_t stride() const { return stride_; }
+  template <class A>
+  A at(int64_t i) const {
+    return static_cast<A>(wide_ ? doubles_[i * stride_] : static_cast<double>(floats_[i * stride_]));
+  }
+
+ private:
+  std::vector<float> floats_;
+  std::vector<double> doubles_;
+  int64_t stride_ = 0;
+  bool wide_ = false;
+};
+
+// Uninitialised memory on a cache-line boundary.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t count) {
+    const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+    data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes > 0 ? bytes : 64)));
+    if (data_ == nullptr) throw std::bad_alloc();
+  }
+  T* data() { return data_.get(); }
+  const T* data() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(T* p) const { std::free(p); }
+  };
+  std::unique_ptr<T, Free> data_;
+};
+
+using Shape = torch::headeronly::IntHeaderOnlyArrayRef;
+Tensor empty_strided(Shape sizes, Shape strides, ScalarType dtype);
+Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype);
+Tensor zeros(std::initializer_list<int64_t> sizes, ScalarType dtype);
+Tensor make_contiguous(const Tensor& t);  // t itself where it already is
+Tensor to_dtype(const Tensor& t, ScalarType dtype);
+
+// Runs f(begin, end) over parts of [0, tasks), each of at least `grain` tasks; in this thread when there is only one part.
+template <class F>
+void parallel(int64_t tasks, int64_t grain, const F& f) {
+  if (tasks <= 0) return;
+  if (tasks <= grain)
+    f(int64_t{0}, tasks);
+  else
+    torch::stable::parallel_for(0, tasks, grain, f);
+}
+
+// Asks for huge pages behind a large new output: with 4 KiB pages the page faults cost more than the kernel.
+void advise_huge_pages(void* data, int64_t bytes);
+
+}  // namespace gradmix::cpu

@@ -1,0 +1,235 @@
+// One vector register of floats or doubles, for the instruction set that foreach_level.h has selected. Included once per level,
+// inside that level's namespace, so it has no include guard and uses nothing from the standard library: a template of the
+// standard library compiled here could be shared by the linker with code for smaller machines.
+
+#define GRADMIX_INLINE static inline __attribute__((always_inline))
+
+using vf = float __attribute__((vector_size(GRADMIX_VECTOR_BYTES)));
+using vd = double __attribute__((vector_size(GRADMIX_VECTOR_BYTES)));
+using vi = int32_t __attribute__((vector_size(GRADMIX_VECTOR_BYTES)));
+using vu = uint32_t __attribute__((vector_size(GRADMIX_VECTOR_BYTES)));
+using vul = uint64_t __attribute__((vector_size(GRADMIX_VECTOR_BYTES)));
+using vh = uint16_t __attribute__((vector_size(GRADMIX_VECTOR_BYTES / 2)));
+
+template <class A>
+struct VecOf;
+template <>
+struct VecOf<float> {
+  using type = vf;
+};
+template <>
+struct VecOf<double> {
+  using type = vd;
+};
+template <class A>
+using vec_t = typename VecOf<A>::type;
+template <class A>
+constexpr int lanes = GRADMIX_VECTOR_BYTES / static_cast<int>(sizeof(A));
+
+template <class A>
+GRADMIX_INLINE vec_t<A> splat(A value) {
+  return value - vec_t<A>{};
+}
+
+// ---- conversions of one element -------------------------------------------------------------------------------------
+
+GRADMIX_INLINE float bits_to_float(uint32_t bits) { return __builtin_bit_cast(float, bits); }
+GRADMIX_INLINE uint32_t float_to_bits(float value) { return __builtin_bit_cast(uint32_t, value); }
+
+GRADMIX_INLINE float widen(float v) { return v; }
+GRADMIX_INLINE double widen(double v) { return v; }
+GRADMIX_INLINE float widen(bf16 v) { return bits_to_float(static_cast<uint32_t>(v.bits) << 16); }
+GRADMIX_INLINE float widen(f16 v) {
+  // Exponent and mantissa moved into place; the multiplication rescales the exponent and normalises subnormal numbers.
+  const uint32_t sign = static_cast<uint32_t>(v.bits & 0x8000u) << 16;
+  const uint32_t magnitude = static_cast<uint32_t>(v.bits & 0x7fffu) << 13;
+  if (magnitude >= 0x0f800000u) return bits_to_float(sign | magnitude | 0x7f800000u);  // inf, NaN
+  return bits_to_float(sign | float_to_bits(bits_to_float(magnitude) * 0x1p112f));
+}
+
+GRADMIX_INLINE void narrow(float v, float* out) { *out = v; }
+GRADMIX_INLINE void narrow(double v, double* out) { *out = v; }
+GRADMIX_INLINE void narrow(float v, bf16* out) {
+  const uint32_t bits = float_to_bits(v);
+  out->bits = v != v ? 0x7fc0u : static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+GRADMIX_INLINE void narrow(float v, f16* out) {
+  const uint32_t sign = (float_to_bits(v) >> 16) & 0x8000u;
+  const uint32_t magnitude = float_to_bits(v) & 0x7fffffffu;
+  uint32_t half;
+  if (magnitude > 0x7f800000u) {
+    half = 0x7e00u;
+  } else if (magnitude >= 0x477ff000u) {  // rounds to 65536 or more
+    half = 0x7c00u;
+  } else if (magnitude < 0x38800000u) {  // below 2^-14: adding 0.5 rounds to the spacing of subnormal halves
+    half = float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3f000000u;
+  } else {
+    half = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  }
+  out->bits = static_cast<uint16_t>(sign | half);
+}
+
+// ---- whole vectors --------------------------------------------------------------------------------------------------
+
+GRADMIX_INLINE vf load(const float* p) {
+  vf v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+GRADMIX_INLINE vd load(const double* p) {
+  vd v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+GRADMIX_INLINE vf load(const bf16* p) {
+  vh half;
+  __builtin_memcpy(&half, p, sizeof half);
+  return (vf)(__builtin_convertvector(half, vu) << 16);
+}
+GRADMIX_INLINE vf load(const f16* p) {
+#if GRADMIX_VECTOR_BYTES == 64
+  __m256i half;
+  __builtin_memcpy(&half, p, sizeof half);
+  return (vf)_mm512_cvtph_ps(half);
+#elif GRADMIX_VECTOR_BYTES == 32
+  __m128i half;
+  __builtin_memcpy(&half, p, sizeof half);
+  return (vf)_mm256_cvtph_ps(half);
+#else
+  vf v;
+  for (int i = 0; i < lanes<float>; ++i) v[i] = widen(p[i]);
+  return v;
+#endif
+}
+
+GRADMIX_INLINE void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
+GRADMIX_INLINE void store(double* p, vd v) { __builtin_memcpy(p, &v, sizeof v); }
+GRADMIX_INLINE vh to_bf16(vf v) {
+  const vu bits = (vu)v;
+  const vu rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return __builtin_convertvector((vu)(v != v ? vu{} + 0x7fc0u : rounded), vh);
+}
+GRADMIX_INLINE void store(bf16* p, vf v) {
+  const vh half = to_bf16(v);
+  __builtin_memcpy(p, &half, sizeof half);
+}
+GRADMIX_INLINE void store(f16* p, vf v) {
+#if GRADMIX_VECTOR_BYTES == 64
+  const __m256i half = _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __builtin_memcpy(p, &half, sizeof half);
+#elif GRADMIX_VECTOR_BYTES == 32
+  const __m128i half = _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __builtin_memcpy(p, &half, sizeof half);
+#else
+  for (int i = 0; i < lanes<float>; ++i) narrow(v[i], p + i);
+#endif
+}
+
+// ---- part of a vector -----------------------------------------------------------------------------------------------
+
+template <class T>
+GRADMIX_INLINE vec_t<acc_t<T>> load_part(const T* p, int count, acc_t<T> fill) {
+  vec_t<acc_t<T>> v = splat<acc_t<T>>(fill);
+  for (int i = 0; i < count; ++i) v[i] = widen(p[i]);
+  return v;
+}
+template <class T>
+GRADMIX_INLINE void store_part(T* p, vec_t<acc_t<T>> v, int count) {
+  for (int i = 0; i < count; ++i) narrow(v[i], p + i);
+}
+#if GRADMIX_VECTOR_BYTES == 64
+template <>
+inline __attribute__((always_inline)) vf load_part<float>(const float* p, int count, float fill) {
+  return (vf)_mm512_mask_loadu_ps((__m512)splat<float>(fill), static_cast<__mmask16>((1u << count) - 1u), p);
+}
+template <>
+inline __attribute__((always_inline)) vd load_part<double>(const double* p, int count, double fill) {
+  return (vd)_mm512_mask_loadu_pd((__m512d)splat<double>(fill), static_cast<__mmask8>((1u << count) - 1u), p);
+}
+template <>
+inline __attribute__((always_inline)) void store_part<float>(float* p, vf v, int count) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1u), (__m512)v);
+}
+template <>
+inline __attribute__((always_inline)) void store_part<double>(double* p, vd v, int count) {
+  _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << count) - 1u), (__m512d)v);
+}
+#endif
+
+// ---- stores that go around the cache --------------------------------------------------------------------------------
+// p is aligned to the bytes stored. Two vectors of half precision fill one register.
+
+#if defined(__x86_64__)
+#if GRADMIX_VECTOR_BYTES == 64
+GRADMIX_INLINE void stream_bytes(void* p, vi v) { _mm512_stream_si512(static_cast<__m512i*>(p), (__m512i)v); }
+#elif GRADMIX_VECTOR_BYTES == 32
+GRADMIX_INLINE void stream_bytes(void* p, vi v) { _mm256_stream_si256(static_cast<__m256i*>(p), (__m256i)v); }
+#else
+GRADMIX_INLINE void stream_bytes(void* p, vi v) { _mm_stream_si128(static_cast<__m128i*>(p), (__m128i)v); }
+#endif
+GRADMIX_INLINE void stream_fence() { _mm_sfence(); }
+#else
+GRADMIX_INLINE void stream_bytes(void* p, vi v) { __builtin_memcpy(p, &v, sizeof v); }
+GRADMIX_INLINE void stream_fence() {}
+#endif
+
+// ---- reductions over the lanes --------------------------------------------------------------------------------------
+
+template <class A>
+GRADMIX_INLINE A sum_lanes(vec_t<A> v) {
+  A part[lanes<A>];
+  __builtin_memcpy(part, &v, sizeof v);
+  for (int width = lanes<A> / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) part[i] += part[i + width];
+  return part[0];
+}
+// A NaN in any lane wins, so that a row with a NaN has no finite softmax.
+template <class A>
+GRADMIX_INLINE vec_t<A> max_nan(vec_t<A> a, vec_t<A> b) {
+  return (a > b || a != a) ? a : b;
+}
+template <class A>
+GRADMIX_INLINE A max_lanes(vec_t<A> v) {
+  A best = v[0];
+  for (int i = 1; i < lanes<A>; ++i) best = (best > v[i] || best != best) ? best : v[i];
+  return best;
+}
+
+// ---- exp ------------------------------------------------------------------------------------------------------------
+// x = n ln 2 + r with |r| <= ln 2 / 2, e^x = 2^n e^r. Adding 1.5 * 2^23 (2^52) rounds to an integer and leaves it in the low bits.
+// Arguments are at most 0 (logits minus their maximum) or NaN; results below the normal numbers become 0.
+
+GRADMIX_INLINE vf exp_nonpositive(vf x) {
+  const vf shifted = x * 1.44269504088896341f + 12582912.0f;
+  const vf n = shifted - 12582912.0f;
+  const vf r = (x - n * 0.693145751953125f) - n * 1.428606820309417e-06f;
+  // least-squares fit of (e^r - 1 - r) / r^2 on the Chebyshev nodes
+  vf p = r * 1.9823118294873588e-04f + 1.394567312734378e-03f;
+  p = p * r + 8.333435745298958e-03f;
+  p = p * r + 4.16662765427258e-02f;
+  p = p * r + 1.6666666141794262e-01f;
+  p = p * r + 5.000000075514119e-01f;
+  p = (p * r) * r + r + 1.0f;
+  const vf scale = (vf)(((vu)shifted + 127u) << 23);
+  return x < -87.33654f ? vf{} : p * scale;
+}
+GRADMIX_INLINE vd exp_nonpositive(vd x) {
+  const vd shifted = x * 1.4426950408889634074 + 6755399441055744.0;
+  const vd n = shifted - 6755399441055744.0;
+  const vd r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
+  // Taylor: the remainder r^14 / 14! is below 5e-18
+  vd p = r * (1.0 / 6227020800.0) + 1.0 / 479001600.0;
+  p = p * r + 1.0 / 39916800.0;
+  p = p * r + 1.0 / 3628800.0;
+  p = p * r + 1.0 / 362880.0;
+  p = p * r + 1.0 / 40320.0;
+  p = p * r + 1.0 / 5040.0;
+  p = p * r + 1.0 / 720.0;
+  p = p * r + 1.0 / 120.0;
+  p = p * r + 1.0 / 24.0;
+  p = p * r + 1.0 / 6.0;
+  p = p * r + 0.5;
+  p = (p * r) * r + r + 1.0;
+  const vd scale = (vd)(((vul)shifted + 1023u) << 52);
+  return x < -708.39641853226408 ? vd{} : p * scale;
+}

@@ -1,0 +1,222 @@
+// masked_mixup, its out= form and its adjoint.
+#include <algorithm>
+#include <utility>
+
+#include "binding.h"
+#include "kernels/kernels.h"
+
+namespace gradmix::cpu {
+namespace {
+
+constexpr const char* op = "masked_mixup";
+
+// A sample is handled in chunks of this many bytes, chunk by chunk over the whole batch: x[i] and x[partner[i]] of one chunk stay in
+// the caches until both were used, while one chunk is long enough for the hardware prefetcher.
+constexpr int64_t chunk_bytes = 16 << 10;
+// Outputs from here on do not fit the last-level cache anyway: they are written around it, which saves reading them first.
+constexpr int64_t stream_bytes = 4 << 20;
+constexpr int64_t huge_page_bytes = 8 << 20;
+constexpr int64_t grain_bytes = 64 << 10;
+
+struct Batch {
+  Tensor x;  // held: data points into it
+  std::vector<int64_t> strides;
+  int64_t samples;
+  int64_t sample_size;
+  DType dtype;
+  int64_t bytes() const { return samples * sample_size * element_bytes(dtype); }
+};
+
+// The strides of the result: those of x where x has neither gaps nor overlap and its batch dimension is the outermost, else contiguous.
+std::vector<int64_t> result_strides(const Tensor& x) {
+  const auto sizes = x.sizes();
+  const auto strides = x.strides();
+  std::vector<std::pair<int64_t, int64_t>> inner;
+  for (size_t k = 1; k < sizes.size(); ++k)
+    if (sizes[k] != 1) inner.emplace_back(strides[k], sizes[k]);
+  std::sort(inner.begin(), inner.end());
+  int64_t expected = 1;
+  bool dense = true;
+  for (const auto& [stride, size] : inner) {
+    dense = dense && stride == expected;
+    expected *= size;
+  }
+  if (dense && strides[0] == expected) return {strides.begin(), strides.end()};
+  std::vector<int64_t> contiguous(sizes.size());
+  int64_t step = 1;
+  for (size_t k = sizes.size(); k-- > 0;) {
+    contiguous[k] = step;
+    step *= std::max<int64_t>(sizes[k], 1);
+  }
+  return contiguous;
+}
+
+bool same_layout(const Tensor& t, const std::vector<int64_t>& strides) {
+  for (int64_t k = 0; k < t.dim(); ++k)
+    if (t.size(k) > 1 && t.stride(k) != strides[k]) return false;
+  return true;
+}
+
+Batch read_batch(const Tensor& x, const char* name) {
+  check_cpu(x, op, name);
+  const DType dtype = data_type(x, op, name);
+  check(x.dim() >= 1, op, ": ", name, " must have a batch dimension");
+  Batch batch{x, result_strides(x), x.size(0), 0, dtype};
+  batch.sample_size = batch.samples > 0 ? x.numel() / batch.samples : 0;
+  if (x.numel() > 0 && !same_layout(x, batch.strides)) batch.x = make_contiguous(x);
+  return batch;
+}
+
+Column<int64_t> read_partner(const Tensor& partner, int64_t samples) {
+  Column<int64_t> column(partner, samples, op, "partner");
+  for (int64_t i = 0; i < samples; ++i)
+    check(column[i] >= 0 && column[i] < samples, op, ": partner[", i, "] = ", column[i],
+          " is out of range for a batch of ", samples, " samples");
+  return column;
+}
+
+// The samples along chains i -> next(i), so that what is read as the next one is still in the cache at its own turn.
+template <class Next>
+std::vector<int64_t> chain_order(int64_t samples, const Next& next) {
+  std::vector<int64_t> order;
+  order.reserve(samples);
+  std::vector<char> seen(samples, 0);
+  for (int64_t start = 0; start < samples; ++start)
+    for (int64_t i = start; i >= 0 && seen[i] == 0; i = next(i)) {
+      seen[i] = 1;
+      order.push_back(i);
+    }
+  return order;
+}
+
+// How a batch is cut: chunks of a sample, chains over the samples where the batch does not fit the caches.
+struct Plan {
+  int64_t chunk;
+  int64_t tasks;
+  int64_t grain;
+  bool chains;
+  bool stream;
+};
+
+Plan make_plan(const Batch& batch) {
+  const int64_t size = element_bytes(batch.dtype);
+  Plan plan{};
+  plan.chunk = std::min(batch.sample_size, chunk_bytes / size);
+  plan.tasks = batch.samples * ((batch.sample_size + plan.chunk - 1) / plan.chunk);
+  plan.grain = std::max<int64_t>(1, grain_bytes / (plan.chunk * size));
+  plan.stream = batch.bytes() >= stream_bytes;
+  plan.chains = plan.stream;
+  return plan;
+}
+
+void mix(const Batch& batch, const Tensor& partner, const Tensor& lam, const std::optional<Tensor>& mask, void* out) {
+  const Column<int64_t> index = read_partner(partner, batch.samples);
+  const Lam weight(lam, batch.samples, batch.dtype, op);
+  const Column<uint8_t> mixed = mask ? Column<uint8_t>(*mask, batch.samples, op, "mask") : Column<uint8_t>();
+  if (batch.bytes() == 0) return;
+  const Plan plan = make_plan(batch);
+  std::vector<int64_t> order;
+  if (plan.chains) order = chain_order(batch.samples, [&](int64_t i) { return index[i]; });
+  const MixupParams params{batch.x.const_data_ptr(),
+                           out,
+                           index.data(),
+                           weight.data(),
+                           weight.stride(),
+                           mixed.data(),
+                           batch.samples,
+                           batch.sample_size,
+                           plan.chains ? order.data() : nullptr,
+                           plan.chunk,
+                           batch.dtype,
+                           plan.stream};
+  parallel(plan.tasks, plan.grain, [&](int64_t begin, int64_t end) { kernels::masked_mixup(params, begin, end); });
+}
+
+Tensor result_for(const Batch& batch) {
+  Tensor out = empty_strided(batch.x.sizes(), Shape(batch.strides.data(), batch.strides.size()), scalar_type(batch.dtype));
+  if (batch.bytes() >= huge_page_bytes) advise_huge_pages(out.mutable_data_ptr(), batch.bytes());
+  return out;
+}
+
+Tensor masked_mixup(const Tensor& x, const Tensor& partner, const Tensor& lam, const std::optional<Tensor>& mask) {
+  const Batch batch = read_batch(x, "x");
+  const Tensor out = result_for(batch);
+  mix(batch, partner, lam, mask, out.mutable_data_ptr());
+  return out;
+}
+
+void masked_mixup_out(const Tensor& x, const Tensor& partner, const Tensor& lam, const std::optional<Tensor>& mask,
+                      Tensor out) {
+  const Batch batch = read_batch(x, "x");
+  check_cpu(out, op, "out");
+  check(out.scalar_type() == scalar_type(batch.dtype), op, ": out must have the dtype of x");
+  const auto want = x.sizes(), have = out.sizes();
+  check(std::equal(want.begin(), want.end(), have.begin(), have.end()), op, ": out must have the shape of x");
+  check(batch.bytes() == 0 || same_layout(out, batch.strides), op, ": out must have the strides of the result");
+  // The tensors are dense, so each spans exactly bytes() from its first element on (x before it was made contiguous may span more).
+  const char* source = static_cast<const char*>(batch.x.const_data_ptr());
+  char* destination = static_cast<char*>(out.mutable_data_ptr());
+  check(batch.bytes() == 0 || source + batch.bytes() <= destination || destination + batch.bytes() <= source, op,
+        ": out must not overlap x in memory");
+  mix(batch, partner, lam, mask, destination);
+}
+
+Tensor masked_mixup_backward(const Tensor& grad, const Tensor& partner, const Tensor& lam,
+                             const std::optional<Tensor>& mask) {
+  const Batch batch = read_batch(grad, "grad");
+  const int64_t samples = batch.samples;
+  const Column<int64_t> index = read_partner(partner, samples);
+  const Lam weight(lam, samples, batch.dtype, op);
+  const Column<uint8_t> mixed = mask ? Column<uint8_t>(*mask, samples, op, "mask") : Column<uint8_t>();
+  const Tensor out = result_for(batch);
+  if (batch.bytes() == 0) return out;
+
+  // The adjoint of a gather is a scatter; sorting the samples by partner turns it into a gather again: no atomics, one order of sums.
+  const auto is_mixed = [&](int64_t i) { return mixed.data() == nullptr || mixed[i] != 0; };
+  std::vector<int64_t> offsets(samples + 1, 0), sources;
+  for (int64_t i = 0; i < samples; ++i)
+    if (is_mixed(i)) ++offsets[index[i] + 1];
+  for (int64_t j = 0; j < samples; ++j) offsets[j + 1] += offsets[j];
+  sources.resize(offsets[samples]);
+  std::vector<int64_t> next(offsets.begin(), offsets.end() - 1);
+  for (int64_t i = 0; i < samples; ++i)
+    if (is_mixed(i)) sources[next[index[i]]++] = i;
+
+  const Plan plan = make_plan(batch);
+  std::vector<int64_t> order;
+  if (plan.chains)
+    order = chain_order(samples, [&](int64_t j) { return offsets[j] < offsets[j + 1] ? sources[offsets[j]] : -1; });
+  with_acc(batch.dtype, [&](auto zero) {
+    using A = decltype(zero);
+    std::vector<A> own(samples), given(samples);
+    for (int64_t i = 0; i < samples; ++i) {
+      const A a = weight.at<A>(i);
+      own[i] = is_mixed(i) ? a : A(1);
+      given[i] = A(1) - a;
+    }
+    const MixupBackwardParams params{batch.x.const_data_ptr(),
+                                     out.mutable_data_ptr(),
+                                     own.data(),
+                                     given.data(),
+                                     sources.data(),
+                                     offsets.data(),
+                                     samples,
+                                     batch.sample_size,
+                                     plan.chains ? order.data() : nullptr,
+                                     plan.chunk,
+                                     batch.dtype,
+                                     plan.stream};
+    parallel(plan.tasks, plan.grain,
+             [&](int64_t begin, int64_t end) { kernels::masked_mixup_backward(params, begin, end); });
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace gradmix::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(gradmix_ext, CPU, m) {
+  m.impl("masked_mixup", TORCH_BOX(&gradmix::cpu::masked_mixup));
+  m.impl("masked_mixup.out", TORCH_BOX(&gradmix::cpu::masked_mixup_out));
+  m.impl("masked_mixup_backward", TORCH_BOX(&gradmix::cpu::masked_mixup_backward));
+}

@@ -1,0 +1,8 @@
+#pragma once
+
+namespace gradmix::cpu {
+
+// "default", "avx2" or "avx512": the kernels that this process runs.
+const char* simd_level();
+
+}  // namespace gradmix::cpu
