@@ -26,15 +26,17 @@ Environment variables:
 """
 
 
+class _UserError(click.ClickException):
+    exit_code = 2
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn what can go wrong outside the program into one line and exit code 2."""
     try:
         yield
     except (RuntimeError, ValueError, OSError) as error:
-        failure = click.ClickException(" ".join(str(error).split()))
-        failure.exit_code = 2
-        raise failure from error
+        raise _UserError(" ".join(str(error).split())) from error
 
 
 @click.command(name="build", epilog=ENVIRONMENT)

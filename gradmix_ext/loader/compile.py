@@ -24,7 +24,7 @@ from typing import Any
 
 from gradmix_ext._version import __version__
 from gradmix_ext.loader.cache import LIBRARY, Cache, Entry
-from gradmix_ext.loader.recipe import Recipe
+from gradmix_ext.loader.recipe import Recipe, pybind11_folder
 from gradmix_ext.loader.toolchain import (
     Nvcc,
     Tool,
@@ -231,15 +231,6 @@ def _run_worker(plan: Plan, folder: Path, jobs: int) -> int:
             if worker.poll() is None:
                 worker.kill()
                 worker.wait()
-
-
-def pybind11_folder() -> list[str]:
-    """Where pybind11's headers are: of its package, else none (PyTorch ships a copy of its own)."""
-    try:
-        import pybind11
-    except ImportError:
-        return []
-    return [str(pybind11.get_include())]
 
 
 def _failure(plan: Plan, cache: Cache, folder: Path, code: int) -> BuildError:

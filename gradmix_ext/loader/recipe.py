@@ -20,7 +20,9 @@ __all__ = [
     "csrc_folder",
     "gencode_flags",
     "make_recipe",
+    "pybind11_folder",
     "read_mark",
+    "shipped_files",
 ]
 
 # The stable ABI of PyTorch 2.10: a library built for it loads on every later version.
@@ -30,7 +32,7 @@ DEFAULT_CUDA_ARCHS = "8.0;9.0+PTX"
 
 _SOURCE_SUFFIXES = frozenset({".cpp", ".cu", ".h", ".hpp", ".cuh"})
 # Kernels choose their instruction set by function attributes, so no -march: one set of flags.
-_CXX_FLAGS = ("-O3", "-std=c++20", "-fPIC", "-fvisibility=hidden")
+_CXX_FLAGS = ("-O3", "-g0", "-std=c++20", "-fPIC", "-fvisibility=hidden")
 _NVCC_FLAGS = (
     "-O3",
     "-std=c++20",
@@ -166,6 +168,15 @@ def gencode_flags(archs: str) -> list[str]:
     return flags
 
 
+def pybind11_folder() -> list[str]:
+    """Where pybind11's headers are: in its package, else nowhere (PyTorch ships a copy)."""
+    try:
+        import pybind11
+    except ImportError:
+        return []
+    return [str(pybind11.get_include())]
+
+
 def make_recipe(csrc: Path, cuda: bool) -> Recipe:
     """List the sources in `csrc` and fix the flags of one variant.
 
@@ -195,13 +206,17 @@ def make_recipe(csrc: Path, cuda: bool) -> Recipe:
     return Recipe(csrc, cuda, tuple(sources), archs, _hash_sources(csrc))
 
 
+def shipped_files(csrc: Path) -> list[Path]:
+    """All sources and headers in `csrc`, in a fixed order: what the package ships and hashes."""
+    return sorted(p for p in csrc.rglob("*") if p.suffix in _SOURCE_SUFFIXES and p.is_file())
+
+
 def _hash_sources(csrc: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(csrc.rglob("*")):
-        if path.suffix in _SOURCE_SUFFIXES and path.is_file():
-            content = path.read_bytes()
-            digest.update(f"{path.relative_to(csrc).as_posix()}\0{len(content)}\0".encode())
-            digest.update(content)
+    for path in shipped_files(csrc):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(csrc).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
     return digest.hexdigest()
 
 

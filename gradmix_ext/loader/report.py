@@ -97,11 +97,8 @@ def _active(
         return "torch", None
     if wanted == "auto" and installed is not None:
         return ("cuda" if installed.cuda else "cpp"), installed
-    if wanted == "auto":
-        order = ["cuda", "cpp"] if gpu_visible() else ["cpp"]
-    else:
-        order = [wanted]
-    for name in order:
+    candidates = ["cuda", "cpp"] if gpu_visible() else ["cpp"]
+    for name in candidates if wanted == "auto" else [wanted]:
         text, library = states[name]
         if not text.startswith("missing"):
             return name, library

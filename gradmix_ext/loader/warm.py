@@ -35,6 +35,8 @@ def build(cuda: bool | None = None, force: bool = False) -> Built:
     Raises:
         BackendUnavailable: with the reason.
     """
+    import torch  # noqa: F401 - the time to import it is not the build's
+
     started = time.monotonic()
     try:
         if cuda is None:
