@@ -1,0 +1,7 @@
+"""The command line: ``gradmix``, and ``python -m gradmix_ext``."""
+
+from __future__ import annotations
+
+from ._main import cli, main
+
+__all__ = ["cli", "main"]

@@ -1,0 +1,90 @@
+"""The root command: finds subcommands when they are called, and turns errors into one line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from gradmix_ext._version import __version__
+
+__all__ = ["cli", "main"]
+
+# Name: (module in this package, function, what it does). Modules load when their command is called.
+_COMMANDS = {
+    "train": ("train", "train_command", "Train one method with one mixer on a stream of tasks."),
+    "compare": ("compare", "compare_command", "Compare methods and mixers over several seeds."),
+    "build": ("build", "build_command", "Compile the kernels now, instead of at first use."),
+    "info": ("info", "info_command", "Say what is installed and which backend runs."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a subcommand's module when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all subcommands."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a subcommand, None if there is none of that name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module, function, _ = _COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(f"gradmix_ext.cli.{module}"), function)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the subcommands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="gradmix")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Gradient-aware data mixing (GradMix) for class-incremental learning.
+
+    \b
+    gradmix compare                      every method on Split-Digits, in a minute or two
+    gradmix train --augment gradmix      one run, with its progress
+    gradmix COMMAND --help               what can be set, and what it means
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit.
+
+    Exit codes: 0 done, 1 failed while running, 2 wrong use or input, 130 interrupted. Every error
+    that the user can do something about is one line on stderr.
+    """
+    try:
+        code = cli.main(args=args, prog_name="gradmix", standalone_mode=False)
+    except click.ClickException as error:
+        fail(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader (head, less) has gone; keep the interpreter from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """One line on stderr, and exit."""
+    prefix = "" if code == 130 else "error: "
+    click.echo(f"gradmix: {prefix}{' '.join(message.split())}", err=True)
+    sys.exit(code)

@@ -1,0 +1,248 @@
+"""The flags that `gradmix train` and `gradmix compare` share, and what they turn into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from gradmix_ext.continual.experiment import ExperimentConfig
+
+__all__ = ["Seeds", "SectionedCommand", "experiment_config", "experiment_options", "section"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SECTION = "gradmix_section"
+
+
+class SectionedCommand(click.Command):
+    """Shows its options under headings, in the order in which they were declared."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(param, _SECTION, "Other"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def section(title: str, *options: Callable[[F], F]) -> Callable[[F], F]:
+    """Decorator: add options (``click.option(...)``) under a heading."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        for param in function.__click_params__[-len(options) :]:  # type: ignore[attr-defined]
+            setattr(param, _SECTION, title)
+        return function
+
+    return decorate
+
+
+class Seeds(click.ParamType):
+    """``5`` is the seeds 0 to 4; ``0,3,7``, ``2-5`` and ``0-4,9`` are the seeds themselves."""
+
+    name = "seeds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Read the text."""
+        if isinstance(value, tuple):
+            return value
+        text = str(value)
+        try:
+            if text.isdigit():
+                seeds = list(range(int(text)))
+            else:
+                seeds = []
+                for part in filter(None, text.split(",")):
+                    first, dash, last = part.partition("-")
+                    seeds += range(int(first), int(last if dash else first) + 1)
+        except ValueError:
+            self.fail(f"'{text}' is neither a count nor a list such as 0,1,2 or 0-9", param, ctx)
+        if not seeds:
+            self.fail(f"'{text}' names no seed", param, ctx)
+        if len(set(seeds)) < len(seeds):
+            self.fail(f"'{text}' names a seed twice", param, ctx)
+        return tuple(seeds)
+
+
+class Increment(click.ParamType):
+    """``2`` classes per task, or ``4,3,3`` for tasks of unequal size."""
+
+    name = "classes"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | tuple[int, ...]:
+        """Read the text."""
+        try:
+            sizes = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"'{value}' is neither a number nor a list such as 4,3,3", param, ctx)
+        return sizes[0] if len(sizes) == 1 else sizes
+
+
+class Update(click.ParamType):
+    """``epoch``, ``online``, or a number of steps."""
+
+    name = "epoch|online|STEPS"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | int:
+        """Read the text."""
+        text = str(value)
+        if text in ("epoch", "online"):
+            return text
+        if text.isdigit() and int(text) > 0:
+            return int(text)
+        self.fail(f"'{text}' is none of epoch, online and a positive number of steps", param, ctx)
+
+
+_COUNT = click.IntRange(min=1)
+
+
+def _option(*names: str, **settings: Any) -> Callable[[F], F]:
+    return click.option(*names, show_default=settings.pop("show_default", True), **settings)
+
+
+_DATA = section(
+    "Data and tasks",
+    _option(
+        "--dataset",
+        default="digits",
+        metavar="NAME",
+        help="digits (8x8 images, nothing to download), or an .npz file with x and y, or with "
+        "x_train, y_train, x_test and y_test.",
+    ),
+    _option("--data-dir", metavar="DIR", help="Folder in which data files are looked for."),
+    _option("--tasks", type=_COUNT, help="Number of tasks.  [default: 5]", show_default=False),
+    _option(
+        "--increment",
+        type=Increment(),
+        help="Classes per task, instead of --tasks: 2, or 4,3,3 for unequal tasks.",
+    ),
+    _option(
+        "--base",
+        type=click.IntRange(min=0),
+        default=0,
+        help="Classes of the first task (B5-Inc1: --base 5 --increment 1); 0: like the others.",
+    ),
+    _option(
+        "--class-order-seed",
+        type=int,
+        help="Seed of the order of classes.  [default: the run's own seed]",
+        show_default=False,
+    ),
+)
+
+_REPLAY = section(
+    "Replay buffer",
+    _option("--buffer-size", type=_COUNT, default=20, help="Samples in total, over all classes."),
+    _option(
+        "--buffer-policy",
+        type=click.Choice(["reservoir", "class-balanced", "herding"]),
+        default="class-balanced",
+        help="Which samples are kept: a uniform draw of all, of each class, or iCaRL's exemplars.",
+    ),
+    _option(
+        "--replay",
+        type=click.Choice(["union", "split"]),
+        default="union",
+        help="union: current data and buffer shuffled together. split: a batch of each per step.",
+    ),
+)
+
+_TRAINING = section(
+    "Training",
+    _option("--epochs", type=_COUNT, default=10, help="Epochs per task."),
+    _option("--batch-size", type=_COUNT, default=64, help="Samples per batch."),
+    _option("--lr", type=float, default=0.05, help="Learning rate of SGD."),
+    _option("--momentum", type=float, default=0.9, help="Momentum of SGD."),
+    _option("--weight-decay", type=float, default=0.0, help="Weight decay of SGD."),
+    _option(
+        "--device",
+        default="auto",
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:1, ...; auto: a CUDA GPU if there is one.",
+    ),
+    _option(
+        "--threads",
+        type=_COUNT,
+        default=1,
+        help="CPU threads of PyTorch. Small models are fastest with one.",
+    ),
+)
+
+_MIXING = section(
+    "Mixing",
+    _option("--alpha", type=float, default=1.0, help="λ ~ Beta(alpha, alpha)."),
+    _option("--per-sample-lam", is_flag=True, help="One λ per sample instead of one per batch."),
+    _option(
+        "--criterion",
+        type=click.Choice(["mixed", "linear", "gram"]),
+        default="mixed",
+        help="How gradmix scores a class pair: from real mixed samples, from the mean gradients of "
+        "its two classes, or by their inner product.",
+    ),
+    _option(
+        "--policy",
+        type=click.Choice(["redraw", "skip"]),
+        default="redraw",
+        help="A detrimental pair gets another partner (redraw) or stays unmixed (skip).",
+    ),
+    _option("--threshold", type=float, default=0.0, help="Least score of a helpful pair."),
+    _option("--samples-per-pair", type=_COUNT, default=16, help="Mixed samples per scored pair."),
+    _option(
+        "--update",
+        type=Update(),
+        default="epoch",
+        help="When pairs are scored anew: every epoch, every so many steps, or online, from the "
+        "samples that training mixes anyway.",
+    ),
+)
+
+_OUTPUT = section(
+    "Output",
+    _option(
+        "--out",
+        metavar="DIR",
+        help="Folder for the results.  [default: a new one under runs/]",
+        show_default=False,
+    ),
+    _option("--overwrite", is_flag=True, help="Replace the results of an earlier run in --out."),
+)
+
+
+def experiment_options(function: F) -> F:
+    """Decorator: every flag that describes an experiment, apart from arms and seeds."""
+    for add in (_OUTPUT, _MIXING, _TRAINING, _REPLAY, _DATA):
+        function = add(function)
+    return function
+
+
+def experiment_config(params: dict[str, Any]) -> ExperimentConfig:
+    """The settings of a command's parameters.
+
+    Raises:
+        click.UsageError: --tasks and --increment were both given.
+    """
+    from dataclasses import fields
+
+    from gradmix_ext.continual.experiment import ExperimentConfig
+
+    if params["tasks"] is not None and params["increment"] is not None:
+        raise click.UsageError("give either --tasks or --increment, not both")
+    names = {field.name for field in fields(ExperimentConfig)}
+    settings = {name: value for name, value in params.items() if name in names}
+    if params["tasks"] is None and params["increment"] is None:
+        settings["tasks"] = ExperimentConfig.tasks
+    return ExperimentConfig(**settings)

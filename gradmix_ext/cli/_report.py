@@ -1,0 +1,128 @@
+"""What a comparison shows: progress, table, files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from gradmix_ext.continual.callbacks import Callback, EpochEnd, TaskEnd
+from gradmix_ext.continual.compare import FORMULAS, Comparison, Progress, percent
+from gradmix_ext.continual.experiment import Arm, Run
+
+__all__ = ["RichProgress", "print_files", "print_table"]
+
+
+class RichProgress(Progress):
+    """A progress bar on a terminal, and a plain line per finished run elsewhere."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self._console = Console()
+        self._runs = len(comparison.jobs)
+        self._done = 0
+        scenario = comparison.experiment.scenario(comparison.seeds[0])
+        self._tasks, self._epochs = len(scenario), comparison.experiment.config.epochs
+        self._width = max(len(arm.label) for arm in comparison.arms)
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+        )
+        self._bar = self._bars.add_task("", total=self._runs * self._tasks * self._epochs)
+
+    def __enter__(self) -> RichProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def begin(self, arm: Arm, seed: int) -> Callback:
+        """Name the run beside the bar."""
+        return _Ticks(self, f"{arm.label:<{self._width}} seed {seed}")
+
+    def end(self, run: Run) -> None:
+        """Count the run, and print its line where there is no bar."""
+        self._done += 1
+        if not self._console.is_terminal:
+            numbers = "  ".join(
+                f"{heading} {percent(getattr(run.result, name))}" for name, heading, _ in FORMULAS
+            )
+            label = f"{run.arm.label:<{self._width}} seed {run.seed}"
+            print(f"[{self._done}/{self._runs}] {label}  {numbers}  ({run.seconds:.1f} s)", flush=True)
+
+    def tick(self, text: str, advance: int = 0) -> None:
+        """Move the bar by epochs, and say where training is."""
+        self._bars.update(self._bar, advance=advance, description=text)
+
+    def describe(self, name: str, event: EpochEnd, accuracy: str) -> str:
+        """Run, task, epoch, loss, and the accuracy after the latest finished task."""
+        return (
+            f"{name} · task {event.task.index + 1}/{self._tasks} "
+            f"· epoch {event.epoch + 1:>2}/{self._epochs} · loss {event.loss:5.3f}{accuracy}"
+        )
+
+
+class _Ticks(Callback):
+    """Moves the bar during one run."""
+
+    def __init__(self, progress: RichProgress, name: str) -> None:
+        self._progress = progress
+        self._name = name
+        self._accuracy = ""
+
+    def on_epoch_end(self, event: EpochEnd) -> None:
+        self._progress.tick(self._progress.describe(self._name, event, self._accuracy), advance=1)
+
+    def on_task_end(self, event: TaskEnd) -> None:
+        mean = event.evaluation.class_il[: event.task.index + 1].mean().item()
+        self._accuracy = f" · acc {percent(mean)} %"
+
+
+def print_table(comparison: Comparison) -> None:
+    """Mean and confidence interval of every arm, with the formulas."""
+    seeds = len(comparison.seeds)
+    over = f"mean ± 95 % CI over {seeds} seeds" if seeds > 1 else f"seed {comparison.seeds[0]}"
+    table = Table(title=f"Class-IL accuracy and forgetting in percent, {over}", title_justify="left")
+    table.add_column("arm")
+    for _, heading, _ in FORMULAS:
+        table.add_column(heading, justify="right")
+    for arm in comparison.finished_arms():
+        estimates = comparison.estimates(arm)
+        table.add_row(arm.label, *(estimates[name].percent() for name, _, _ in FORMULAS))
+    # Where there is no terminal, lines are not folded at 80 characters.
+    console = Console()
+    console.print(table)
+    for _, heading, formula in FORMULAS:
+        print(f"{heading:<10} = {formula}")
+    print("R[t,j] = test accuracy on task j after task t, argmax over all classes seen so far")
+
+
+def print_files(paths: Sequence[Path]) -> None:
+    """Where the results are."""
+    print(f"\nwritten to {paths[0].parent}:")
+    for path in paths:
+        print(f"  {path.name}")
+

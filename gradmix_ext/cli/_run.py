@@ -1,0 +1,89 @@
+"""What `gradmix train` and `gradmix compare` have in common once their flags are read."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import torch
+
+from gradmix_ext import loader
+from gradmix_ext.continual.compare import Comparison
+from gradmix_ext.continual.experiment import Arm, Experiment
+from gradmix_ext.continual.run_folder import RunFolder, default_folder
+from gradmix_ext.continual.summary import describe
+from gradmix_ext.continual.trainer import Diverged
+
+from ._errors import CommandError, wrong_input
+from ._options import experiment_config
+from ._report import RichProgress, print_files, print_table
+
+__all__ = ["run_comparison"]
+
+
+def run_comparison(kind: str, arms: Sequence[str], seeds: Sequence[int], **params: Any) -> None:
+    """Check everything, train, and show what came out.
+
+    Args:
+        kind: Name of the command, for the default folder.
+        arms: METHOD[+AUGMENT] each.
+        seeds: The seeds.
+        **params: The flags of :func:`experiment_options`.
+    """
+    torch.set_num_threads(params["threads"])
+    with wrong_input():
+        chosen = [Arm.parse(text) for text in arms]
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"an arm is named twice: {' '.join(arms)}")
+        experiment = Experiment(experiment_config(params), chosen)
+        backend = _load_backend()
+        folder = RunFolder(params["out"] or default_folder(kind), params["overwrite"])
+        folder.write_config(experiment.config, chosen, seeds, _command(), backend)
+    comparison = Comparison(experiment, chosen, seeds)
+    click.echo(describe(comparison))
+    click.echo(f"{experiment.device} with {params['threads']} thread(s), {backend}")
+    try:
+        with RichProgress(comparison) as progress:
+            comparison.execute(folder, progress)
+    except KeyboardInterrupt:
+        folder.finish(comparison)
+        click.echo(
+            f"gradmix: interrupted: {len(comparison.runs)} of {len(comparison.jobs)} runs "
+            f"finished, kept in {folder.path}",
+            err=True,
+        )
+        sys.exit(130)
+    except Diverged as error:
+        raise CommandError(f"{error}; what was finished is in {folder.path}", 1) from error
+    except OSError as error:
+        raise CommandError(f"cannot write {folder.path}: {error}", 1) from error
+    print_table(comparison)
+    print_files(folder.finish(comparison))
+
+
+def _load_backend() -> str:
+    """Load the compiled kernels before any progress is shown; says what runs.
+
+    Raises:
+        CommandError: the backend that was asked for cannot be had.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            status = loader.load()
+        except loader.BackendUnavailable as error:
+            raise CommandError(str(error)) from error
+    for warning in caught:
+        click.echo(f"gradmix: note: {warning.message}", err=True)
+    names = {"cpp": "C++ kernels", "cuda": "C++ and CUDA kernels", "torch": "pure PyTorch"}
+    origin = f" ({status.origin})" if status.origin else ""
+    return f"{names[status.active]}{origin}"
+
+
+def _command() -> str:
+    """The command as it can be typed again."""
+    return shlex.join(["gradmix", *sys.argv[1:]])

@@ -1,0 +1,57 @@
+"""`gradmix compare`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ._options import SectionedCommand, Seeds, experiment_options, section
+
+__all__ = ["compare_command"]
+
+
+@click.command("compare", cls=SectionedCommand)
+@click.argument("arms", nargs=-1, metavar="[ARM]...")
+@section(
+    "Seeds",
+    click.option(
+        "--seeds",
+        type=Seeds(),
+        default="10",
+        show_default=True,
+        metavar="N|LIST",
+        help="A count (5: seeds 0 to 4) or the seeds themselves (0,4,7 or 0-9). All arms of a seed "
+        "share class order, initial weights and data.",
+    ),
+)
+@experiment_options
+def compare_command(arms: tuple[str, ...], seeds: tuple[int, ...], **params: Any) -> None:
+    """Compare methods and mixers over several seeds, with mean and 95 % confidence interval.
+
+    An ARM is METHOD, METHOD+AUGMENT, or AUGMENT alone, which means er+AUGMENT.
+
+    \b
+    METHOD    finetune     the current task alone (lower bound)
+              er           the current task and a small replay buffer
+              joint        all data of all tasks so far (upper bound)
+    AUGMENT   none         no mixing
+              mixup        random partners
+              balanced     partners drawn evenly over classes
+              random-mask  as many class pairs as gradmix, chosen at random
+              gradmix      only class pairs whose gradients do not hurt earlier tasks
+
+    Without arms: finetune er mixup balanced random-mask gradmix joint.
+
+    \b
+    Examples:
+      gradmix compare                                        everything on Split-Digits
+      gradmix compare er gradmix --seeds 20                  two arms, twenty seeds
+      gradmix compare gradmix joint+gradmix --epochs 20      mixing with all data at hand
+      gradmix compare --buffer-size 100 --epochs 20 --lr 0.02 --out runs/large-buffer
+    """
+    from gradmix_ext.continual.experiment import DEFAULT_ARMS
+
+    from ._run import run_comparison
+
+    run_comparison("compare", arms or DEFAULT_ARMS, seeds, **params)

@@ -1,0 +1,61 @@
+"""`gradmix train`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ._options import SectionedCommand, Seeds, experiment_options, section
+
+__all__ = ["train_command"]
+
+
+@click.command("train", cls=SectionedCommand)
+@section(
+    "What to train",
+    click.option(
+        "--method",
+        type=click.Choice(["finetune", "er", "joint"]),
+        default="er",
+        show_default=True,
+        help="finetune: the current task alone (lower bound). er: with replay from a small buffer. "
+        "joint: all data of all tasks so far (upper bound).",
+    ),
+    click.option(
+        "--augment",
+        type=click.Choice(["none", "mixup", "balanced", "random-mask", "gradmix"]),
+        default="gradmix",
+        show_default=True,
+        help="none, mixup (random partners), balanced (partners drawn evenly over classes), "
+        "gradmix (only class pairs whose gradients do not hurt earlier tasks), random-mask (as "
+        "many pairs as gradmix, chosen at random).",
+    ),
+    click.option(
+        "--seeds",
+        type=Seeds(),
+        default="1",
+        show_default=True,
+        metavar="N|LIST",
+        help="A count (3: seeds 0, 1, 2) or the seeds themselves (0,4,7 or 0-9).",
+    ),
+)
+@experiment_options
+def train_command(method: str, augment: str, seeds: tuple[int, ...], **params: Any) -> None:
+    """Train one method with one mixer on a stream of tasks, and test it after each.
+
+    The classes of a data set arrive task by task. While task t is trained, earlier classes are
+    there only as a few samples in a replay buffer; the test asks for all classes seen so far.
+
+    \b
+    Examples:
+      gradmix train                                    GradMix on Split-Digits
+      gradmix train --augment none --seeds 5           plain experience replay, five seeds
+      gradmix train --replay split --buffer-size 50    replay in a batch of its own
+      gradmix train --increment 1 --base 5             B5-Inc1: 5 classes, then one at a time
+      gradmix train --criterion linear --update 10     score class pairs anew every 10 steps
+    """
+    from ._run import run_comparison
+
+    arm = method if augment == "none" else f"{method}+{augment}"
+    run_comparison("train", [arm], seeds, **params)

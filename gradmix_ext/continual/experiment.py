@@ -1,0 +1,258 @@
+"""One run of an experiment: an arm, a seed, and settings that are the same for all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from gradmix_ext.mixers import MIXERS, by_name
+
+from .buffer import ReplayBuffer
+from .callbacks import Callback, EpochEnd, PairMapRecorder, PairMaps, TaskEnd
+from .data import ArrayDataset
+from .loaders import load_dataset
+from .methods import METHODS, Method, method_by_name
+from .models import mlp
+from .result import Result
+from .scenario import Scenario, class_incremental
+from .trainer import Trainer, random_stream
+
+__all__ = ["DEFAULT_ARMS", "Arm", "Experiment", "ExperimentConfig", "Run"]
+
+DEFAULT_ARMS = ("finetune", "er", "mixup", "balanced", "random-mask", "gradmix", "joint")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method together with a mixer, and what tables call the two."""
+
+    label: str
+    method: str
+    augment: str
+
+    @classmethod
+    def parse(cls, text: str) -> Arm:
+        """Read METHOD, METHOD+AUGMENT, or AUGMENT alone, which means er+AUGMENT.
+
+        Raises:
+            ValueError: a part is unknown.
+        """
+        method, plus, augment = text.partition("+")
+        if not plus and method not in METHODS and method in MIXERS:
+            method, augment = "er", method
+        elif not plus:
+            augment = "none"
+        if method not in METHODS or augment not in MIXERS:
+            raise ValueError(
+                f"unknown arm '{text}': write METHOD[+AUGMENT] with METHOD one of "
+                f"{', '.join(METHODS)} and AUGMENT one of {', '.join(MIXERS)}"
+            )
+        return cls(text, method, augment)
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """Settings shared by all arms and seeds; the names are those of the command line.
+
+    `tasks` and `increment` are as in :func:`class_incremental`; a `class_order_seed` of None takes
+    each run's own seed, so that seeds differ in class order too.
+    """
+
+    dataset: str = "digits"
+    data_dir: str | None = None
+    tasks: int | None = 5
+    increment: int | tuple[int, ...] | None = None
+    base: int = 0
+    class_order_seed: int | None = None
+    replay: str = "union"
+    buffer_size: int = 20
+    buffer_policy: str = "class-balanced"
+    epochs: int = 10
+    batch_size: int = 64
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    hidden: tuple[int, ...] = (256, 256)
+    alpha: float = 1.0
+    criterion: str = "mixed"
+    policy: str = "redraw"
+    threshold: float = 0.0
+    samples_per_pair: int = 16
+    update: str | int = "epoch"
+    per_sample_lam: bool = False
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What one run left behind.
+
+    Attributes:
+        arm: Method and mixer.
+        seed: The seed.
+        result: Accuracies.
+        events: One plain dict per epoch and task, in order, for the log.
+        pair_maps: The class-pair map of every epoch, for mixers that judge pairs.
+        class_order: The order in which the classes came.
+        seconds: Wall-clock time.
+    """
+
+    arm: Arm
+    seed: int
+    result: Result
+    events: tuple[dict[str, Any], ...]
+    pair_maps: PairMaps | None
+    class_order: tuple[int, ...]
+    seconds: float
+
+
+class Experiment:
+    """Settings with the data loaded and everything checked that can be checked before training.
+
+    Args:
+        config: The settings.
+        arms: What will be run, for the checks.
+
+    Raises:
+        ValueError: a setting is wrong, the data set is unknown or does not fit, the device is not
+            there, or the buffer is smaller than the number of classes.
+        OSError: the data cannot be read.
+    """
+
+    def __init__(self, config: ExperimentConfig, arms: Sequence[Arm]) -> None:
+        self.config = config
+        self.device = usable_device(config.device)
+        for name, value, least in (
+            ("lr", config.lr, 0.0),
+            ("momentum", config.momentum, 0.0),
+            ("weight_decay", config.weight_decay, 0.0),
+        ):
+            if not least <= value < float("inf"):
+                raise ValueError(f"{name} must be at least {least:g} and finite, got {value}")
+        self.dataset: ArrayDataset = load_dataset(config.dataset, config.data_dir)
+        scenario = self.scenario(seed=0)
+        for arm in arms:
+            trainer = self.trainer(arm, seed=0)
+            by_name(arm.augment, scenario.num_classes, **self._mixing())
+            if trainer.method.uses_buffer and config.buffer_size < scenario.num_classes:
+                raise ValueError(
+                    f"buffer size {config.buffer_size} is smaller than the number of classes "
+                    f"{scenario.num_classes} of {self.dataset.name}: each class needs room for at "
+                    f"least one sample"
+                )
+
+    def scenario(self, seed: int) -> Scenario:
+        """The tasks of a run with this seed; the same for every arm."""
+        config = self.config
+        order = seed if config.class_order_seed is None else config.class_order_seed
+        return class_incremental(
+            self.dataset, config.tasks, config.increment, config.base, class_order_seed=order
+        )
+
+    def trainer(self, arm: Arm, seed: int, callbacks: Sequence[Callback] = ()) -> Trainer:
+        """A trainer for one run. Arms of a seed share initial weights and order of batches."""
+        config = self.config
+        method: Method = method_by_name(arm.method, config.replay)
+        buffer = None
+        if method.uses_buffer:
+            generator = random_stream(seed, 3, self.device)
+            buffer = ReplayBuffer(config.buffer_size, config.buffer_policy, generator)
+        mixer = by_name(
+            arm.augment,
+            self.dataset.num_classes,
+            generator=random_stream(seed, 2, self.device),
+            **self._mixing(),
+        )
+        return Trainer(
+            model=lambda scenario: mlp(scenario.input_shape, scenario.num_classes, config.hidden),
+            mixer=mixer,
+            method=method,
+            buffer=buffer,
+            optimizer=partial(
+                torch.optim.SGD,
+                lr=config.lr,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+            ),
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            device=self.device,
+            seed=seed,
+            callbacks=callbacks,
+        )
+
+    def run(self, arm: Arm, seed: int, callbacks: Sequence[Callback] = ()) -> Run:
+        """Train and test one arm with one seed.
+
+        Raises:
+            Diverged: the training loss became infinite or NaN.
+        """
+        started = time.perf_counter()
+        log, maps = _EventLog(), PairMapRecorder()
+        scenario = self.scenario(seed)
+        result = self.trainer(arm, seed, (log, maps, *callbacks)).fit(scenario)
+        seconds = time.perf_counter() - started
+        return Run(
+            arm, seed, result, tuple(log.events), maps.maps(), scenario.class_order, seconds
+        )
+
+    def _mixing(self) -> dict[str, Any]:
+        names = "alpha criterion policy threshold samples_per_pair update per_sample_lam".split()
+        return {name: getattr(self.config, name) for name in names}
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of this name; ``"auto"`` is a CUDA GPU if there is one, and the CPU otherwise.
+
+    Raises:
+        ValueError: there is no such device, or PyTorch cannot use it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"device '{name}' cannot be used: {reason}") from error
+    return device
+
+
+class _EventLog(Callback):
+    """Epochs and tasks as plain dicts, tasks and epochs counted from 1."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def on_epoch_end(self, event: EpochEnd) -> None:
+        entry: dict[str, Any] = {
+            "event": "epoch",
+            "task": event.task.index + 1,
+            "epoch": event.epoch + 1,
+            "loss": event.loss,
+        }
+        allowed = getattr(event.mixer, "allowed", None)
+        if allowed is not None:
+            seen = event.seen_mask
+            entry["helpful_fraction"] = allowed[seen][:, seen].float().mean().item()
+        self.events.append(entry)
+
+    def on_task_end(self, event: TaskEnd) -> None:
+        done = event.task.index + 1
+        class_il, task_il = event.evaluation.class_il[:done], event.evaluation.task_il[:done]
+        self.events.append(
+            {
+                "event": "task",
+                "task": done,
+                "classes": list(event.task.classes),
+                "class_il": class_il.tolist(),
+                "task_il": task_il.tolist(),
+                "average_accuracy": class_il.mean().item(),
+                "pooled_accuracy": event.evaluation.pooled,
+            }
+        )

@@ -1,0 +1,201 @@
+"""Plots of a comparison, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from .experiment import Run
+
+if TYPE_CHECKING:
+    from .compare import Comparison
+
+__all__ = ["plot_accuracy", "plot_class_pairs"]
+
+# Okabe and Ito's palette: told apart with every common colour blindness.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6D00")
+_MARKERS = "osD^vP*"
+# The bounds are no contestants: grey and black, dashed.
+_BOUNDS = {"finetune": ("#888888", ":"), "joint": ("#000000", "--")}
+_HELPFUL, _DETRIMENTAL = "#0072B2", "#D55E00"
+_MAP = LinearSegmentedColormap.from_list("pairs", [_DETRIMENTAL, "#F7F7F7", _HELPFUL])
+_MAX_COLUMNS = 5
+
+
+def plot_accuracy(comparison: Comparison, path: Path) -> None:
+    """Mean accuracy over the tasks seen so far, after each task, with 95 % confidence bands."""
+    from .compare import half_width
+
+    curves = []
+    for arm in comparison.finished_arms():
+        matrices = [run.result.accuracy_matrix.numpy() for run in comparison.of(arm)]
+        values = 100 * np.array([[row[: t + 1].mean() for t, row in enumerate(R)] for R in matrices])
+        width = half_width(values) if len(values) > 1 else None
+        curves.append((arm, values.mean(axis=0), width))
+    figure = _figure(8, 5)
+    axes = figure.subplots()
+    contestants = 0
+    for arm, mean, width in sorted(curves, key=lambda curve: -curve[1][-1]):
+        if arm.label in _BOUNDS:
+            colour, line = _BOUNDS[arm.label]
+            marker = ""
+        else:
+            colour, line = _COLOURS[contestants % len(_COLOURS)], "-"
+            marker = _MARKERS[contestants % len(_MARKERS)]
+            contestants += 1
+        tasks = np.arange(1, len(mean) + 1)
+        label = f"{arm.label}  {mean[-1]:.1f}"
+        axes.plot(tasks, mean, line, color=colour, marker=marker, markersize=5, label=label)
+        if width is not None:
+            axes.fill_between(tasks, mean - width, mean + width, color=colour, alpha=0.15, lw=0)
+    scenario = comparison.experiment.scenario(comparison.seeds[0])
+    seen = np.cumsum([len(task.classes) for task in scenario])
+    axes.set_xticks(
+        range(1, len(scenario) + 1),
+        [f"{t}\n{k} classes" if t == 1 else f"{t}\n{k}" for t, k in enumerate(seen, start=1)],
+    )
+    axes.set(
+        xlabel="after task (classes seen so far)",
+        ylabel="accuracy over the tasks so far (%)",
+        ylim=(0, 102),
+    )
+    seeds = len(comparison.seeds)
+    band = f", mean and 95 % confidence band over {seeds} seeds" if seeds > 1 else ", one seed"
+    axes.set_title(f"{scenario.name}: accuracy after each task{band}", loc="left", fontsize=11)
+    axes.legend(title="arm, accuracy at the end", loc="center left", bbox_to_anchor=(1.01, 0.5))
+    _write(figure, path)
+
+
+def plot_class_pairs(runs: Sequence[Run], path: Path) -> bool:
+    """The helpful and detrimental class pairs over time, as small multiples.
+
+    Classes stand in the order in which they came, so that seeds with different class orders can be
+    averaged. Above the maps: the share of helpful pairs, epoch by epoch, by kind of pair.
+
+    Returns:
+        False, and no file, when there is nothing to show: no task has a buffer to protect.
+    """
+    share, task, epoch, sizes = _helpful_share(runs)
+    later = [t for t in range(len(sizes)) if t > 0]
+    if not later:
+        return False
+    epochs = int(epoch.max()) + 1
+    shown = np.unique(np.linspace(0, epochs - 1, min(epochs, _MAX_COLUMNS)).round().astype(int))
+    rows, columns = len(later), len(shown)
+    figure = _figure(2.0 * columns + 1.6, 2.0 * rows + 3.2)
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[1.5] + [1] * rows)
+    _plot_kinds(figure.add_subplot(grid[0, :]), share, task, sizes)
+    bounds = np.cumsum([0, *sizes])
+    axes: Any = None
+    image: Any = None
+    panels = []
+    for row, t in enumerate(later):
+        for column, e in enumerate(shown):
+            axes = figure.add_subplot(grid[row + 1, column])
+            panels.append(axes)
+            index = int(np.flatnonzero((task == t) & (epoch == e))[0])
+            image = axes.imshow(share[index], cmap=_MAP, vmin=0, vmax=1, origin="upper")
+            for bound in bounds[1 : t + 1]:
+                axes.axhline(bound - 0.5, color="#555555", lw=0.6)
+                axes.axvline(bound - 0.5, color="#555555", lw=0.6)
+            limit = bounds[t + 1] - 0.5
+            axes.plot([-0.5, limit, limit], [limit, limit, -0.5], color="#555555", lw=0.6)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+            if row == 0:
+                axes.set_title(f"epoch {e + 1}", fontsize=9)
+            if column == 0:
+                axes.set_ylabel(f"task {t + 1}", fontsize=9)
+    bar = figure.colorbar(image, ax=panels, fraction=0.03, pad=0.02, ticks=[0, 0.5, 1])
+    if len(runs) > 1:
+        bar.ax.set_yticklabels(["detrimental\nin all seeds", "in half", "helpful\nin all seeds"])
+    else:
+        bar.ax.set_yticklabels(["detrimental", "", "helpful"])
+    bar.ax.tick_params(labelsize=8)
+    figure.supxlabel(
+        "Maps: one cell per class pair, classes in the order in which they came; "
+        "lines separate tasks.",
+        fontsize=8,
+    )
+    _write(figure, path)
+    return True
+
+
+def _helpful_share(
+    runs: Sequence[Run],
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], list[int]]:
+    """Share of seeds in which a pair was helpful, [E, C, C] in class order; NaN while unseen."""
+    shares = []
+    for run in runs:
+        maps = run.pair_maps
+        assert maps is not None
+        order = np.array(run.class_order)
+        allowed = maps.allowed.numpy()[:, order][:, :, order].astype(np.float64)
+        seen = maps.seen.numpy()[:, order]
+        allowed[~(seen[:, :, None] & seen[:, None, :])] = np.nan
+        shares.append(allowed)
+    maps = runs[0].pair_maps
+    assert maps is not None
+    sizes = [len(classes) for classes in runs[0].result.task_classes]
+    return np.mean(shares, axis=0), maps.task.numpy(), maps.epoch.numpy(), sizes
+
+
+def _plot_kinds(
+    axes: Any, share: NDArray[np.float64], task: NDArray[np.int64], sizes: Sequence[int]
+) -> None:
+    """Share of helpful pairs per epoch: both classes old, both of the current task, or one each."""
+    bounds = np.cumsum([0, *sizes])
+    kinds: dict[str, list[float]] = {"both old": [], "old and current": [], "both current": []}
+    position = np.flatnonzero(task > 0)
+    for index in position:
+        old, end = bounds[task[index]], bounds[task[index] + 1]
+        upper = np.triu(np.ones((end, end), dtype=bool))
+        is_old = np.arange(end) < old
+        both_old = upper & is_old[:, None] & is_old
+        both_current = upper & ~is_old[:, None] & ~is_old
+        values = share[index, :end, :end]
+        kinds["both old"].append(values[both_old].mean())
+        kinds["old and current"].append(values[upper & ~both_old & ~both_current].mean())
+        kinds["both current"].append(values[both_current].mean())
+    styles = (("#0072B2", "o"), ("#8C6D00", "s"), ("#D55E00", "^"))
+    for (name, values), (colour, marker) in zip(kinds.items(), styles, strict=True):
+        for t in np.unique(task[position]):
+            chosen = task[position] == t
+            label = name if t == 1 else None
+            at, height = position[chosen] + 1, 100 * np.array(values)[chosen]
+            axes.plot(at, height, color=colour, marker=marker, markersize=3.5, lw=1.2, label=label)
+    starts = [int(np.flatnonzero(task == t)[0]) for t in np.unique(task[position])]
+    for t, start in enumerate(starts, start=2):
+        axes.axvline(start + 0.5, color="#BBBBBB", lw=0.8, zorder=0)
+        axes.text(start + 0.7, 103, f"task {t}", fontsize=8, color="#555555", va="bottom")
+    axes.set(
+        ylim=(-3, 103), xlim=(starts[0] + 0.4, len(task) + 0.6),
+        xlabel="epoch, counted through", ylabel="helpful pairs (%)",
+    )
+    axes.set_title("Class pairs that GradMix mixes, by the classes in them", loc="left", pad=18)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure without pyplot, and so without global state or a display."""
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _write(figure: Figure, path: Path) -> None:
+    for axes in figure.axes:
+        if axes.get_legend() is not None:
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(axis="y", color="#DDDDDD", lw=0.6)
+            axes.set_axisbelow(True)
+    figure.savefig(path)
