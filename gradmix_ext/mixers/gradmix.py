@@ -185,8 +185,8 @@ class GradMix(Mixer):
 
     def _watch(self, head: nn.Linear, direction: Direction, class_mask: Tensor | None) -> None:
         """Score the training forwards from now on, against this direction."""
-        device = direction.bias.device
-        self.scores, self.scored = self.scores.to(device), self.scored.to(device)
+        self.scores = self.scores.to(direction.bias)
+        self.scored = self.scored.to(direction.bias.device)
         self._direction, self._class_mask = direction, class_mask
         if self._head_input is None or self._head_input.head is not head:
             if self._head_input is not None:
@@ -211,11 +211,11 @@ class GradMix(Mixer):
             num_classes=self.num_classes,
             class_mask=self._class_mask,
         )
-        mean = (total / count.clamp(min=1)).to(self.scores.dtype)
+        mean = (total / count.clamp(min=1)).to(self.scores)
         # The first score of a pair is taken whole, later ones share with the past.
         share = torch.where(self.scored, 1 - self.score_momentum, 1.0)
         self.scores = torch.where(
-            count > 0, torch.lerp(self.scores, mean, share.to(mean.dtype)), self.scores
+            count > 0, torch.lerp(self.scores, mean, share.to(mean)), self.scores
         )
         self.scored = self.scored | (count > 0)
         self.allowed = self._decide()

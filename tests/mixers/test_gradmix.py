@@ -1,0 +1,348 @@
+"""GradMix: the criteria against autograd, the policies, online scores and state."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import gradmix_ext as gx
+from gradmix_ext.mixers import criteria
+
+C, D = 6, 8
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(D, 16), nn.Tanh(), nn.Linear(16, C)).double()
+
+
+def samples(classes, per_class, seed=1):
+    torch.manual_seed(seed)
+    y = torch.tensor(classes).repeat_interleave(per_class)
+    return torch.randn(len(y), D, dtype=torch.float64) + y[:, None], y
+
+
+def head_gradient(model, x, target):
+    """The gradient of the mean loss in the head's parameters, by autograd, flattened."""
+    loss = nn.functional.cross_entropy(model(x), target)
+    grads = torch.autograd.grad(loss, [*model[-1].parameters()])
+    return torch.cat([g.flatten() for g in grads])
+
+
+class TestCriteria:
+    current, buffer = samples([2, 3], 7), samples([0, 1], 3)
+
+    def pool(self):
+        return torch.cat([self.current[0], self.buffer[0]]), torch.cat(
+            [self.current[1], self.buffer[1]]
+        )
+
+    def test_linear_equals_autograd(self):
+        model = network()
+        mixer = gx.GradMix(C, criterion="linear")
+        mixer.update(model, self.current, self.buffer)
+        g_buf = head_gradient(model, *self.buffer)
+        x, y = self.pool()
+        s = [head_gradient(model, x[y == k], y[y == k]) @ g_buf for k in range(4)]
+        for a in range(4):
+            for b in range(4):
+                torch.testing.assert_close(mixer.scores[a, b], (s[a] + s[b]) / 2)
+
+    def test_gram_equals_autograd(self):
+        model = network()
+        mixer = gx.GradMix(C, criterion="gram")
+        mixer.update(model, self.current, self.buffer)
+        x, y = self.pool()
+        g = torch.stack([head_gradient(model, x[y == k], y[y == k]) for k in range(4)])
+        torch.testing.assert_close(mixer.scores[:4, :4], g @ g.T)
+
+    def test_mixed_equals_autograd(self, monkeypatch):
+        """One sample a class and a fixed λ leave nothing to chance."""
+        lam = 0.3
+        monkeypatch.setattr(
+            criteria, "beta", lambda alpha, n, device, generator: torch.full((n,), lam)
+        )
+        model = network()
+        current, buffer = samples([2, 3], 1), samples([0, 1], 1)
+        mixer = gx.GradMix(C, samples_per_pair=3)
+        mixer.update(model, current, buffer)
+        g_buf = head_gradient(model, *buffer)
+        x = torch.cat([buffer[0], current[0]])
+        eye = torch.eye(C, dtype=torch.float64)
+        for a in range(4):
+            for b in range(a, 4):
+                soft = lam * eye[a] + (1 - lam) * eye[b]
+                mixed = lam * x[a] + (1 - lam) * x[b]
+                want = head_gradient(model, mixed[None], soft[None]) @ g_buf
+                torch.testing.assert_close(mixer.scores[a, b], want, rtol=1e-6, atol=1e-9)
+                assert mixer.scores[a, b] == mixer.scores[b, a]
+
+    def test_mixed_scores_do_not_depend_on_the_chunk(self, monkeypatch):
+        scores = []
+        for chunk in (50, 10_000):
+            monkeypatch.setattr(criteria, "CHUNK", chunk)
+            monkeypatch.setattr(
+                criteria, "beta", lambda alpha, n, device, generator: torch.full((n,), 0.5)
+            )
+            mixer = gx.GradMix(C, samples_per_pair=100)
+            mixer.update(network(), self.current, self.buffer)
+            scores.append(mixer.scores)
+        torch.testing.assert_close(*scores, rtol=0.2, atol=0.1 * scores[0].abs().max().item())
+
+    def test_only_classes_with_samples_are_scored(self):
+        for criterion in criteria.CRITERIA:
+            mixer = gx.GradMix(C, criterion=criterion)
+            mixer.update(network(), self.current, self.buffer)
+            present = torch.arange(C) < 4
+            assert torch.equal(mixer.scored, present[:, None] & present)
+            assert mixer.allowed[~mixer.scored].all()
+            assert (mixer.scores[~mixer.scored] == 0).all()
+
+    def test_seen_classes_as_indices_or_mask(self):
+        scores = []
+        for seen in ([0, 1, 2, 3], torch.arange(4), torch.arange(C) < 4):
+            mixer = gx.GradMix(C, criterion="linear")
+            mixer.update(network(), self.current, self.buffer, seen_classes=seen)
+            scores.append(mixer.scores)
+        assert torch.equal(scores[0], scores[1])
+        assert torch.equal(scores[0], scores[2])
+        unmasked = gx.GradMix(C, criterion="linear")
+        unmasked.update(network(), self.current, self.buffer)
+        assert not torch.allclose(unmasked.scores, scores[0])
+
+    def test_threshold(self):
+        mixer = gx.GradMix(C, criterion="linear")
+        mixer.update(network(), self.current, self.buffer)
+        threshold = mixer.scores[mixer.scored].median().item()
+        mixer = gx.GradMix(C, criterion="linear", threshold=threshold)
+        mixer.update(network(), self.current, self.buffer)
+        assert torch.equal(mixer.allowed, (mixer.scores >= threshold) | ~mixer.scored)
+        assert 0 < mixer.allowed[mixer.scored].float().mean() < 1
+
+
+class TestModelIsLeftAlone:
+    def test_mode_and_statistics(self):
+        model = nn.Sequential(
+            nn.Linear(D, 16), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, C)
+        ).double()
+        model[1].eval()
+        before = {name: t.clone() for name, t in model.state_dict().items()}
+        gx.GradMix(C).update(model, samples([2, 3], 5), samples([0, 1], 5))
+        assert [m.training for m in model] == [True, False, True, True]
+        assert model.training
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, before[name]), name
+        assert all(p.grad is None for p in model.parameters())
+        assert not model[-1]._forward_pre_hooks
+
+    def test_mode_is_restored_after_an_error(self):
+        class Broken(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.head = nn.Linear(D, C)
+
+            def forward(self, x):
+                raise KeyError("broken")
+
+        model = Broken()
+        with pytest.raises(KeyError):
+            gx.GradMix(C).update(model, samples([2], 5), samples([0], 5))
+        assert model.training
+        assert not model.head._forward_pre_hooks
+
+
+class TestHead:
+    def test_by_name_and_by_module(self):
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.classifier = nn.Linear(D, C)
+                self.auxiliary = nn.Linear(D, 2)
+
+            def forward(self, x):
+                return self.classifier(x)
+
+        model = Net().double()
+        for head in ("classifier", model.classifier):
+            gx.GradMix(C, head=head).update(model, samples([2], 5), samples([0], 5))
+        with pytest.raises(ValueError, match="num_classes = 6 outputs, got 2"):
+            gx.GradMix(C).update(model, samples([2], 5), samples([0], 5))
+        with pytest.raises(ValueError, match=r"\(classifier, auxiliary\), got 'fc'"):
+            gx.GradMix(C, head="fc").update(model, samples([2], 5), samples([0], 5))
+        with pytest.raises(RuntimeError, match="no forward reached the head"):
+            gx.GradMix(2, head="auxiliary").update(model, samples([1], 5), samples([0], 5))
+
+    def test_model_without_linear_layer(self):
+        with pytest.raises(ValueError, match=r"no nn\.Linear to take as head: Flatten"):
+            gx.GradMix(C).update(nn.Flatten(), samples([2], 5), samples([0], 5))
+
+    def test_output_is_not_the_heads(self):
+        model = nn.Sequential(nn.Linear(D, C), nn.Unflatten(1, (2, 3))).double()
+        with pytest.raises(ValueError, match="must return the output"):
+            gx.GradMix(C).update(model, samples([2], 5), samples([0], 5))
+
+
+class TestPolicies:
+    def mixer(self, policy):
+        mixer = gx.GradMix(4, policy=policy, generator=torch.Generator().manual_seed(0))
+        mixer.allowed = torch.tensor(
+            [[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]], dtype=torch.bool
+        )
+        return mixer
+
+    @pytest.mark.parametrize("policy", ["redraw", "skip"])
+    def test_only_helpful_pairs_are_mixed(self, policy):
+        mixer, y = self.mixer(policy), torch.randint(4, (200,))
+        batch = mixer.mix(torch.randn(200, D), y)
+        assert mixer.allowed[y, batch.partner_target][batch.mask].all()
+        assert not batch.mask[y == 3].any()
+        if policy == "redraw":
+            assert batch.mask[y != 3].all()
+        else:
+            assert torch.equal(batch.mask, mixer.allowed[y, batch.partner_target])
+
+    def test_first_task(self):
+        x, y = torch.randn(20, D), torch.randint(C, (20,))
+        for first_task, mixed in (("mixup", True), ("none", False)):
+            mixer = gx.GradMix(C, first_task=first_task)
+            assert bool(mixer.mix(x, y).mask.all()) == mixed
+            mixer.update(network(), (x, y))
+            assert bool(mixer.mix(x, y).mask.all()) == mixed
+            mixer.update(network(), (x, y), (x[:0], y[:0]))
+            assert bool(mixer.mix(x, y).mask.any()) == mixed
+
+
+def test_update_due():
+    due = {
+        update: [step for step in range(7) if gx.GradMix(C, update=update).update_due(step)]
+        for update in ("epoch", "online", 3)
+    }
+    assert due == {"epoch": [0], "online": [0], 3: [0, 3, 6]}
+    assert not any(gx.Mixup().update_due(step) for step in range(3))
+
+
+class TestOnline:
+    def test_scores_approach_those_of_the_criterion(self):
+        model, current, buffer = network(), samples([2, 3], 40), samples([0, 1], 40)
+        pool_x, pool_y = torch.cat([current[0], buffer[0]]), torch.cat([current[1], buffer[1]])
+        online = gx.GradMix(C, update="online", per_sample_lam=True, score_momentum=0.98)
+        online.update(model, current, buffer)
+        for _ in range(250):  # the model stands still, so the average converges
+            index = torch.randint(160, (64,))
+            batch = online.mix(pool_x[index], pool_y[index])
+            batch.loss(model(batch.x))
+        mixed = gx.GradMix(C, samples_per_pair=500)
+        mixed.update(model, current, buffer)
+        off_diagonal = mixed.scored & ~torch.eye(C, dtype=torch.bool)
+        assert torch.equal(online.scored, mixed.scored)
+        torch.testing.assert_close(
+            online.scores[off_diagonal], mixed.scores[off_diagonal],
+            rtol=0.25, atol=0.15 * mixed.scores[mixed.scored].abs().max().item(),
+        )  # fmt: skip
+
+    def test_excluded_pairs_are_tried_again(self):
+        model, current, buffer = network(), samples([2, 3], 40), samples([0, 1], 40)
+        tried = []
+        for exploration in (0.0, 0.2):
+            mixer = gx.GradMix(C, update="online", exploration=exploration)
+            mixer.update(model, current, buffer)
+            mixer.scored[:] = True
+            mixer.allowed[:] = torch.eye(C, dtype=torch.bool)
+            count = 0
+            for _ in range(30):
+                batch = mixer.mix(*current)
+                count += int((batch.target != batch.partner_target)[batch.mask].sum())
+            tried.append(count)
+        assert tried[0] == 0
+        assert tried[1] > 0
+
+    def test_training_forward_is_the_only_one(self):
+        model, current, buffer = network(), samples([2, 3], 4), samples([0, 1], 4)
+        mixer = gx.GradMix(C, update="online")
+        mixer.update(model, current, buffer)
+        forwards = []
+        model.register_forward_hook(lambda *_: forwards.append(1))
+        batch = mixer.mix(*current)
+        batch.loss(model(batch.x)).backward()
+        assert len(forwards) == 1
+        assert mixer.scored.any()
+
+
+class TestRandomMask:
+    def test_allows_as_many_pairs_as_gradmix(self):
+        model, current, buffer = network(), samples([2, 3, 4], 9), samples([0, 1], 9)
+        gradmix = gx.GradMix(C, criterion="linear")
+        gradmix.update(model, current, buffer)
+        share = gradmix.allowed[gradmix.scored].sum()
+        assert 0 < share < gradmix.scored.sum()
+        masks = set()
+        for seed in range(5):
+            control = gx.RandomMaskMixup(
+                C, criterion="linear", generator=torch.Generator().manual_seed(seed)
+            )
+            control.update(model, current, buffer)
+            assert torch.equal(control.allowed, control.allowed.T)
+            assert (
+                control.allowed.triu()[control.scored].sum()
+                == gradmix.allowed.triu()[gradmix.scored].sum()
+            )
+            masks.add(tuple(control.allowed.flatten().tolist()))
+        assert len(masks) > 1
+
+    def test_fraction(self):
+        mixer = gx.RandomMaskMixup(C, fraction=0.4)
+        mixer.update(network(), samples([2, 3], 9), samples([0, 1], 9))
+        assert mixer.allowed.triu()[mixer.scored].sum() == 4  # of the 10 pairs of 4 classes
+
+
+def test_state_dict_round_trip():
+    mixer = gx.GradMix(C, generator=torch.Generator().manual_seed(0))
+    mixer.update(network(), samples([2, 3], 9), samples([0, 1], 9))
+    other = gx.GradMix(C, generator=torch.Generator().manual_seed(5))
+    other.load_state_dict(mixer.state_dict())
+    for name in ("scores", "scored", "allowed"):
+        assert torch.equal(getattr(other, name), getattr(mixer, name))
+    with pytest.raises(ValueError, match=r"must have shape \[5, 5\], got \[6, 6\]"):
+        gx.GradMix(5).load_state_dict(mixer.state_dict())
+    with pytest.raises(ValueError, match="no 'scores'"):
+        other.load_state_dict({})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"criterion": "cosine"}, "criterion must be one of mixed, linear, gram, got 'cosine'"),
+        ({"policy": "best"}, "policy must be one of redraw, skip, got 'best'"),
+        ({"update": 0}, "update must be 'epoch', 'online' or a positive number of steps, got 0"),
+        ({"update": "never"}, "got 'never'"),
+        ({"samples_per_pair": 0}, "samples_per_pair must be positive, got 0"),
+        ({"first_task": "mix"}, "first_task must be one of mixup, none"),
+        ({"exploration": 1.0}, r"exploration must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        gx.GradMix(C, **options)
+
+
+def test_plain_training_loop_learns():
+    """The loop of the README on separable data: the loss falls and the criterion is in use."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(D, 32), nn.ReLU(), nn.Linear(32, C)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    current, buffer = samples([2, 3], 50), samples([0, 1], 10)
+    mixer = gx.GradMix(num_classes=C)
+    x, y = torch.cat([current[0], buffer[0]]), torch.cat([current[1], buffer[1]])
+    losses = []
+    for _ in range(8):
+        mixer.update(model, current, buffer)
+        for index in torch.randperm(len(y)).split(24):
+            batch = mixer.mix(x[index], y[index])
+            loss = batch.loss(model(batch.x))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses.append(nn.functional.cross_entropy(model(x), y).item())
+    assert losses[-1] < 0.8 * losses[0]
+    assert mixer.scored.sum() == 16

@@ -1,0 +1,143 @@
+"""The mixers that look at no gradient, and what all mixers share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy import stats
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import gradmix_ext as gx
+from gradmix_ext.mixers import MIXERS, by_name
+
+C = 5
+NAMES = tuple(MIXERS)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def batch(n=40):
+    return torch.randn(n, 3, 4), torch.randint(C, (n,))
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestEveryMixer:
+    @pytest.mark.parametrize("per_sample_lam", [False, True])
+    def test_batch_holds_together(self, name, per_sample_lam):
+        x, y = batch()
+        mixed = by_name(name, C, per_sample_lam=per_sample_lam, generator=seeded()).mix(x, y)
+        lam = mixed.lam.view(-1, 1, 1)
+        torch.testing.assert_close(mixed.x, lam * x + (1 - lam) * x[mixed.partner])
+        assert torch.equal(mixed.x[~mixed.mask], x[~mixed.mask])
+        assert torch.equal(mixed.target, y)
+        assert torch.equal(mixed.partner_target, y[mixed.partner])
+        assert (mixed.lam[~mixed.mask] == 1).all()
+        drawn = mixed.lam[mixed.mask].unique()
+        assert len(drawn) == (0 if name == "none" else mixed.mask.sum() if per_sample_lam else 1)
+
+    def test_loss_is_the_soft_target_cross_entropy(self, name):
+        x, y = batch()
+        mixed = by_name(name, C, generator=seeded()).mix(x, y)
+        logits, eye = torch.randn(40, C), torch.eye(C)
+        lam = mixed.lam[:, None]
+        soft = lam * eye[y] + (1 - lam) * eye[mixed.partner_target]
+        torch.testing.assert_close(
+            mixed.loss(logits, label_smoothing=0.1),
+            torch.nn.functional.cross_entropy(logits, soft, label_smoothing=0.1),
+        )
+
+    def test_same_generator_same_batch(self, name):
+        x, y = batch()
+        first, second = (by_name(name, C, generator=seeded(3)).mix(x, y) for _ in range(2))
+        assert torch.equal(first.x, second.x)
+
+    def test_state_resumes_the_draws(self, name):
+        x, y = batch()
+        mixer = by_name(name, C, generator=seeded())
+        mixer.mix(x, y)
+        state = mixer.state_dict()
+        expected = mixer.mix(x, y)
+        resumed = by_name(name, C, generator=seeded(99))
+        resumed.load_state_dict(state)
+        assert torch.equal(resumed.mix(x, y).x, expected.x)
+
+    @pytest.mark.parametrize("n", [0, 1])
+    def test_tiny_batches(self, name, n):
+        x, y = batch(n)
+        assert by_name(name, C).mix(x, y).x.shape == x.shape
+
+    def test_input_is_left_alone(self, name):
+        x, y = batch()
+        before = x.clone()
+        by_name(name, C).mix(x, y)
+        assert torch.equal(x, before)
+
+    def test_step_reads_nothing_back(self, name):
+        """Mixing, loss and backward never turn a tensor into a Python number."""
+
+        class NoScalars(TorchDispatchMode):
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+                assert func is not torch.ops.aten._local_scalar_dense.default
+                return func(*args, **kwargs or {})
+
+        x, y = batch()
+        weight = torch.randn(12, C, requires_grad=True)
+        mixer = by_name(name, C)
+        with NoScalars():
+            mixed = mixer.mix(x, y)
+            mixed.loss(mixed.x.flatten(1) @ weight).backward()
+
+    def test_refuses_bad_input(self, name):
+        mixer = by_name(name, C)
+        x, y = batch()
+        with pytest.raises(ValueError, match=r"y must have shape \[40\], got \[39\]"):
+            mixer.mix(x, y[:-1])
+        with pytest.raises(TypeError, match="y must be torch.int64, got torch.float32"):
+            mixer.mix(x, y.float())
+        with pytest.raises(TypeError, match="x must be float32, .* got torch.uint8"):
+            mixer.mix(x.byte(), y)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+def test_lam_is_beta_distributed(alpha):
+    lam = gx.Mixup(alpha, per_sample_lam=True, generator=seeded()).draw_lam(
+        20_000, torch.device("cpu")
+    )
+    # on a grid inside (0, 1): near 1 the draws of α < 1 are closer than float32 can tell apart
+    grid = torch.arange(0.02, 1.0, 0.02)
+    empirical = (lam[:, None] < grid).double().mean(dim=0)
+    expected = torch.from_numpy(stats.beta(alpha, alpha).cdf(grid.double().numpy()))
+    # Dvoretzky-Kiefer-Wolfowitz: exceeded with probability 2·exp(-2·n·ε²) = 0.001
+    assert (empirical - expected).abs().max() < 0.0138
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
+def test_alpha_must_be_positive(alpha):
+    with pytest.raises(ValueError, match="alpha must be positive and finite"):
+        gx.Mixup(alpha)
+
+
+def test_mixup_permutes():
+    x, y = batch()
+    assert torch.equal(gx.Mixup().mix(x, y).partner.sort().values, torch.arange(40))
+
+
+def test_balanced_partner_classes_are_uniform():
+    y = torch.tensor([0] * 60 + [1] * 3 + [4])
+    mixer = gx.BalancedMixup(C, generator=seeded())
+    drawn = torch.cat([y[mixer.draw_partners(y)[0]] for _ in range(100)])
+    count = drawn.bincount(minlength=C)
+    assert count[2] == count[3] == 0
+    assert stats.chisquare(count[[0, 1, 4]].numpy()).pvalue > 1e-3
+
+
+def test_balanced_names_a_label_out_of_range():
+    with pytest.raises(RuntimeError, match=r"y\[1\] = 7 is out of range for 5 classes"):
+        gx.BalancedMixup(C).mix(torch.randn(2, 3), torch.tensor([0, 7]))
+
+
+def test_unknown_mixer():
+    with pytest.raises(ValueError, match="augment must be one of none, mixup, .* got 'cutout'"):
+        by_name("cutout", C)
