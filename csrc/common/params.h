@@ -80,11 +80,44 @@ struct ResidualParams {
 struct GatherParams {
   const void* source;
   int64_t row_stride;
-  const int64_t* order;  // null: in place order
+  const int64_t* order;  // which rows; null: all in order
+  const int64_t* select;  // which columns; null: all
   int64_t columns;
   DType dtype;
   void* out;
   int64_t out_stride;
+};
+
+// Rows of a matrix laid side by side in panels, so that a product reads them as vectors.
+struct PanelParams {
+  const void* source;  // [rows, depth], accumulation type
+  int64_t row_stride;
+  const int64_t* columns;  // which rows of the source; null: all in order
+  int64_t rows;
+  int64_t padded_rows;
+  int64_t depth;
+  void* out;  // [padded_rows * depth]
+  bool wide;  // accumulation type is float64
+};
+
+// value_i = delta_i^T (D_W h_i + D_b), all over the allowed classes and in the accumulation type.
+struct PairScoreParams {
+  const void* features;  // [N, feature_stride]
+  int64_t feature_stride;
+  const void* logits;  // [N, logit_stride]
+  int64_t logit_stride;
+  const int64_t* target;
+  const int64_t* partner_target;
+  const void* lam;
+  int64_t lam_stride;
+  const void* panels;  // D_W, packed
+  const void* bias;    // D_b, zero up to padded_classes
+  int64_t classes;
+  int64_t padded_classes;
+  int64_t depth;
+  int64_t block;  // samples projected before their softmax: the product stays in the cache
+  void* value;    // [N]
+  bool wide;
 };
 
 // Samples sorted by group; the group g holds rows offsets[g] .. offsets[g + 1].

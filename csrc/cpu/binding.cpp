@@ -102,6 +102,28 @@ Lam::Lam(const Tensor& lam, int64_t samples, DType dtype, const char* op) : wide
   }
 }
 
+ClassMask::ClassMask(const std::optional<Tensor>& mask, int64_t classes, const char* op)
+    : given(mask.has_value()), allowed(classes) {
+  if (!given) return;
+  flags = Column<uint8_t>(*mask, classes, op, "class_mask");
+  position.assign(classes, -1);
+  for (int64_t c = 0; c < classes; ++c)
+    if (flags[c] != 0) {
+      position[c] = static_cast<int64_t>(columns.size());
+      columns.push_back(c);
+    }
+  allowed = static_cast<int64_t>(columns.size());
+}
+
+void check_labels(const Column<int64_t>& label, int64_t samples, int64_t bound, const ClassMask& mask, const char* op,
+                  const char* name) {
+  for (int64_t i = 0; i < samples; ++i) {
+    const int64_t y = label[i];
+    check(y >= 0 && y < bound, op, ": ", name, "[", i, "] = ", y, " is out of range for ", bound, " classes");
+    check(!mask.given || mask.flags[y] != 0, op, ": ", name, "[", i, "] = ", y, " is not a class of class_mask");
+  }
+}
+
 Tensor empty_strided(Shape sizes, Shape strides, ScalarType dtype) {
   AtenTensorHandle handle = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(

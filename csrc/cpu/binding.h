@@ -59,6 +59,8 @@ class Column {
   // [expected] elements of int64 (or bool, as uint8_t).
   Column(const Tensor& t, int64_t expected, const char* op, const char* name);
   Column() = default;
+  Column(Column&&) = default;  // not copied: data() points into the copy held
+  Column& operator=(Column&&) = default;
   const T* data() const { return data_; }
   T operator[](int64_t i) const { return data_[i]; }
 
@@ -86,6 +88,20 @@ class Lam {
   int64_t stride_ = 0;
   bool wide_ = false;
 };
+
+// class_mask [C] in the forms that kernels use.
+struct ClassMask {
+  ClassMask(const std::optional<Tensor>& mask, int64_t classes, const char* op);
+  bool given = false;
+  int64_t allowed;                // how many classes are
+  Column<uint8_t> flags;          // empty where no mask is given
+  std::vector<int64_t> columns;   // the allowed classes in order, where a mask is given
+  std::vector<int64_t> position;  // of each class among them
+};
+
+// Every label is in [0, bound) and, with a mask, an allowed class.
+void check_labels(const Column<int64_t>& label, int64_t samples, int64_t bound, const ClassMask& mask, const char* op,
+                  const char* name);
 
 // Uninitialised memory on a cache-line boundary.
 template <class T>

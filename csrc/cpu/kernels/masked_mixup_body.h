@@ -1,10 +1,5 @@
 // masked_mixup and its adjoint; compiled once per instruction set by foreach_level.h.
 
-template <class T>
-constexpr int vectors_per_line = 64 / (lanes<acc_t<T>> * static_cast<int>(sizeof(T))) > 0
-                                     ? 64 / (lanes<acc_t<T>> * static_cast<int>(sizeof(T)))
-                                     : 1;
-
 // Elements before p reaches a 64-byte boundary; all of them if it never does.
 template <class T>
 GRADMIX_INLINE int64_t elements_to_line(const T* p, int64_t count) {
@@ -14,66 +9,50 @@ GRADMIX_INLINE int64_t elements_to_line(const T* p, int64_t count) {
   return ahead < count ? ahead : count;
 }
 
-// Narrowed vectors of one 64-byte line, written past the cache.
-template <class T>
-GRADMIX_INLINE void stream_line(T* p, const vec_t<acc_t<T>>* v) {
-  constexpr int count = vectors_per_line<T>;
-  alignas(64) T line[64 / sizeof(T)];
-  for (int i = 0; i < count; ++i) store(line + i * lanes<acc_t<T>>, v[i]);
-  for (int i = 0; i < 64 / GRADMIX_VECTOR_BYTES; ++i) {
-    vi piece;
-    __builtin_memcpy(&piece, reinterpret_cast<const char*>(line) + i * GRADMIX_VECTOR_BYTES, sizeof piece);
-    stream_bytes(reinterpret_cast<char*>(p) + i * GRADMIX_VECTOR_BYTES, piece);
-  }
-}
-
 template <class T>
 GRADMIX_INLINE void mix_part(const T* x, const T* y, T* out, int64_t count, acc_t<T> a, acc_t<T> b) {
   using A = acc_t<T>;
   constexpr int w = lanes<A>;
-  for (; count >= w; count -= w, x += w, y += w, out += w) store(out, splat<A>(a) * load(x) + splat<A>(b) * load(y));
-  const int rest = static_cast<int>(count);
-  if (rest > 0)
-    store_part(out, splat<A>(a) * load_part(x, rest, A(0)) + splat<A>(b) * load_part(y, rest, A(0)), rest);
+  for (int64_t done = 0; done < count; done += w) {
+    const int rest = count - done < w ? static_cast<int>(count - done) : w;
+    store_part(out + done, splat<A>(a) * load_part(x + done, rest, A(0)) + splat<A>(b) * load_part(y + done, rest, A(0)), rest);
+  }
 }
 
-template <class T>
-void mix_piece(const T* x, const T* y, T* out, int64_t count, acc_t<T> a, acc_t<T> b, bool stream) {
+template <class T, bool Stream>
+void mix_piece(const T* x, const T* y, T* out, int64_t count, acc_t<T> a, acc_t<T> b) {
   using A = acc_t<T>;
-  constexpr int w = lanes<A>, v = vectors_per_line<T>, line = w * v;
-  if (stream) {
-    const int64_t head = elements_to_line(out, count);
-    mix_part(x, y, out, head, a, b);
-    x += head, y += head, out += head, count -= head;
-    for (; count >= line; count -= line, x += line, y += line, out += line) {
-      vec_t<A> mixed[v];
-      for (int i = 0; i < v; ++i) mixed[i] = splat<A>(a) * load(x + i * w) + splat<A>(b) * load(y + i * w);
-      stream_line(out, mixed);
+  constexpr int v = group_vectors<T>, size = group_size<T>;
+  int64_t done = Stream ? elements_to_line(out, count) : 0;
+  mix_part(x, y, out, done, a, b);
+  for (; done + size <= count; done += size) {
+    vec_t<A> mine[v], other[v];
+    load_group(x + done, mine);
+    load_group(y + done, other);
+    for (int k = 0; k < v; ++k) mine[k] = splat<A>(a) * mine[k] + splat<A>(b) * other[k];
+    store_group(out + done, mine, Stream);
+  }
+  mix_part(x + done, y + done, out + done, count - done, a, b);
+}
+
+template <class T, bool Stream>
+void copy_piece(const T* x, T* out, int64_t count) {
+  int64_t done = 0;
+  if (Stream) {
+    done = elements_to_line(out, count);
+    __builtin_memcpy(out, x, static_cast<size_t>(done) * sizeof(T));
+    for (; done + group_size<T> <= count; done += group_size<T>) {
+      vi piece;
+      __builtin_memcpy(&piece, x + done, sizeof piece);
+      stream_register(out + done, piece);
     }
   }
-  mix_part(x, y, out, count, a, b);
-}
-
-template <class T>
-void copy_piece(const T* x, T* out, int64_t count, bool stream) {
-  if (stream) {
-    const int64_t head = elements_to_line(out, count);
-    __builtin_memcpy(out, x, static_cast<size_t>(head) * sizeof(T));
-    x += head, out += head, count -= head;
-    constexpr int64_t line = 64 / sizeof(T);
-    for (; count >= line; count -= line, x += line, out += line)
-      for (int i = 0; i < 64 / GRADMIX_VECTOR_BYTES; ++i) {
-        vi piece;
-        __builtin_memcpy(&piece, reinterpret_cast<const char*>(x) + i * GRADMIX_VECTOR_BYTES, sizeof piece);
-        stream_bytes(reinterpret_cast<char*>(out) + i * GRADMIX_VECTOR_BYTES, piece);
-      }
-  }
-  __builtin_memcpy(out, x, static_cast<size_t>(count) * sizeof(T));
+  __builtin_memcpy(out + done, x + done, static_cast<size_t>(count - done) * sizeof(T));
 }
 
 // Task t is the chunk t / samples of the sample order[t % samples]: neighbouring tasks read neighbours of a chain i -> partner[i],
 // so a chunk read as a partner is still in the cache when its own turn comes.
-template <class T>
+template <class T, bool Stream>
 void mixup_tasks(const MixupParams& p, int64_t begin, int64_t end) {
   using A = acc_t<T>;
   const T* x = static_cast<const T*>(p.x);
@@ -86,13 +65,13 @@ void mixup_tasks(const MixupParams& p, int64_t begin, int64_t end) {
     const int64_t count = left < p.chunk ? left : p.chunk;
     const int64_t at = i * p.sample_size + first;
     if (p.mask != nullptr && p.mask[i] == 0) {
-      copy_piece(x + at, out + at, count, p.stream);
+      copy_piece<T, Stream>(x + at, out + at, count);
     } else {
       const A a = lam[i * p.lam_stride];
-      mix_piece(x + at, x + p.partner[i] * p.sample_size + first, out + at, count, a, A(1) - a, p.stream);
+      mix_piece<T, Stream>(x + at, x + p.partner[i] * p.sample_size + first, out + at, count, a, A(1) - a);
     }
   }
-  if (p.stream) stream_fence();
+  if (Stream) stream_fence();
 }
 
 // The pieces of one destination and of its sources, all starting at the same element of a sample.
@@ -123,32 +102,33 @@ GRADMIX_INLINE void gather_part(const Gather<T>& g, int64_t first, int64_t count
   }
 }
 
-template <class T>
-void gather_piece(const Gather<T>& g, int64_t first, int64_t count, T* out, bool stream) {
+template <class T, bool Stream>
+void gather_piece(const Gather<T>& g, int64_t first, int64_t count, T* out) {
   using A = acc_t<T>;
-  constexpr int w = lanes<A>, v = vectors_per_line<T>, line = w * v;
-  const int64_t head = stream ? elements_to_line(out, count) : 0;
-  gather_part(g, first, head, out);
-  int64_t done = head;
-  for (; done + line <= count; done += line) {
+  constexpr int v = group_vectors<T>, size = group_size<T>, unroll = 4;
+  int64_t done = Stream ? elements_to_line(out, count) : 0;
+  gather_part(g, first, done, out);
+  for (; done + unroll * size <= count; done += unroll * size) {
     const T* here = g.grad + g.destination * g.sample_size + first + done;
-    vec_t<A> sum[v];
-    for (int k = 0; k < v; ++k) sum[k] = splat<A>(g.own) * load(here + k * w);
+    vec_t<A> sum[unroll * v];
+    for (int u = 0; u < unroll; ++u) load_group(here + u * size, sum + u * v);
+    for (int k = 0; k < unroll * v; ++k) sum[k] *= splat<A>(g.own);
     for (int64_t s = 0; s < g.source_count; ++s) {
       const int64_t i = g.sources[s];
       const T* source = g.grad + i * g.sample_size + first + done;
-      for (int k = 0; k < v; ++k) sum[k] += splat<A>(g.weight[i]) * load(source + k * w);
+      const vec_t<A> weight = splat<A>(g.weight[i]);
+      for (int u = 0; u < unroll; ++u) {
+        vec_t<A> part[v];
+        load_group(source + u * size, part);
+        for (int k = 0; k < v; ++k) sum[u * v + k] += weight * part[k];
+      }
     }
-    if (stream) {
-      stream_line(out + done, sum);
-    } else {
-      for (int k = 0; k < v; ++k) store(out + done + k * w, sum[k]);
-    }
+    for (int u = 0; u < unroll; ++u) store_group(out + done + u * size, sum + u * v, Stream);
   }
   gather_part(g, first + done, count - done, out + done);
 }
 
-template <class T>
+template <class T, bool Stream>
 void mixup_backward_tasks(const MixupBackwardParams& p, int64_t begin, int64_t end) {
   using A = acc_t<T>;
   for (int64_t t = begin; t < end; ++t) {
@@ -157,33 +137,33 @@ void mixup_backward_tasks(const MixupBackwardParams& p, int64_t begin, int64_t e
     const int64_t left = p.sample_size - first;
     const Gather<T> g{static_cast<const T*>(p.grad), p.sample_size, j, p.sources + p.offsets[j],
                       p.offsets[j + 1] - p.offsets[j], static_cast<const A*>(p.own)[j], static_cast<const A*>(p.weight)};
-    gather_piece(g, first, left < p.chunk ? left : p.chunk, static_cast<T*>(p.out) + j * p.sample_size + first, p.stream);
+    gather_piece<T, Stream>(g, first, left < p.chunk ? left : p.chunk, static_cast<T*>(p.out) + j * p.sample_size + first);
   }
-  if (p.stream) stream_fence();
+  if (Stream) stream_fence();
 }
 
 void masked_mixup(const MixupParams& p, int64_t begin, int64_t end) {
   switch (p.dtype) {
     case DType::f32:
-      return mixup_tasks<float>(p, begin, end);
+      return p.stream ? mixup_tasks<float, true>(p, begin, end) : mixup_tasks<float, false>(p, begin, end);
     case DType::f64:
-      return mixup_tasks<double>(p, begin, end);
+      return p.stream ? mixup_tasks<double, true>(p, begin, end) : mixup_tasks<double, false>(p, begin, end);
     case DType::f16:
-      return mixup_tasks<f16>(p, begin, end);
+      return p.stream ? mixup_tasks<f16, true>(p, begin, end) : mixup_tasks<f16, false>(p, begin, end);
     case DType::bf16:
-      return mixup_tasks<bf16>(p, begin, end);
+      return p.stream ? mixup_tasks<bf16, true>(p, begin, end) : mixup_tasks<bf16, false>(p, begin, end);
   }
 }
 
 void masked_mixup_backward(const MixupBackwardParams& p, int64_t begin, int64_t end) {
   switch (p.dtype) {
     case DType::f32:
-      return mixup_backward_tasks<float>(p, begin, end);
+      return p.stream ? mixup_backward_tasks<float, true>(p, begin, end) : mixup_backward_tasks<float, false>(p, begin, end);
     case DType::f64:
-      return mixup_backward_tasks<double>(p, begin, end);
+      return p.stream ? mixup_backward_tasks<double, true>(p, begin, end) : mixup_backward_tasks<double, false>(p, begin, end);
     case DType::f16:
-      return mixup_backward_tasks<f16>(p, begin, end);
+      return p.stream ? mixup_backward_tasks<f16, true>(p, begin, end) : mixup_backward_tasks<f16, false>(p, begin, end);
     case DType::bf16:
-      return mixup_backward_tasks<bf16>(p, begin, end);
+      return p.stream ? mixup_backward_tasks<bf16, true>(p, begin, end) : mixup_backward_tasks<bf16, false>(p, begin, end);
   }
 }

@@ -104,13 +104,14 @@ GRADMIX_INLINE vf load(const f16* p) {
 
 GRADMIX_INLINE void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
 GRADMIX_INLINE void store(double* p, vd v) { __builtin_memcpy(p, &v, sizeof v); }
-GRADMIX_INLINE vh to_bf16(vf v) {
+// Rounded to nearest even; the result is in the upper 16 bits.
+GRADMIX_INLINE vu round_bf16(vf v) {
   const vu bits = (vu)v;
-  const vu rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  return __builtin_convertvector((vu)(v != v ? vu{} + 0x7fc0u : rounded), vh);
+  const vu rounded = bits + (((bits >> 16) & 1u) + 0x7fffu);
+  return v != v ? vu{} + 0x7fc00000u : rounded;
 }
 GRADMIX_INLINE void store(bf16* p, vf v) {
-  const vh half = to_bf16(v);
+  const vh half = __builtin_convertvector(round_bf16(v) >> 16, vh);
   __builtin_memcpy(p, &half, sizeof half);
 }
 GRADMIX_INLINE void store(f16* p, vf v) {
@@ -124,6 +125,22 @@ GRADMIX_INLINE void store(f16* p, vf v) {
   for (int i = 0; i < lanes<float>; ++i) narrow(v[i], p + i);
 #endif
 }
+
+// ---- stores that go around the cache: p is aligned to the register --------------------------------------------------
+
+#if defined(__x86_64__)
+#if GRADMIX_VECTOR_BYTES == 64
+GRADMIX_INLINE void stream_register(void* p, vi v) { _mm512_stream_si512(static_cast<__m512i*>(p), (__m512i)v); }
+#elif GRADMIX_VECTOR_BYTES == 32
+GRADMIX_INLINE void stream_register(void* p, vi v) { _mm256_stream_si256(static_cast<__m256i*>(p), (__m256i)v); }
+#else
+GRADMIX_INLINE void stream_register(void* p, vi v) { _mm_stream_si128(static_cast<__m128i*>(p), (__m128i)v); }
+#endif
+GRADMIX_INLINE void stream_fence() { _mm_sfence(); }
+#else
+GRADMIX_INLINE void stream_register(void* p, vi v) { __builtin_memcpy(p, &v, sizeof v); }
+GRADMIX_INLINE void stream_fence() {}
+#endif
 
 // ---- part of a vector -----------------------------------------------------------------------------------------------
 
@@ -156,22 +173,61 @@ inline __attribute__((always_inline)) void store_part<double>(double* p, vd v, i
 }
 #endif
 
-// ---- stores that go around the cache --------------------------------------------------------------------------------
-// p is aligned to the bytes stored. Two vectors of half precision fill one register.
+// ---- one register of stored elements --------------------------------------------------------------------------------
+// A register of half-precision elements widens to two vectors, in whatever order is cheapest: bf16 splits into its even and its odd
+// elements, which takes a shift and a mask instead of shuffles. For element-wise arithmetic the order does not matter.
 
-#if defined(__x86_64__)
+template <class T>
+constexpr int group_vectors = static_cast<int>(sizeof(acc_t<T>) / sizeof(T));
+template <class T>
+constexpr int group_size = GRADMIX_VECTOR_BYTES / static_cast<int>(sizeof(T));
+
+GRADMIX_INLINE void load_group(const float* p, vf* v) { v[0] = load(p); }
+GRADMIX_INLINE void load_group(const double* p, vd* v) { v[0] = load(p); }
+GRADMIX_INLINE void load_group(const f16* p, vf* v) {
+  v[0] = load(p);
+  v[1] = load(p + lanes<float>);
+}
+GRADMIX_INLINE void load_group(const bf16* p, vf* v) {
+  vu both;
+  __builtin_memcpy(&both, p, sizeof both);
+  v[0] = (vf)(both << 16);
+  v[1] = (vf)(both & 0xffff0000u);
+}
+
+GRADMIX_INLINE vi pack_group(const float*, const vf* v) { return (vi)v[0]; }
+GRADMIX_INLINE vi pack_group(const double*, const vd* v) { return (vi)v[0]; }
+GRADMIX_INLINE vi pack_group(const bf16*, const vf* v) {
+  return (vi)((round_bf16(v[0]) >> 16) | (round_bf16(v[1]) & 0xffff0000u));
+}
+GRADMIX_INLINE vi pack_group(const f16*, const vf* v) {
 #if GRADMIX_VECTOR_BYTES == 64
-GRADMIX_INLINE void stream_bytes(void* p, vi v) { _mm512_stream_si512(static_cast<__m512i*>(p), (__m512i)v); }
+  constexpr int rounding = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  const __m512i low = _mm512_castsi256_si512(_mm512_cvtps_ph((__m512)v[0], rounding));
+  return (vi)_mm512_inserti64x4(low, _mm512_cvtps_ph((__m512)v[1], rounding), 1);
 #elif GRADMIX_VECTOR_BYTES == 32
-GRADMIX_INLINE void stream_bytes(void* p, vi v) { _mm256_stream_si256(static_cast<__m256i*>(p), (__m256i)v); }
+  constexpr int rounding = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  const __m256i low = _mm256_castsi128_si256(_mm256_cvtps_ph((__m256)v[0], rounding));
+  return (vi)_mm256_inserti128_si256(low, _mm256_cvtps_ph((__m256)v[1], rounding), 1);
 #else
-GRADMIX_INLINE void stream_bytes(void* p, vi v) { _mm_stream_si128(static_cast<__m128i*>(p), (__m128i)v); }
+  f16 half[group_size<f16>];
+  store(half, v[0]);
+  store(half + lanes<float>, v[1]);
+  vi packed;
+  __builtin_memcpy(&packed, half, sizeof packed);
+  return packed;
 #endif
-GRADMIX_INLINE void stream_fence() { _mm_sfence(); }
-#else
-GRADMIX_INLINE void stream_bytes(void* p, vi v) { __builtin_memcpy(p, &v, sizeof v); }
-GRADMIX_INLINE void stream_fence() {}
-#endif
+}
+
+// With `stream`, p is aligned to the register and the store goes around the cache.
+template <class T>
+GRADMIX_INLINE void store_group(T* p, const vec_t<acc_t<T>>* v, bool stream) {
+  const vi packed = pack_group(p, v);
+  if (stream)
+    stream_register(p, packed);
+  else
+    __builtin_memcpy(p, &packed, sizeof packed);
+}
 
 // ---- reductions over the lanes --------------------------------------------------------------------------------------
 

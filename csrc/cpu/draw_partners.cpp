@@ -1,0 +1,104 @@
+// draw_partners: one uniform number per sample decides its partner, in O(N log K + K^2) instead of O(N^2).
+#include <algorithm>
+#include <numeric>
+#include <string>
+#include <tuple>
+
+#include "binding.h"
+
+namespace gradmix::cpu {
+namespace {
+
+constexpr const char* op = "draw_partners";
+
+Tensor draw_noise(int64_t samples) {
+  const Tensor noise = empty({samples}, ScalarType::Double);
+  // aten::uniform_(self, from, to, *, generator): what torch.rand does, from the default generator.
+  std::array<StableIValue, 4> stack{torch::stable::detail::from(noise), torch::stable::detail::from(0.0),
+                                    torch::stable::detail::from(1.0), torch::stable::detail::from(std::nullopt)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::uniform_", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// The position in [0, count) that a number in [0, 1) stands for; numbers outside, NaN too, cannot lead outside.
+int64_t position_of(double noise, int64_t count) {
+  const double at = noise * static_cast<double>(count);
+  if (!(at > 0)) return 0;
+  return at < static_cast<double>(count) ? static_cast<int64_t>(at) : count - 1;
+}
+
+void skip(const int64_t* target, const uint8_t* allowed, int64_t classes, const double* noise, int64_t samples,
+          int64_t* partner, uint8_t* mask) {
+  std::iota(partner, partner + samples, int64_t{0});
+  // NaN last, as torch.sort does: without that the order would not be a strict weak one.
+  std::stable_sort(partner, partner + samples, [noise](int64_t a, int64_t b) {
+    return noise[a] < noise[b] || (noise[b] != noise[b] && noise[a] == noise[a]);
+  });
+  for (int64_t i = 0; i < samples; ++i) mask[i] = allowed[target[i] * classes + target[partner[i]]] != 0;
+}
+
+void redraw(const int64_t* target, const uint8_t* allowed, int64_t classes, const double* noise, int64_t samples,
+            int64_t* partner, uint8_t* mask) {
+  // Sorted by class, the candidates of a sample are runs of the batch: one for each class that is allowed with its own.
+  std::vector<int64_t> start(classes + 1, 0), sorted(samples);
+  for (int64_t i = 0; i < samples; ++i) ++start[target[i] + 1];
+  std::partial_sum(start.begin(), start.end(), start.begin());
+  std::vector<int64_t> present, next(start.begin(), start.end() - 1);
+  for (int64_t i = 0; i < samples; ++i) sorted[next[target[i]]++] = i;
+  for (int64_t c = 0; c < classes; ++c)
+    if (start[c] < start[c + 1]) present.push_back(c);
+
+  std::vector<int64_t> run_class, run_end;
+  for (const int64_t own : present) {
+    run_class.clear();
+    run_end.clear();
+    int64_t candidates = 0;
+    for (const int64_t c : present)
+      if (allowed[own * classes + c] != 0) {
+        candidates += start[c + 1] - start[c];
+        run_class.push_back(c);
+        run_end.push_back(candidates);
+      }
+    for (int64_t s = start[own]; s < start[own + 1]; ++s) {
+      const int64_t i = sorted[s];
+      mask[i] = candidates > 0;
+      partner[i] = i;
+      if (candidates == 0) continue;
+      const int64_t position = position_of(noise[i], candidates);
+      const int64_t run = std::upper_bound(run_end.begin(), run_end.end(), position) - run_end.begin();
+      partner[i] = sorted[start[run_class[run] + 1] - (run_end[run] - position)];
+    }
+  }
+}
+
+std::tuple<Tensor, Tensor> draw_partners(const Tensor& target, const Tensor& allowed, std::string policy,
+                                         const std::optional<Tensor>& noise) {
+  check_dim(target, 1, op, "target");
+  const int64_t samples = target.size(0);
+  const Column<int64_t> label(target, samples, op, "target");
+  check_cpu(allowed, op, "allowed");
+  check_dim(allowed, 2, op, "allowed");
+  const int64_t classes = allowed.size(0);
+  check(allowed.size(1) == classes, op, ": allowed must be square");
+  check(allowed.scalar_type() == ScalarType::Bool, op, ": allowed must be bool");
+  check(policy == "redraw" || policy == "skip", op, ": policy must be redraw or skip, got ", policy);
+  for (int64_t i = 0; i < samples; ++i)
+    check(label[i] >= 0 && label[i] < classes, op, ": target[", i, "] = ", label[i], " is out of range for ", classes,
+          " classes");
+  const Column<double> uniform(noise ? *noise : draw_noise(samples), samples, op, "noise");
+  const Tensor allowed_rows = make_contiguous(allowed);
+
+  const Tensor partner = empty({samples}, ScalarType::Long);
+  const Tensor mask = empty({samples}, ScalarType::Bool);
+  if (samples > 0) {
+    const auto draw = policy == "skip" ? skip : redraw;
+    draw(label.data(), static_cast<const uint8_t*>(allowed_rows.const_data_ptr()), classes, uniform.data(), samples,
+         static_cast<int64_t*>(partner.mutable_data_ptr()), static_cast<uint8_t*>(mask.mutable_data_ptr()));
+  }
+  return {partner, mask};
+}
+
+}  // namespace
+}  // namespace gradmix::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(gradmix_ext, CPU, m) { m.impl("draw_partners", TORCH_BOX(&gradmix::cpu::draw_partners)); }

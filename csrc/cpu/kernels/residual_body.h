@@ -1,0 +1,73 @@
+// delta = softmax(z) - q over the allowed classes, and the conversion of feature rows; compiled once per level by foreach_level.h.
+
+#include "row_softmax.h"
+
+template <class T>
+GRADMIX_INLINE void convert_row(const T* source, const int64_t* columns, int64_t count, acc_t<T>* out) {
+  using A = acc_t<T>;
+  constexpr int w = lanes<A>;
+  if (columns != nullptr) {
+    for (int64_t j = 0; j < count; ++j) out[j] = widen(source[columns[j]]);
+    return;
+  }
+  int64_t j = 0;
+  for (; j + w <= count; j += w) store(out + j, load(source + j));
+  for (; j < count; ++j) out[j] = widen(source[j]);
+}
+
+template <class T>
+void residual_rows(const ResidualParams& p, int64_t begin, int64_t end) {
+  using A = acc_t<T>;
+  constexpr int w = lanes<A>;
+  for (int64_t r = begin; r < end; ++r) {
+    const int64_t i = p.order != nullptr ? p.order[r] : r;
+    A* delta = static_cast<A*>(p.delta) + r * p.delta_stride;
+    convert_row(static_cast<const T*>(p.logits) + i * p.row_stride, p.columns, p.classes, delta);
+    const A top = row_max<A, false>(delta, nullptr, p.classes);
+    const A factor = A(1) / row_exp_sum<A, false, true>(delta, nullptr, p.classes, top, delta);
+    int64_t c = 0;
+    for (; c + w <= p.classes; c += w) store(delta + c, load(delta + c) * splat<A>(factor));
+    for (; c < p.classes; ++c) delta[c] *= factor;
+    const A lam = p.partner_target != nullptr ? static_cast<const A*>(p.lam)[i * p.lam_stride] : A(1);
+    delta[p.target[i]] -= lam;
+    if (p.partner_target != nullptr) delta[p.partner_target[i]] -= A(1) - lam;
+    for (c = p.classes; c < p.delta_stride; ++c) delta[c] = A(0);
+  }
+}
+
+template <class T>
+void gather_rows_of(const GatherParams& p, int64_t begin, int64_t end) {
+  using A = acc_t<T>;
+  for (int64_t r = begin; r < end; ++r) {
+    const int64_t i = p.order != nullptr ? p.order[r] : r;
+    A* out = static_cast<A*>(p.out) + r * p.out_stride;
+    convert_row(static_cast<const T*>(p.source) + i * p.row_stride, p.select, p.columns, out);
+    for (int64_t j = p.columns; j < p.out_stride; ++j) out[j] = A(0);
+  }
+}
+
+void residual(const ResidualParams& p, int64_t begin, int64_t end) {
+  switch (p.dtype) {
+    case DType::f32:
+      return residual_rows<float>(p, begin, end);
+    case DType::f64:
+      return residual_rows<double>(p, begin, end);
+    case DType::f16:
+      return residual_rows<f16>(p, begin, end);
+    case DType::bf16:
+      return residual_rows<bf16>(p, begin, end);
+  }
+}
+
+void gather_rows(const GatherParams& p, int64_t begin, int64_t end) {
+  switch (p.dtype) {
+    case DType::f32:
+      return gather_rows_of<float>(p, begin, end);
+    case DType::f64:
+      return gather_rows_of<double>(p, begin, end);
+    case DType::f16:
+      return gather_rows_of<f16>(p, begin, end);
+    case DType::bf16:
+      return gather_rows_of<bf16>(p, begin, end);
+  }
+}

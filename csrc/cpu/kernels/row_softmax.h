@@ -1,0 +1,73 @@
+// Softmax pieces over one row of logits. Part of a kernel body: included inside the namespace of a level.
+
+// Logits as vectors, -inf where a class is blocked, whatever its logit is.
+template <class T, bool Masked>
+GRADMIX_INLINE vec_t<acc_t<T>> logits_at(const T* z, const acc_t<T>* blocked, int64_t j) {
+  using A = acc_t<T>;
+  const vec_t<A> v = load(z + j);
+  if (!Masked) return v;
+  return load(blocked + j) != vec_t<A>{} ? splat<A>(-static_cast<A>(__builtin_inf())) : v;
+}
+template <class T, bool Masked>
+GRADMIX_INLINE vec_t<acc_t<T>> logits_part(const T* z, const acc_t<T>* blocked, int64_t j, int rest) {
+  using A = acc_t<T>;
+  const vec_t<A> low = splat<A>(-static_cast<A>(__builtin_inf()));
+  const vec_t<A> v = load_part(z + j, rest, -static_cast<A>(__builtin_inf()));
+  if (!Masked) return v;
+  return load_part(blocked + j, rest, A(0)) != vec_t<A>{} ? low : v;
+}
+
+template <class T, bool Masked>
+GRADMIX_INLINE acc_t<T> row_max(const T* z, const acc_t<T>* blocked, int64_t count) {
+  using A = acc_t<T>;
+  constexpr int w = lanes<A>;
+  vec_t<A> best[4];
+  for (int k = 0; k < 4; ++k) best[k] = splat<A>(-static_cast<A>(__builtin_inf()));
+  int64_t j = 0;
+  for (; j + 4 * w <= count; j += 4 * w)
+    for (int k = 0; k < 4; ++k) best[k] = max_nan<A>(best[k], logits_at<T, Masked>(z, blocked, j + k * w));
+  for (; j + w <= count; j += w) best[0] = max_nan<A>(best[0], logits_at<T, Masked>(z, blocked, j));
+  if (j < count) best[1] = max_nan<A>(best[1], logits_part<T, Masked>(z, blocked, j, static_cast<int>(count - j)));
+  return max_lanes<A>(max_nan<A>(max_nan<A>(best[0], best[1]), max_nan<A>(best[2], best[3])));
+}
+
+// sum of e^(z - top) over the row; the terms are kept where `terms` is given.
+template <class T, bool Masked, bool Keep>
+GRADMIX_INLINE acc_t<T> row_exp_sum(const T* z, const acc_t<T>* blocked, int64_t count, acc_t<T> top, acc_t<T>* terms) {
+  using A = acc_t<T>;
+  constexpr int w = lanes<A>;
+  vec_t<A> sum[2] = {};
+  int64_t j = 0;
+  for (; j + 2 * w <= count; j += 2 * w)
+    for (int k = 0; k < 2; ++k) {
+      const vec_t<A> e = exp_nonpositive(logits_at<T, Masked>(z, blocked, j + k * w) - splat<A>(top));
+      if (Keep) store(terms + j + k * w, e);
+      sum[k] += e;
+    }
+  for (; j < count; j += w) {
+    const int rest = count - j < w ? static_cast<int>(count - j) : w;
+    const vec_t<A> e = exp_nonpositive(logits_part<T, Masked>(z, blocked, j, rest) - splat<A>(top));
+    if (Keep) store_part(terms + j, e, rest);
+    sum[0] += e;
+  }
+  return sum_lanes<A>(sum[0] + sum[1]);
+}
+
+// Sum of the allowed logits, each minus top so that large logits lose no digits.
+template <class T, bool Masked>
+GRADMIX_INLINE acc_t<T> row_shifted_sum(const T* z, const acc_t<T>* blocked, int64_t count, acc_t<T> top) {
+  using A = acc_t<T>;
+  constexpr int w = lanes<A>;
+  vec_t<A> sum = {};
+  for (int64_t j = 0; j < count; j += w) {
+    const int rest = count - j < w ? static_cast<int>(count - j) : w;
+    vec_t<A> v = load_part(z + j, rest, top) - splat<A>(top);
+    if (Masked) v = load_part(blocked + j, rest, A(0)) != vec_t<A>{} ? vec_t<A>{} : v;
+    sum += v;
+  }
+  return sum_lanes<A>(sum);
+}
+
+// ln(sum); a row of -inf or NaN gives NaN as it does in PyTorch.
+GRADMIX_INLINE float log_of(float v) { return static_cast<float>(__builtin_log(static_cast<double>(v))); }
+GRADMIX_INLINE double log_of(double v) { return __builtin_log(v); }

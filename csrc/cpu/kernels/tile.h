@@ -1,0 +1,44 @@
+// Register tiles of matrix products. Part of a kernel body: included inside the namespace of a level.
+//
+// Two shapes serve every op. `panel_tile` multiplies broadcast elements by vectors that lie along the columns of the result;
+// `dot_tile` multiplies rows by rows along their length and is for products whose two factors are the same matrix. They are used in
+// place of a BLAS because the factors here are short, are still in the cache from the step before, and need half of the result:
+// a general GEMM would pack them again and compute both halves.
+
+#if GRADMIX_VECTOR_BYTES == 64
+constexpr int tile_rows = 8;  // 24 of 32 registers accumulate
+constexpr int dot_rows = 5;   // 25 of 32
+#else
+constexpr int tile_rows = 4;  // 12 of 16 registers accumulate
+constexpr int dot_rows = 3;   // 9 of 16
+#endif
+constexpr int tile_vectors = 3;
+
+// sum[r][v] += sum over p < depth of a[r * row_step + p * depth_step] * b[p * b_stride + v-th vector].
+template <class A, int R, int V>
+GRADMIX_INLINE void panel_tile(const A* a, int64_t row_step, int64_t depth_step, const A* b, int64_t b_stride, int64_t depth,
+                               vec_t<A> (&sum)[R][V]) {
+  constexpr int w = lanes<A>;
+  for (int64_t p = 0; p < depth; ++p, a += depth_step, b += b_stride) {
+    vec_t<A> row[V];
+    for (int v = 0; v < V; ++v) row[v] = load(b + v * w);
+    for (int r = 0; r < R; ++r) {
+      const vec_t<A> scale = splat<A>(a[r * row_step]);
+      for (int v = 0; v < V; ++v) sum[r][v] += scale * row[v];
+    }
+  }
+}
+
+// sum[r][s] += a_r[0 .. depth) * b_s[0 .. depth), lane by lane; depth is a multiple of the lanes.
+template <class A>
+GRADMIX_INLINE void dot_tile(const A* a, const A* b, int64_t stride, int64_t depth, vec_t<A> (&sum)[dot_rows][dot_rows]) {
+  constexpr int w = lanes<A>;
+  for (int64_t p = 0; p < depth; p += w) {
+    vec_t<A> left[dot_rows];
+    for (int r = 0; r < dot_rows; ++r) left[r] = load(a + r * stride + p);
+    for (int s = 0; s < dot_rows; ++s) {
+      const vec_t<A> right = load(b + s * stride + p);
+      for (int r = 0; r < dot_rows; ++r) sum[r][s] += left[r] * right;
+    }
+  }
+}

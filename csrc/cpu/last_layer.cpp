@@ -1,0 +1,76 @@
+#include "last_layer.h"
+
+#include <algorithm>
+
+namespace gradmix::cpu {
+namespace {
+
+constexpr int64_t grain_elements = 32 << 10;
+
+Tensor checked_rows(const Tensor& t, const char* op, const char* name) {
+  check_cpu(t, op, name);
+  check_dim(t, 2, op, name);
+  data_type(t, op, name);
+  return t.numel() > 0 && t.size(1) > 1 && t.stride(1) != 1 ? make_contiguous(t) : t;
+}
+
+std::vector<int64_t> positions(const Column<int64_t>& label, int64_t samples, const ClassMask& mask) {
+  std::vector<int64_t> result(samples);
+  for (int64_t i = 0; i < samples; ++i) result[i] = mask.position[label[i]];
+  return result;
+}
+
+}  // namespace
+
+int64_t row_spacing(int64_t width, int64_t element_size, int64_t pad) {
+  int64_t spacing = (width + pad - 1) / pad * pad;
+  if (spacing * element_size % 512 == 0) spacing += pad;
+  return spacing;
+}
+
+AccMatrix::AccMatrix(const Tensor& t, DType dtype, const int64_t* order, const std::vector<int64_t>* select, int64_t pad)
+    : held_(t) {
+  const int64_t rows = t.size(0);
+  const int64_t columns = select != nullptr ? static_cast<int64_t>(select->size()) : t.size(1);
+  const int64_t size = is_wide(dtype) ? 8 : 4;
+  if (order == nullptr && select == nullptr && pad == 1 && element_bytes(dtype) == size) {
+    data_ = t.const_data_ptr();
+    stride_ = t.stride(0);
+    return;
+  }
+  stride_ = pad == 1 ? columns : row_spacing(columns, size, pad);
+  copy_.emplace(rows * stride_ * size);
+  data_ = copy_->data();
+  const GatherParams params{t.const_data_ptr(), t.stride(0), order, select != nullptr ? select->data() : nullptr, columns,
+                            dtype, copy_->data(), stride_};
+  parallel(rows, std::max<int64_t>(1, grain_elements / std::max<int64_t>(stride_, 1)),
+           [&](int64_t begin, int64_t end) { kernels::gather_rows(params, begin, end); });
+}
+
+LastLayer::LastLayer(const char* op, const Tensor& features_given, const Tensor& logits_given, const Tensor& target_given,
+                     const std::optional<Tensor>& partner_given, const std::optional<Tensor>& lam_given,
+                     const std::optional<Tensor>& class_mask, int64_t label_bound)
+    : features(checked_rows(features_given, op, "features")),
+      logits(checked_rows(logits_given, op, "logits")),
+      dtype(data_type(logits, op, "logits")),
+      samples(logits.size(0)),
+      classes(logits.size(1)),
+      feature_count(features.size(1)),
+      mask(class_mask, classes, op),
+      mixed(partner_given.has_value()) {
+  check(data_type(features, op, "features") == dtype, op, ": features and logits must have one dtype");
+  check(features.size(0) == samples, op, ": features and logits must have as many rows, got ", features.size(0), " and ",
+        samples);
+  check(partner_given.has_value() == lam_given.has_value(), op, ": partner_target and lam come together");
+  const int64_t bound = std::min(classes, label_bound);
+  target = Column<int64_t>(target_given, samples, op, "target");
+  check_labels(target, samples, bound, mask, op, "target");
+  if (mask.given) target_positions = positions(target, samples, mask);
+  if (!mixed) return;
+  partner_target = Column<int64_t>(*partner_given, samples, op, "partner_target");
+  check_labels(partner_target, samples, bound, mask, op, "partner_target");
+  if (mask.given) partner_positions = positions(partner_target, samples, mask);
+  lam = Lam(*lam_given, samples, dtype, op);
+}
+
+}  // namespace gradmix::cpu

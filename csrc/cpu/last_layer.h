@@ -1,0 +1,53 @@
+// The last-layer ops' common inputs: checked, converted to the accumulation type and restricted to the allowed classes.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "binding.h"
+#include "kernels/kernels.h"
+
+namespace gradmix::cpu {
+
+// A matrix of the accumulation type: the tensor itself where it can be read in place, else a converted copy.
+class AccMatrix {
+ public:
+  // Rows `order` (all if null) and columns `select` (all if empty) of a floating matrix. With pad > 1 the rows are copied, zero-padded
+  // to a multiple of `pad` elements and spaced so that consecutive rows do not fall on the same cache sets.
+  AccMatrix(const Tensor& t, DType dtype, const int64_t* order, const std::vector<int64_t>* select, int64_t pad);
+  const void* data() const { return data_; }
+  int64_t stride() const { return stride_; }
+
+ private:
+  Tensor held_;
+  std::optional<Scratch<char>> copy_;
+  const void* data_;
+  int64_t stride_;
+};
+
+// The distance between rows of `width` elements that are read together: not a multiple of 512 bytes.
+int64_t row_spacing(int64_t width, int64_t element_size, int64_t pad);
+
+struct LastLayer {
+  LastLayer(const char* op, const Tensor& features, const Tensor& logits, const Tensor& target,
+            const std::optional<Tensor>& partner_target, const std::optional<Tensor>& lam,
+            const std::optional<Tensor>& class_mask, int64_t label_bound);
+
+  // Positions of the labels among the allowed classes.
+  const int64_t* target_position() const { return mask.given ? target_positions.data() : target.data(); }
+  const int64_t* partner_position() const {
+    return !mixed ? nullptr : mask.given ? partner_positions.data() : partner_target.data();
+  }
+  const std::vector<int64_t>* allowed_columns() const { return mask.given ? &mask.columns : nullptr; }
+
+  Tensor features, logits;  // rows with stride(1) == 1
+  DType dtype;
+  int64_t samples, classes, feature_count;
+  ClassMask mask;
+  bool mixed;  // two labels and lam
+  Column<int64_t> target, partner_target;
+  Lam lam;
+  std::vector<int64_t> target_positions, partner_positions;
+};
+
+}  // namespace gradmix::cpu

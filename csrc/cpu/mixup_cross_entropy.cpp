@@ -1,0 +1,139 @@
+// mixup_cross_entropy and its gradient: no [N, C] temporary, the logits are read once each way.
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "binding.h"
+#include "kernels/kernels.h"
+
+namespace gradmix::cpu {
+namespace {
+
+constexpr const char* op = "mixup_cross_entropy";
+constexpr int64_t grain_elements = 16 << 10;
+constexpr int64_t huge_page_bytes = 8 << 20;
+
+enum class Reduction { mean, sum, none };
+
+// The checked inputs of both directions; the parameters point into them.
+struct Problem {
+  Problem(const Tensor& given, const Tensor& target_given, const Tensor& partner_given, const Tensor& lam_given,
+          const std::optional<Tensor>& class_mask, double smoothing, const std::string& reduction_name)
+      : logits(given), mask(checked_mask(given, class_mask)) {
+    dtype = data_type(logits, op, "logits");
+    samples = logits.size(0);
+    classes = logits.size(1);
+    target = Column<int64_t>(target_given, samples, op, "target");
+    partner_target = Column<int64_t>(partner_given, samples, op, "partner_target");
+    lam = Lam(lam_given, samples, dtype, op);
+    check(smoothing >= 0 && smoothing <= 1, op, ": label_smoothing must be in [0, 1], got ", smoothing);
+    check(reduction_name == "mean" || reduction_name == "sum" || reduction_name == "none", op,
+          ": reduction must be mean, sum or none, got ", reduction_name);
+    reduction = reduction_name == "mean" ? Reduction::mean : reduction_name == "sum" ? Reduction::sum : Reduction::none;
+    check_labels(target, samples, classes, mask, op, "target");
+    check_labels(partner_target, samples, classes, mask, op, "partner_target");
+    if (logits.numel() > 0 && classes > 1 && logits.stride(1) != 1) logits = make_contiguous(logits);
+    if (mask.given) {
+      // as the accumulation type, so that a vector of it lines up with a vector of logits
+      with_acc(dtype, [&](auto zero) {
+        auto& blocked = blocked_of(zero);
+        blocked.resize(classes);
+        for (int64_t c = 0; c < classes; ++c) blocked[c] = mask.flags[c] != 0 ? 0 : 1;
+      });
+    }
+    params.logits = logits.const_data_ptr();
+    params.row_stride = logits.stride(0);
+    params.target = target.data();
+    params.partner_target = partner_target.data();
+    params.lam = lam.data();
+    params.lam_stride = lam.stride();
+    params.blocked = !mask.given ? nullptr
+                     : is_wide(dtype) ? static_cast<const void*>(blocked_doubles.data())
+                                      : static_cast<const void*>(blocked_floats.data());
+    params.classes = classes;
+    params.allowed = mask.allowed;
+    params.smoothing = smoothing;
+    params.dtype = dtype;
+  }
+
+  static ClassMask checked_mask(const Tensor& logits, const std::optional<Tensor>& class_mask) {
+    check_cpu(logits, op, "logits");
+    check_dim(logits, 2, op, "logits");
+    return ClassMask(class_mask, logits.size(1), op);
+  }
+  std::vector<float>& blocked_of(float) { return blocked_floats; }
+  std::vector<double>& blocked_of(double) { return blocked_doubles; }
+  int64_t grain() const { return std::max<int64_t>(1, grain_elements / std::max<int64_t>(classes, 1)); }
+
+  Tensor logits;
+  ClassMask mask;
+  DType dtype;
+  int64_t samples;
+  int64_t classes;
+  Column<int64_t> target, partner_target;
+  Lam lam;
+  Reduction reduction;
+  std::vector<float> blocked_floats;
+  std::vector<double> blocked_doubles;
+  CrossEntropyParams params{};
+};
+
+Tensor mixup_cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& partner_target, const Tensor& lam,
+                           const std::optional<Tensor>& class_mask, double label_smoothing, std::string reduction) {
+  Problem problem(logits, target, partner_target, lam, class_mask, label_smoothing, reduction);
+  const ScalarType acc = acc_scalar_type(problem.dtype);
+  const Tensor loss = empty({problem.samples}, acc);
+  problem.params.loss = loss.mutable_data_ptr();
+  parallel(problem.samples, problem.grain(),
+           [&](int64_t begin, int64_t end) { kernels::cross_entropy(problem.params, begin, end); });
+  if (problem.reduction == Reduction::none) return to_dtype(loss, scalar_type(problem.dtype));
+
+  // One sum in one order, whatever the number of threads.
+  const Tensor result = empty({}, acc);
+  with_acc(problem.dtype, [&](auto zero) {
+    using A = decltype(zero);
+    const A* values = static_cast<const A*>(loss.const_data_ptr());
+    double sum = 0;
+    for (int64_t i = 0; i < problem.samples; ++i) sum += static_cast<double>(values[i]);
+    if (problem.reduction == Reduction::mean) sum = problem.samples > 0 ? sum / static_cast<double>(problem.samples) : NAN;
+    *static_cast<A*>(result.mutable_data_ptr()) = static_cast<A>(sum);
+  });
+  return to_dtype(result, scalar_type(problem.dtype));
+}
+
+Tensor mixup_cross_entropy_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& target,
+                                    const Tensor& partner_target, const Tensor& lam,
+                                    const std::optional<Tensor>& class_mask, double label_smoothing,
+                                    std::string reduction) {
+  Problem problem(logits, target, partner_target, lam, class_mask, label_smoothing, reduction);
+  const int64_t samples = problem.samples, classes = problem.classes;
+  check_cpu(grad_loss, op, "grad_loss");
+  const bool each = problem.reduction == Reduction::none;
+  check(each ? grad_loss.dim() == 1 && grad_loss.size(0) == samples : grad_loss.numel() == 1, op,
+        ": grad_loss must have the shape of the loss");
+  data_type(grad_loss, op, "grad_loss");
+  const Tensor upstream = make_contiguous(to_dtype(grad_loss, acc_scalar_type(problem.dtype)));
+
+  const Tensor grad = empty({samples, classes}, scalar_type(problem.dtype));
+  const int64_t bytes = samples * classes * element_bytes(problem.dtype);
+  if (bytes == 0) return grad;
+  if (bytes >= huge_page_bytes) advise_huge_pages(grad.mutable_data_ptr(), bytes);
+  CrossEntropyParams& p = problem.params;
+  p.grad_loss = upstream.const_data_ptr();
+  p.grad_stride = each ? 1 : 0;
+  p.grad_scale = problem.reduction == Reduction::mean ? 1.0 / static_cast<double>(samples) : 1.0;
+  p.grad_logits = grad.mutable_data_ptr();
+  parallel(samples, problem.grain(), [&](int64_t begin, int64_t end) {
+    Scratch<double> row(classes);
+    kernels::cross_entropy_backward(p, begin, end, row.data());
+  });
+  return grad;
+}
+
+}  // namespace
+}  // namespace gradmix::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(gradmix_ext, CPU, m) {
+  m.impl("mixup_cross_entropy", TORCH_BOX(&gradmix::cpu::mixup_cross_entropy));
+  m.impl("mixup_cross_entropy_backward", TORCH_BOX(&gradmix::cpu::mixup_cross_entropy_backward));
+}
