@@ -46,8 +46,18 @@ def by_name(name: str, num_classes: int, **options: Any) -> Mixer:
     """
     if name not in MIXERS:
         raise ValueError(f"augment must be one of {', '.join(MIXERS)}, got {name!r}")
-    mixer = MIXERS[name]
-    base = GradMix if issubclass(mixer, GradMix) else mixer
-    known = {*inspect.signature(mixer).parameters, *inspect.signature(base).parameters}
     given = {"num_classes": num_classes} | options
-    return mixer(**{option: value for option, value in given.items() if option in known})
+    known = _option_names(MIXERS[name])
+    return MIXERS[name](**{option: value for option, value in given.items() if option in known})
+
+
+def _option_names(mixer: type[Mixer]) -> set[str]:
+    """The names of a mixer's options, those it hands on to its base included."""
+    names: set[str] = set()
+    for cls in mixer.__mro__:
+        if "__init__" in vars(cls):
+            parameters = inspect.signature(vars(cls)["__init__"]).parameters
+            names |= parameters.keys()
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+                break
+    return names

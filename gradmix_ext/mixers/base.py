@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from gradmix_ext import _checks as checks
 from gradmix_ext import ops
 from gradmix_ext.mixers.batch import MixedBatch
+from gradmix_ext.mixers.lam import LamLaw, Schedule
 
 Samples = tuple[Tensor, Tensor]
 
@@ -23,6 +23,11 @@ class Mixer(ABC):
         alpha: λ ~ Beta(alpha, alpha).
         per_sample_lam: Draw one λ per sample instead of one per batch.
         generator: Source of all randomness, on the device of the data; PyTorch's own by default.
+        lam_coupling: How λ of the inputs and λ of the labels relate: ``"same"``,
+            ``"independent"`` (two draws, folded to [0.5, 1]) or ``"fixed"``.
+        fixed_lam: (λ_x, λ_y) for ``"fixed"``.
+        stop_epoch: First epoch (from 0) without mixing; :meth:`set_epoch` tells the epoch.
+        taper: ``"none"``, or ``"linear"``: mixing gets weaker evenly until ``stop_epoch``.
     """
 
     #: Whether :meth:`update` does anything.
@@ -34,21 +39,19 @@ class Mixer(ABC):
         *,
         per_sample_lam: bool = False,
         generator: torch.Generator | None = None,
+        lam_coupling: str = "same",
+        fixed_lam: tuple[float, float] | None = None,
+        stop_epoch: int | None = None,
+        taper: str = "none",
     ) -> None:
-        if not (math.isfinite(alpha) and alpha > 0):
-            raise ValueError(f"alpha must be positive and finite, got {alpha}")
-        self.alpha = float(alpha)
-        self.per_sample_lam = per_sample_lam
+        self.lam_law = LamLaw(float(alpha), lam_coupling, fixed_lam, per_sample_lam)
+        self.schedule = Schedule(stop_epoch, taper)
         self.generator = generator
+        self.epoch = 0
 
     @abstractmethod
     def draw_partners(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """The partner [N] of each sample with labels ``y`` [N], and whether it is mixed [N]."""
-
-    def draw_lam(self, samples: int, device: torch.device) -> Tensor:
-        """λ ~ Beta(α, α) for each sample [N], one for all unless ``per_sample_lam``."""
-        drawn = beta(self.alpha, samples if self.per_sample_lam else 1, device, self.generator)
-        return drawn.expand(samples)
 
     def mix(self, x: Tensor, y: Tensor) -> MixedBatch:
         """Mix a batch.
@@ -62,16 +65,27 @@ class Mixer(ABC):
         """
         checks.floating("mix", "x", x)
         checks.vector("mix", "y", y, x.shape[0] if x.dim() else 0, torch.int64, x.device)
+        strength = self.schedule.strength(self.epoch)
+        if strength == 0:
+            return unmixed(x, y)
         partner, mask = self.draw_partners(y)
-        lam = torch.where(mask, self.draw_lam(y.shape[0], y.device), 1.0)
+        lam_x, lam_y = (
+            torch.where(mask, 1 - strength * (1 - lam) if strength < 1 else lam, 1.0)
+            for lam in self.lam_law.draw(y.shape[0], y.device, self.generator)
+        )
         return MixedBatch(
-            x=ops.masked_mixup(x, partner, lam, mask),
+            x=ops.masked_mixup(x, partner, lam_x, mask),
             target=y,
             partner_target=y[partner],
-            lam=lam,
+            lam=lam_y,
             mask=mask,
             partner=partner,
+            lam_x=lam_x,
         )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the mixer which epoch (from 0, within a task) starts; only a schedule needs it."""
+        self.epoch = epoch
 
     def update(  # noqa: B027 - most mixers have nothing to learn
         self,
@@ -88,22 +102,30 @@ class Mixer(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next draw depends on; tensors and plain values only."""
-        return {} if self.generator is None else {"generator": self.generator.get_state()}
+        state: dict[str, Any] = {"epoch": self.epoch}
+        if self.generator is not None:
+            state["generator"] = self.generator.get_state()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave, so that the next draws are the same."""
+        for name in ("epoch",) if self.generator is None else ("epoch", "generator"):
+            if name not in state:
+                raise ValueError(f"state has no {name!r}")
+        self.epoch = state["epoch"]
         if self.generator is not None:
-            if "generator" not in state:
-                raise ValueError("state has no 'generator', but this mixer draws from one")
             self.generator.set_state(state["generator"])
 
 
-def beta(
-    alpha: float, count: int, device: torch.device, generator: torch.Generator | None
-) -> Tensor:
-    """``count`` draws of λ ~ Beta(α, α), float32 on ``device``, without waiting for it."""
-    if alpha == 1.0:
-        return torch.rand(count, device=device, generator=generator)
-    # torch.distributions.Beta takes no generator; it samples by this function too.
-    concentration = torch.full((count, 2), alpha, device=device)
-    return torch._sample_dirichlet(concentration, generator=generator)[:, 0]
+def unmixed(x: Tensor, y: Tensor) -> MixedBatch:
+    """The batch as it is, every sample its own partner; ``x`` is not copied."""
+    one = torch.ones(y.shape, device=y.device)
+    return MixedBatch(
+        x=x,
+        target=y,
+        partner_target=y,
+        lam=one,
+        mask=torch.zeros_like(y, dtype=torch.bool),
+        partner=torch.arange(y.shape[0], device=y.device),
+        lam_x=one,
+    )

@@ -18,9 +18,10 @@ class MixedBatch:
         x: Mixed samples [N, ...].
         target: Label [N] of each sample.
         partner_target: Label [N] of each sample's partner.
-        lam: Weight [N] of the sample itself; 1 where it stays unmixed.
+        lam: Weight [N] of the sample's own label; 1 where it stays unmixed.
         mask: Samples [N] (bool) that were mixed.
         partner: Index [N] of each sample's partner in the batch.
+        lam_x: Weight [N] of the sample's own input; ``lam`` unless λ is coupled otherwise.
         observe: Called with the batch and its logits when the loss is computed; how a mixer learns
             from the training forwards (``GradMix(update="online")``).
     """
@@ -31,6 +32,7 @@ class MixedBatch:
     lam: Tensor
     mask: Tensor
     partner: Tensor
+    lam_x: Tensor
     observe: Callable[[MixedBatch, Tensor], None] | None = None
 
     def loss(

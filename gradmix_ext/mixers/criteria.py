@@ -8,14 +8,15 @@ choices of this implementation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from gradmix_ext import ops
-from gradmix_ext.mixers.base import Samples, beta
+from gradmix_ext.mixers.base import Samples
 from gradmix_ext.mixers.head import HeadInput, evaluation, in_one_dtype
+from gradmix_ext.mixers.lam import LamLaw
 
 # Samples per forward pass, so that scoring many pairs does not take more memory than training.
 CHUNK = 1024
@@ -131,7 +132,7 @@ def score_pairs(
     pool: Pool,
     direction: Direction,
     *,
-    alpha: float,
+    law: LamLaw,
     samples_per_pair: int,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
@@ -144,7 +145,7 @@ def score_pairs(
         probe: Gives the gradients.
         pool: Samples of the classes.
         direction: What the gradients are compared with; ``"gram"`` ignores it.
-        alpha: λ ~ Beta(alpha, alpha).
+        law: The law of λ; every sample has its own draw here.
         samples_per_pair: Mixed samples per pair.
         generator: Source of randomness.
 
@@ -153,7 +154,7 @@ def score_pairs(
         whether both classes had samples (bool).
     """
     if criterion == "mixed":
-        total, count = _mixed_scores(probe, pool, direction, alpha, samples_per_pair, generator)
+        total, count = _mixed_scores(probe, pool, direction, law, samples_per_pair, generator)
         return total / count.clamp(min=1), count > 0
 
     outputs = [probe.forward(x) for x, _ in pool.parts]
@@ -184,11 +185,12 @@ def _mixed_scores(
     probe: Probe,
     pool: Pool,
     direction: Direction,
-    alpha: float,
+    law: LamLaw,
     samples_per_pair: int,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
     device = pool.y.device
+    law = replace(law, per_sample=True)
     pairs = torch.combinations(
         torch.arange(pool.classes.shape[0], device=device), with_replacement=True
     ).repeat_interleave(samples_per_pair, dim=0)
@@ -196,12 +198,12 @@ def _mixed_scores(
     total = direction.bias.new_zeros(classes, classes)
     count = torch.zeros_like(total, dtype=torch.int64)
     for a, b in ((part[:, 0], part[:, 1]) for part in pairs.split(CHUNK)):
-        lam = beta(alpha, a.shape[0], device, generator)
+        lam_x, lam_y = law.draw(a.shape[0], device, generator)
         first = pool.take(pool.draw(a, generator))
         second = pool.take(pool.draw(b, generator))
-        weight = lam.to(first.dtype).reshape(-1, *[1] * (first.dim() - 1))
+        weight = lam_x.to(first.dtype).reshape(-1, *[1] * (first.dim() - 1))
         part_sum, part_count = probe.pair_scores(
-            torch.lerp(second, first, weight), pool.classes[a], pool.classes[b], lam, direction
+            torch.lerp(second, first, weight), pool.classes[a], pool.classes[b], lam_y, direction
         )
         total, count = total + part_sum, count + part_count
     return total, count

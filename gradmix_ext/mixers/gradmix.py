@@ -46,6 +46,7 @@ class GradMix(Mixer):
         score_momentum: Weight of the past in the moving average of online scores.
         exploration: Share of the pairs that online scoring tries for a batch although they are
             presently excluded, so that their scores stay known.
+        **options: ``lam_coupling``, ``fixed_lam``, ``stop_epoch`` and ``taper``, as :class:`Mixer`.
 
     Attributes:
         scores: Scores [C, C] of the class pairs, symmetric; 0 where not scored.
@@ -71,8 +72,9 @@ class GradMix(Mixer):
         head: nn.Linear | str | None = None,
         score_momentum: float = 0.9,
         exploration: float = 0.05,
+        **options: Any,
     ) -> None:
-        super().__init__(alpha, per_sample_lam=per_sample_lam, generator=generator)
+        super().__init__(alpha, per_sample_lam=per_sample_lam, generator=generator, **options)
         for name, value, choices in (
             ("criterion", criterion, CRITERIA),
             ("policy", policy, POLICIES),
@@ -122,7 +124,7 @@ class GradMix(Mixer):
     def mix(self, x: Tensor, y: Tensor) -> MixedBatch:
         """Mix a batch; see :meth:`Mixer.mix`."""
         batch = super().mix(x, y)
-        if self._head_input is None:
+        if self._head_input is None or not self.schedule.strength(self.epoch):
             return batch
         return replace(batch, observe=self._observe)
 
@@ -130,6 +132,8 @@ class GradMix(Mixer):
 
     def update_due(self, step: int) -> bool:
         """Whether :meth:`update` is to be called before this step of an epoch (from 0)."""
+        if self.schedule.strength(self.epoch) == 0:
+            return False
         every = self.update_every
         return step % every == 0 if isinstance(every, int) else step == 0
 
@@ -170,7 +174,7 @@ class GradMix(Mixer):
             probe,
             Pool(current, buffer),
             direction,
-            alpha=self.alpha,
+            law=self.lam_law,
             samples_per_pair=self.samples_per_pair,
             generator=self.generator,
         )

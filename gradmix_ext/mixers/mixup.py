@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,27 +11,27 @@ from gradmix_ext import _checks as checks
 from gradmix_ext.mixers.base import Mixer
 
 
-class NoMix(Mixer):
-    """Leaves every sample as it is: the control without mixing."""
-
-    def draw_partners(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Each sample is its own partner."""
-        return torch.arange(y.shape[0], device=y.device), torch.zeros_like(y, dtype=torch.bool)
-
-
 class Mixup(Mixer):
     """Plain mixup: partners are a random permutation of the batch (Zhang et al. 2018).
 
-    Args:
-        alpha: λ ~ Beta(alpha, alpha).
-        per_sample_lam: Draw one λ per sample instead of one per batch.
-        generator: Source of all randomness, on the device of the data; PyTorch's own by default.
+    Its arguments are those of :class:`Mixer`.
     """
 
     def draw_partners(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """A random permutation; every sample is mixed."""
         partner = torch.randperm(y.shape[0], device=y.device, generator=self.generator)
         return partner, torch.ones_like(y, dtype=torch.bool)
+
+
+class NoMix(Mixup):
+    """Leaves every sample as it is: mixup that stops before it starts.
+
+    Args:
+        generator: Unused; taken so that mixers can be exchanged.
+    """
+
+    def __init__(self, *, generator: torch.Generator | None = None) -> None:
+        super().__init__(generator=generator, stop_epoch=0)
 
 
 class BalancedMixup(Mixer):
@@ -40,19 +42,11 @@ class BalancedMixup(Mixer):
     Args:
         num_classes: Number of classes C; labels are in [0, C).
         alpha: λ ~ Beta(alpha, alpha).
-        per_sample_lam: Draw one λ per sample instead of one per batch.
-        generator: Source of all randomness, on the device of the data; PyTorch's own by default.
+        **options: As :class:`Mixer`.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        alpha: float = 1.0,
-        *,
-        per_sample_lam: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(alpha, per_sample_lam=per_sample_lam, generator=generator)
+    def __init__(self, num_classes: int, alpha: float = 1.0, **options: Any) -> None:
+        super().__init__(alpha, **options)
         self.num_classes = num_classes
 
     def draw_partners(self, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from torch import nn
 
 import gradmix_ext as gx
 from gradmix_ext.mixers import criteria
+from gradmix_ext.mixers.lam import LamLaw
 
 C, D = 6, 8
 
@@ -60,9 +61,7 @@ class TestCriteria:
     def test_mixed_equals_autograd(self, monkeypatch):
         """One sample a class and a fixed λ leave nothing to chance."""
         lam = 0.3
-        monkeypatch.setattr(
-            criteria, "beta", lambda alpha, n, device, generator: torch.full((n,), lam)
-        )
+        monkeypatch.setattr(LamLaw, "draw", lambda self, n, *_: (torch.full((n,), lam),) * 2)
         model = network()
         current, buffer = samples([2, 3], 1), samples([0, 1], 1)
         mixer = gx.GradMix(C, samples_per_pair=3)
@@ -78,13 +77,23 @@ class TestCriteria:
                 torch.testing.assert_close(mixer.scores[a, b], want, rtol=1e-6, atol=1e-9)
                 assert mixer.scores[a, b] == mixer.scores[b, a]
 
+    def test_mixed_scores_use_both_lams(self):
+        """Inputs mixed by λ_x, labels by λ_y; with fixed λ and one sample a class, exactly."""
+        model = network()
+        current, buffer = samples([2], 1), samples([0], 1)
+        mixer = gx.GradMix(C, lam_coupling="fixed", fixed_lam=(0.8, 0.6), samples_per_pair=1)
+        mixer.update(model, current, buffer)
+        eye = torch.eye(C, dtype=torch.float64)
+        mixed = 0.8 * buffer[0] + 0.2 * current[0]  # pairs are ordered: class 0 comes first
+        want = head_gradient(model, mixed, (0.6 * eye[0] + 0.4 * eye[2])[None])
+        want = want @ head_gradient(model, *buffer)
+        torch.testing.assert_close(mixer.scores[0, 2], want, rtol=1e-6, atol=1e-9)
+
     def test_mixed_scores_do_not_depend_on_the_chunk(self, monkeypatch):
         scores = []
         for chunk in (50, 10_000):
             monkeypatch.setattr(criteria, "CHUNK", chunk)
-            monkeypatch.setattr(
-                criteria, "beta", lambda alpha, n, device, generator: torch.full((n,), 0.5)
-            )
+            monkeypatch.setattr(LamLaw, "draw", lambda self, n, *_: (torch.full((n,), 0.5),) * 2)
             mixer = gx.GradMix(C, samples_per_pair=100)
             mixer.update(network(), self.current, self.buffer)
             scores.append(mixer.scores)

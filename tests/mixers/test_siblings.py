@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradmix_ext as gx
 from gradmix_ext.mixers import MIXERS, by_name
+from gradmix_ext.mixers.lam import LamLaw
 
 C = 5
 NAMES = tuple(MIXERS)
@@ -94,17 +95,15 @@ class TestEveryMixer:
         x, y = batch()
         with pytest.raises(ValueError, match=r"y must have shape \[40\], got \[39\]"):
             mixer.mix(x, y[:-1])
-        with pytest.raises(TypeError, match="y must be torch.int64, got torch.float32"):
+        with pytest.raises(TypeError, match=r"y must be torch\.int64, got torch\.float32"):
             mixer.mix(x, y.float())
-        with pytest.raises(TypeError, match="x must be float32, .* got torch.uint8"):
+        with pytest.raises(TypeError, match=r"x must be float32, .* got torch\.uint8"):
             mixer.mix(x.byte(), y)
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_lam_is_beta_distributed(alpha):
-    lam = gx.Mixup(alpha, per_sample_lam=True, generator=seeded()).draw_lam(
-        20_000, torch.device("cpu")
-    )
+    lam, _ = LamLaw(alpha, per_sample=True).draw(20_000, torch.device("cpu"), seeded())
     # on a grid inside (0, 1): near 1 the draws of α < 1 are closer than float32 can tell apart
     grid = torch.arange(0.02, 1.0, 0.02)
     empirical = (lam[:, None] < grid).double().mean(dim=0)
@@ -117,6 +116,64 @@ def test_lam_is_beta_distributed(alpha):
 def test_alpha_must_be_positive(alpha):
     with pytest.raises(ValueError, match="alpha must be positive and finite"):
         gx.Mixup(alpha)
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+class TestAsymmetricLam:
+    def mix(self, name, **options):
+        x, y = batch()
+        return x, by_name(name, C, generator=seeded(), **options).mix(x, y)
+
+    def test_fixed(self, name):
+        x, mixed = self.mix(name, lam_coupling="fixed", fixed_lam=(0.8, 0.6))
+        assert mixed.mask.all()
+        torch.testing.assert_close(mixed.x, 0.8 * x + 0.2 * x[mixed.partner])
+        assert (mixed.lam == 0.6).all()
+
+    def test_independent_draws_keep_the_dominant_label(self, name):
+        x, mixed = self.mix(name, lam_coupling="independent", per_sample_lam=True)
+        weight = mixed.lam_x.view(-1, 1, 1)
+        torch.testing.assert_close(mixed.x, weight * x + (1 - weight) * x[mixed.partner])
+        assert (mixed.lam >= 0.5).all()
+        assert (mixed.lam_x >= 0.5).all()
+        assert abs(torch.corrcoef(torch.stack([mixed.lam, mixed.lam_x]))[0, 1]) < 0.5
+        assert not torch.equal(mixed.lam, mixed.lam_x)
+
+    def test_stop_epoch(self, name):
+        mixer = by_name(name, C, stop_epoch=2)
+        x, y = batch()
+        for epoch, mixed in enumerate([True, True, False, False]):
+            mixer.set_epoch(epoch)
+            assert bool(mixer.mix(x, y).mask.all()) == mixed
+        assert torch.equal(mixer.mix(x, y).x, x)
+        assert not mixer.update_due(0)
+
+    def test_linear_taper(self, name):
+        options = {"lam_coupling": "fixed", "fixed_lam": (0.6, 0.6)}
+        mixer = by_name(name, C, stop_epoch=4, taper="linear", **options)
+        x, y = batch()
+        for epoch, lam in enumerate([0.6, 0.7, 0.8, 0.9, 1.0]):
+            mixer.set_epoch(epoch)
+            mixed = mixer.mix(x, y)
+            torch.testing.assert_close(mixed.lam, torch.full((40,), lam))
+            torch.testing.assert_close(mixed.x, lam * x + (1 - lam) * x[mixed.partner])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lam_coupling": "both"}, "lam_coupling must be one of same, independent, fixed"),
+        ({"lam_coupling": "fixed"}, "come together, got lam_coupling='fixed' and fixed_lam=None"),
+        ({"fixed_lam": (0.5, 0.5)}, "come together, got lam_coupling='same'"),
+        ({"lam_coupling": "fixed", "fixed_lam": (0.5, 1.5)}, r"in \[0, 1\], got λ_y = 1.5"),
+        ({"taper": "cosine", "stop_epoch": 3}, "taper must be one of none, linear, got 'cosine'"),
+        ({"taper": "linear"}, "taper='linear' needs stop_epoch"),
+        ({"stop_epoch": -1}, "stop_epoch must not be negative, got -1"),
+    ],
+)
+def test_bad_lam_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        gx.Mixup(**options)
 
 
 def test_mixup_permutes():
@@ -139,5 +196,5 @@ def test_balanced_names_a_label_out_of_range():
 
 
 def test_unknown_mixer():
-    with pytest.raises(ValueError, match="augment must be one of none, mixup, .* got 'cutout'"):
+    with pytest.raises(ValueError, match=r"augment must be one of none, mixup, .* got 'cutout'"):
         by_name("cutout", C)
