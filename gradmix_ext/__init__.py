@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from gradmix_ext import mixers, ops, reference
+from gradmix_ext import loader, mixers, ops, reference
 from gradmix_ext._version import __version__
 from gradmix_ext.mixers import (
     BalancedMixup,
@@ -39,6 +39,7 @@ __all__ = [
     "__version__",
     "continual",
     "debug_checks",
+    "loader",
     "metrics",
     "mixers",
     "ops",
