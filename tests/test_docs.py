@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from gradmix_ext.cli import main
+from gradmix_ext.cli import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -60,7 +60,7 @@ COMMANDS = [
 def test_command_is_understood(command):
     """Appending --help parses everything before it and runs nothing."""
     words = shlex.split(command, comments=True)[1:]
-    result = CliRunner().invoke(main, [*words, "--help"])
+    result = CliRunner().invoke(cli, [*words, "--help"])
     assert result.exit_code == 0, result.output
     for flag in (word for word in words if word.startswith("--")):
         assert flag in result.output
