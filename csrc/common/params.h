@@ -120,19 +120,30 @@ struct PairScoreParams {
   bool wide;
 };
 
-// Samples sorted by group; the group g holds rows offsets[g] .. offsets[g + 1].
+// Samples sorted by group: group g holds rows offsets[g] .. offsets[g + 1]. All in the accumulation type.
 struct GroupedParams {
   const void* delta;  // [N, delta_stride]
   int64_t delta_stride;
   const void* features;  // [N, feature_stride], zero beyond d
   int64_t feature_stride;
   const int64_t* offsets;  // [groups + 1]
+  const int64_t* group_of;  // [N] of each row
+  const void* group_scale;  // [groups]: 1, or 1/count for means
   int64_t groups;
   int64_t samples;
-  int64_t classes;
-  int64_t features_count;   // d
-  const void* group_scale;  // [groups] accumulation type: 1 or 1/count
-  bool wide;                // accumulation type is float64
+  int64_t classes;  // allowed ones
+  int64_t depth;    // d
+  bool wide;        // accumulation type is float64
+};
+
+// Where the gradients of the groups go: row (group, class) starts at (group_index * all_classes + class_index) * d.
+struct GroupGradientParams {
+  GroupedParams in;
+  const int64_t* group_index;  // [groups]
+  const int64_t* class_index;  // [classes]; null: all
+  int64_t all_classes;
+  void* weight;
+  void* bias;
 };
 
 }  // namespace gradmix

@@ -25,4 +25,19 @@ void pack_panels(const PanelParams& p);
 // Tasks are rows; scratch holds (block + 1) * padded_classes elements of the accumulation type.
 void pair_scores(const PairScoreParams& p, int64_t begin, int64_t end, void* scratch);
 
+// Tasks are groups.
+void group_gradients(const GroupGradientParams& p, int64_t begin, int64_t end);
+
+// The Gram matrix of the groups' gradients by classes: tasks are blocks of (class, feature) pairs, each adding its share to `gram`
+// [groups, groups], of which only the tiles on and above the diagonal are kept. scratch holds classwise_scratch(p) elements.
+int64_t classwise_tasks(const GroupedParams& p);
+int64_t classwise_scratch(const GroupedParams& p);
+void gram_classwise(const GroupedParams& p, int64_t begin, int64_t end, void* gram, void* scratch);
+
+// The same by pairs of samples: tasks are panels of pairwise_panel() samples. What is added to `gram` is a matrix T with
+// gram = T + T^T. scratch holds pairwise_scratch(p) elements.
+int64_t pairwise_panel(bool wide);
+int64_t pairwise_scratch(const GroupedParams& p);
+void gram_pairwise(const GroupedParams& p, int64_t begin, int64_t end, void* gram, void* scratch);
+
 }  // namespace gradmix::cpu::kernels

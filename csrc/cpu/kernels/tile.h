@@ -29,16 +29,53 @@ GRADMIX_INLINE void panel_tile(const A* a, int64_t row_step, int64_t depth_step,
   }
 }
 
-// sum[r][s] += a_r[0 .. depth) * b_s[0 .. depth), lane by lane; depth is a multiple of the lanes.
+// sum[r * dot_rows + s] += a_r[0 .. depth) * b_s[0 .. depth), lane by lane; depth is a multiple of the lanes.
 template <class A>
-GRADMIX_INLINE void dot_tile(const A* a, const A* b, int64_t stride, int64_t depth, vec_t<A> (&sum)[dot_rows][dot_rows]) {
+GRADMIX_INLINE void dot_tile(const A* a, const A* b, int64_t stride, int64_t depth, vec_t<A> (&sum)[dot_rows * dot_rows]) {
   constexpr int w = lanes<A>;
   for (int64_t p = 0; p < depth; p += w) {
     vec_t<A> left[dot_rows];
     for (int r = 0; r < dot_rows; ++r) left[r] = load(a + r * stride + p);
     for (int s = 0; s < dot_rows; ++s) {
       const vec_t<A> right = load(b + s * stride + p);
-      for (int r = 0; r < dot_rows; ++r) sum[r][s] += left[r] * right;
+      for (int r = 0; r < dot_rows; ++r) sum[r * dot_rows + s] += left[r] * right;
     }
   }
+}
+
+// Sums of neighbouring lanes: those of a in the first half, those of b in the second.
+#if GRADMIX_VECTOR_BYTES == 64
+GRADMIX_INLINE vf pair_sums(vf a, vf b) {
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+         __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+GRADMIX_INLINE vd pair_sums(vd a, vd b) {
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) + __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+}
+#elif GRADMIX_VECTOR_BYTES == 32
+GRADMIX_INLINE vf pair_sums(vf a, vf b) {
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) + __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+}
+GRADMIX_INLINE vd pair_sums(vd a, vd b) {
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+}
+#else
+GRADMIX_INLINE vf pair_sums(vf a, vf b) {
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+}
+GRADMIX_INLINE vd pair_sums(vd a, vd b) {
+  return __builtin_shufflevector(a, b, 0, 2) + __builtin_shufflevector(a, b, 1, 3);
+}
+#endif
+
+// out[i] = the sum of the lanes of v[i], for all i together: after log2(lanes) rounds of pair_sums a vector holds `lanes` of the sums.
+template <class A, int N>
+GRADMIX_INLINE void sum_each(vec_t<A> (&v)[N], A* out) {
+  int count = N;
+  for (int width = lanes<A>; width > 1; width /= 2) {
+    const int half = (count + 1) / 2;
+    for (int i = 0; i < half; ++i) v[i] = pair_sums(v[2 * i], v[2 * i + 1 < count ? 2 * i + 1 : 2 * i]);
+    count = half;
+  }
+  for (int i = 0; i < count; ++i) store(out + i * lanes<A>, v[i]);
 }

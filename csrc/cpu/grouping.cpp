@@ -1,0 +1,72 @@
+#include "grouping.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace gradmix::cpu {
+namespace {
+
+constexpr int64_t grain_elements = 16 << 10;
+
+}  // namespace
+
+Groups::Groups(const char* op, const LastLayer& in, const std::optional<Tensor>& groups, std::optional<int64_t> num_groups)
+    : total(num_groups.value_or(in.classes)) {
+  check(total >= 0, op, ": num_groups must not be negative, got ", total);
+  const Column<int64_t> given = groups ? Column<int64_t>(*groups, in.samples, op, "groups") : Column<int64_t>();
+  const int64_t* group = groups ? given.data() : in.target.data();
+  for (int64_t i = 0; i < in.samples; ++i)
+    check(group[i] >= 0 && group[i] < total, op, ": groups[", i, "] = ", group[i], " is out of range for ", total, " groups");
+
+  count.assign(total, 0);
+  for (int64_t i = 0; i < in.samples; ++i) ++count[group[i]];
+  std::vector<int64_t> next(total);
+  int64_t start = 0;
+  for (int64_t k = 0; k < total; ++k) {
+    next[k] = start;
+    if (count[k] == 0) continue;
+    present.push_back(k);
+    offsets.push_back(start);
+    row_group.insert(row_group.end(), count[k], static_cast<int64_t>(present.size()) - 1);
+    start += count[k];
+  }
+  offsets.push_back(start);
+  order.resize(in.samples);
+  for (int64_t i = 0; i < in.samples; ++i) order[next[group[i]]++] = i;
+}
+
+GroupReduction group_reduction(const char* op, const std::string& name) {
+  check(name == "mean" || name == "sum", op, ": reduction must be mean or sum, got ", name);
+  return name == "mean" ? GroupReduction::mean : GroupReduction::sum;
+}
+
+template <class A>
+GroupedSamples<A>::GroupedSamples(const LastLayer& in, const Groups& groups, GroupReduction reduction, bool with_one)
+    : delta_stride_(row_spacing(in.mask.allowed, sizeof(A), 64 / sizeof(A))),
+      feature_stride_(row_spacing(in.feature_count + (with_one ? 1 : 0), sizeof(A), 64 / sizeof(A))),
+      delta_(in.samples * delta_stride_),
+      features_(in.samples * feature_stride_) {
+  const ResidualParams residual{in.logits.const_data_ptr(), in.logits.stride(0),
+                                in.mask.given ? in.mask.columns.data() : nullptr, in.target_position(),
+                                in.partner_position(), in.lam.data(), in.lam.stride(), groups.order.data(), in.mask.allowed,
+                                in.dtype, delta_.data(), delta_stride_};
+  const GatherParams gather{in.features.const_data_ptr(), in.features.stride(0), groups.order.data(), nullptr,
+                            in.feature_count, in.dtype, features_.data(), feature_stride_};
+  const int64_t grain = std::max<int64_t>(1, grain_elements / std::max<int64_t>(1, delta_stride_ + feature_stride_));
+  parallel(in.samples, grain, [&](int64_t begin, int64_t end) {
+    kernels::residual(residual, begin, end);
+    kernels::gather_rows(gather, begin, end);
+    if (with_one)
+      for (int64_t i = begin; i < end; ++i) features_.data()[i * feature_stride_ + in.feature_count] = A(1);
+  });
+  for (const int64_t k : groups.present)
+    scale_.push_back(reduction == GroupReduction::mean ? A(1) / static_cast<A>(groups.count[k]) : A(1));
+  params_ = {delta_.data(), delta_stride_, features_.data(), feature_stride_, groups.offsets.data(), groups.row_group.data(),
+             scale_.data(), static_cast<int64_t>(groups.present.size()), in.samples, in.mask.allowed,
+             in.feature_count + (with_one ? 1 : 0), sizeof(A) == 8};
+}
+
+template class GroupedSamples<float>;
+template class GroupedSamples<double>;
+
+}  // namespace gradmix::cpu

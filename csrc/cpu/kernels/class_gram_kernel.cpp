@@ -1,0 +1,22 @@
+#define GRADMIX_KERNEL_BODY "class_gram_body.h"
+#include "foreach_level.h"
+
+#include "kernels.h"
+
+namespace gradmix::cpu::kernels {
+
+void group_gradients(const GroupGradientParams& p, int64_t begin, int64_t end) {
+  GRADMIX_DISPATCH(group_gradients, p, begin, end);
+}
+int64_t classwise_tasks(const GroupedParams& p) { GRADMIX_DISPATCH(classwise_tasks, p); }
+int64_t classwise_scratch(const GroupedParams& p) { GRADMIX_DISPATCH(classwise_scratch, p); }
+void gram_classwise(const GroupedParams& p, int64_t begin, int64_t end, void* gram, void* scratch) {
+  GRADMIX_DISPATCH(gram_classwise, p, begin, end, gram, scratch);
+}
+int64_t pairwise_panel(bool wide) { GRADMIX_DISPATCH(pairwise_panel, wide); }
+int64_t pairwise_scratch(const GroupedParams& p) { GRADMIX_DISPATCH(pairwise_scratch, p); }
+void gram_pairwise(const GroupedParams& p, int64_t begin, int64_t end, void* gram, void* scratch) {
+  GRADMIX_DISPATCH(gram_pairwise, p, begin, end, gram, scratch);
+}
+
+}  // namespace gradmix::cpu::kernels
