@@ -1,9 +1,10 @@
 """Class-incremental metrics, each computed from an accuracy matrix R by its published formula.
 
 R[t, j] is the test accuracy on task j after training task t, as a fraction in [0, 1], with tasks
-counted from 1 in the formulas and from 0 in the code. R may be a tensor, an array, or a nested list;
-rows may stop at the diagonal (``[[R11], [R21, R22], ...]``), and whatever stands above the diagonal
-(NaN and None included) is read by :func:`fwt` alone. Every task counts the same, however many classes it has.
+counted from 1 in the formulas and from 0 in the code. R may be a tensor, an array, or a nested
+list; rows may stop at the diagonal (``[[R11], [R21, R22], ...]``), and whatever stands above the
+diagonal (NaN and None included) is read by :func:`fwt` alone. Every task counts the same, however
+many classes it has.
 
 The differences (:func:`forgetting`, :func:`bwt`, :func:`fwt`) are means over T - 1 tasks: for T = 1
 they are means over nothing, and NaN. Zero would claim that something was measured.

@@ -7,24 +7,23 @@ from contextlib import contextmanager
 
 import click
 
-__all__ = ["CommandError", "wrong_input"]
+__all__ = ["InputError", "RunError", "wrong_input"]
 
 
-class CommandError(click.ClickException):
-    """Ends the command with one line on stderr.
+class InputError(click.ClickException):
+    """Ends the command with one line on stderr and exit code 2: wrong use or input."""
 
-    Args:
-        message: What went wrong.
-        exit_code: 2 for wrong use or input, 1 for a failure while running.
-    """
+    exit_code = 2
 
-    def __init__(self, message: str, exit_code: int = 2) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+
+class RunError(click.ClickException):
+    """Ends the command with one line on stderr and exit code 1: it failed while running."""
+
+    exit_code = 1
 
 
 @contextmanager
-def wrong_input(exit_code: int = 2) -> Iterator[None]:
+def wrong_input() -> Iterator[None]:
     """Report what the package rejects (bad values, files that cannot be used) as one line.
 
     For the steps that check input, not for training: an error there is a bug, and its traceback is
@@ -34,6 +33,6 @@ def wrong_input(exit_code: int = 2) -> Iterator[None]:
         yield
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.strerror else str(error)
-        raise CommandError(reason, exit_code) from error
+        raise InputError(reason) from error
     except (ValueError, TypeError) as error:
-        raise CommandError(str(error), exit_code) from error
+        raise InputError(str(error)) from error

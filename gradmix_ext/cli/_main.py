@@ -53,7 +53,7 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="gradmix")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Gradient-aware data mixing (GradMix) for class-incremental learning.
+    r"""Gradient-aware data mixing (GradMix) for class-incremental learning.
 
     \b
     gradmix compare                      every method on Split-Digits, in a minute or two

@@ -10,7 +10,13 @@ import click
 if TYPE_CHECKING:
     from gradmix_ext.continual.experiment import ExperimentConfig
 
-__all__ = ["Seeds", "SectionedCommand", "experiment_config", "experiment_options", "section"]
+__all__ = [
+    "SectionedCommand",
+    "experiment_config",
+    "experiment_options",
+    "read_seeds",
+    "section",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,66 +51,47 @@ def section(title: str, *options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-class Seeds(click.ParamType):
+def read_seeds(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, ...]:
     """``5`` is the seeds 0 to 4; ``0,3,7``, ``2-5`` and ``0-4,9`` are the seeds themselves."""
-
-    name = "seeds"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """Read the text."""
-        if isinstance(value, tuple):
-            return value
-        text = str(value)
-        try:
-            if text.isdigit():
-                seeds = list(range(int(text)))
-            else:
-                seeds = []
-                for part in filter(None, text.split(",")):
-                    first, dash, last = part.partition("-")
-                    seeds += range(int(first), int(last if dash else first) + 1)
-        except ValueError:
-            self.fail(f"'{text}' is neither a count nor a list such as 0,1,2 or 0-9", param, ctx)
-        if not seeds:
-            self.fail(f"'{text}' names no seed", param, ctx)
-        if len(set(seeds)) < len(seeds):
-            self.fail(f"'{text}' names a seed twice", param, ctx)
-        return tuple(seeds)
+    try:
+        if text.isdigit():
+            seeds = list(range(int(text)))
+        else:
+            seeds = []
+            for part in filter(None, text.split(",")):
+                first, dash, last = part.partition("-")
+                seeds += range(int(first), int(last if dash else first) + 1)
+    except ValueError:
+        raise click.BadParameter(
+            f"'{text}' is neither a count nor a list such as 0,1,2 or 0-9"
+        ) from None
+    if not seeds:
+        raise click.BadParameter(f"'{text}' names no seed")
+    if len(set(seeds)) < len(seeds):
+        raise click.BadParameter(f"'{text}' names a seed twice")
+    return tuple(seeds)
 
 
-class Increment(click.ParamType):
+def _read_increment(
+    ctx: click.Context, param: click.Parameter, text: str | None
+) -> int | tuple[int, ...] | None:
     """``2`` classes per task, or ``4,3,3`` for tasks of unequal size."""
-
-    name = "classes"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | tuple[int, ...]:
-        """Read the text."""
-        try:
-            sizes = tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"'{value}' is neither a number nor a list such as 4,3,3", param, ctx)
-        return sizes[0] if len(sizes) == 1 else sizes
+    if text is None:
+        return None
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is neither a number nor a list such as 4,3,3") from None
+    return sizes[0] if len(sizes) == 1 else sizes
 
 
-class Update(click.ParamType):
+def _read_update(ctx: click.Context, param: click.Parameter, text: str) -> str | int:
     """``epoch``, ``online``, or a number of steps."""
-
-    name = "epoch|online|STEPS"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | int:
-        """Read the text."""
-        text = str(value)
-        if text in ("epoch", "online"):
-            return text
-        if text.isdigit() and int(text) > 0:
-            return int(text)
-        self.fail(f"'{text}' is none of epoch, online and a positive number of steps", param, ctx)
+    if text in ("epoch", "online"):
+        return text
+    if text.isdigit() and int(text) > 0:
+        return int(text)
+    raise click.BadParameter(f"'{text}' is none of epoch, online and a positive number of steps")
 
 
 _COUNT = click.IntRange(min=1)
@@ -127,7 +114,8 @@ _DATA = section(
     _option("--tasks", type=_COUNT, help="Number of tasks.  [default: 5]", show_default=False),
     _option(
         "--increment",
-        type=Increment(),
+        callback=_read_increment,
+        metavar="N|LIST",
         help="Classes per task, instead of --tasks: 2, or 4,3,3 for unequal tasks.",
     ),
     _option(
@@ -203,10 +191,11 @@ _MIXING = section(
     _option("--samples-per-pair", type=_COUNT, default=16, help="Mixed samples per scored pair."),
     _option(
         "--update",
-        type=Update(),
+        callback=_read_update,
+        metavar="WHEN",
         default="epoch",
-        help="When pairs are scored anew: every epoch, every so many steps, or online, from the "
-        "samples that training mixes anyway.",
+        help="When pairs are scored anew: epoch, every so many steps (a number), or online, from "
+        "the samples that training mixes anyway.",
     ),
 )
 

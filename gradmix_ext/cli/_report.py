@@ -9,7 +9,6 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -71,7 +70,9 @@ class RichProgress(Progress):
                 f"{heading} {percent(getattr(run.result, name))}" for name, heading, _ in FORMULAS
             )
             label = f"{run.arm.label:<{self._width}} seed {run.seed}"
-            print(f"[{self._done}/{self._runs}] {label}  {numbers}  ({run.seconds:.1f} s)", flush=True)
+            print(
+                f"[{self._done}/{self._runs}] {label}  {numbers}  ({run.seconds:.1f} s)", flush=True
+            )
 
     def tick(self, text: str, advance: int = 0) -> None:
         """Move the bar by epochs, and say where training is."""
@@ -105,16 +106,14 @@ def print_table(comparison: Comparison) -> None:
     """Mean and confidence interval of every arm, with the formulas."""
     seeds = len(comparison.seeds)
     over = f"mean ± 95 % CI over {seeds} seeds" if seeds > 1 else f"seed {comparison.seeds[0]}"
-    table = Table(title=f"Class-IL accuracy and forgetting in percent, {over}", title_justify="left")
+    table = Table(title=f"Class-IL, in percent, {over}", title_justify="left")
     table.add_column("arm")
     for _, heading, _ in FORMULAS:
         table.add_column(heading, justify="right")
     for arm in comparison.finished_arms():
         estimates = comparison.estimates(arm)
         table.add_row(arm.label, *(estimates[name].percent() for name, _, _ in FORMULAS))
-    # Where there is no terminal, lines are not folded at 80 characters.
-    console = Console()
-    console.print(table)
+    Console().print(table)
     for _, heading, formula in FORMULAS:
         print(f"{heading:<10} = {formula}")
     print("R[t,j] = test accuracy on task j after task t, argmax over all classes seen so far")
@@ -125,4 +124,3 @@ def print_files(paths: Sequence[Path]) -> None:
     print(f"\nwritten to {paths[0].parent}:")
     for path in paths:
         print(f"  {path.name}")
-

@@ -16,9 +16,9 @@ from gradmix_ext.continual.compare import Comparison
 from gradmix_ext.continual.experiment import Arm, Experiment
 from gradmix_ext.continual.run_folder import RunFolder, default_folder
 from gradmix_ext.continual.summary import describe
-from gradmix_ext.continual.trainer import Diverged
+from gradmix_ext.continual.trainer import DivergedError
 
-from ._errors import CommandError, wrong_input
+from ._errors import InputError, RunError, wrong_input
 from ._options import experiment_config
 from ._report import RichProgress, print_files, print_table
 
@@ -57,10 +57,10 @@ def run_comparison(kind: str, arms: Sequence[str], seeds: Sequence[int], **param
             err=True,
         )
         sys.exit(130)
-    except Diverged as error:
-        raise CommandError(f"{error}; what was finished is in {folder.path}", 1) from error
+    except DivergedError as error:
+        raise RunError(f"{error}; what was finished is in {folder.path}") from error
     except OSError as error:
-        raise CommandError(f"cannot write {folder.path}: {error}", 1) from error
+        raise RunError(f"cannot write {folder.path}: {error}") from error
     print_table(comparison)
     print_files(folder.finish(comparison))
 
@@ -69,14 +69,14 @@ def _load_backend() -> str:
     """Load the compiled kernels before any progress is shown; says what runs.
 
     Raises:
-        CommandError: the backend that was asked for cannot be had.
+        InputError: the backend that was asked for cannot be had.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
             status = loader.load()
         except loader.BackendUnavailable as error:
-            raise CommandError(str(error)) from error
+            raise InputError(str(error)) from error
     for warning in caught:
         click.echo(f"gradmix: note: {warning.message}", err=True)
     names = {"cpp": "C++ kernels", "cuda": "C++ and CUDA kernels", "torch": "pure PyTorch"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ._options import SectionedCommand, Seeds, experiment_options, section
+from ._options import SectionedCommand, experiment_options, read_seeds, section
 
 __all__ = ["compare_command"]
 
@@ -17,7 +17,7 @@ __all__ = ["compare_command"]
     "Seeds",
     click.option(
         "--seeds",
-        type=Seeds(),
+        callback=read_seeds,
         default="10",
         show_default=True,
         metavar="N|LIST",
@@ -27,7 +27,7 @@ __all__ = ["compare_command"]
 )
 @experiment_options
 def compare_command(arms: tuple[str, ...], seeds: tuple[int, ...], **params: Any) -> None:
-    """Compare methods and mixers over several seeds, with mean and 95 % confidence interval.
+    r"""Compare methods and mixers over several seeds, with mean and 95 % confidence interval.
 
     An ARM is METHOD, METHOD+AUGMENT, or AUGMENT alone, which means er+AUGMENT.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ._options import SectionedCommand, Seeds, experiment_options, section
+from ._options import SectionedCommand, experiment_options, read_seeds, section
 
 __all__ = ["train_command"]
 
@@ -33,7 +33,7 @@ __all__ = ["train_command"]
     ),
     click.option(
         "--seeds",
-        type=Seeds(),
+        callback=read_seeds,
         default="1",
         show_default=True,
         metavar="N|LIST",
@@ -42,7 +42,7 @@ __all__ = ["train_command"]
 )
 @experiment_options
 def train_command(method: str, augment: str, seeds: tuple[int, ...], **params: Any) -> None:
-    """Train one method with one mixer on a stream of tasks, and test it after each.
+    r"""Train one method with one mixer on a stream of tasks, and test it after each.
 
     The classes of a data set arrive task by task. While task t is trained, earlier classes are
     there only as a few samples in a replay buffer; the test asks for all classes seen so far.

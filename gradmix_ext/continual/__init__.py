@@ -17,14 +17,14 @@ from .methods import ER, METHODS, Finetune, Joint, Method, Stage, method_by_name
 from .models import mlp
 from .result import Result
 from .scenario import Scenario, Task, class_incremental
-from .trainer import Diverged, Trainer
+from .trainer import DivergedError, Trainer
 
 __all__ = [
     "ER",
     "METHODS",
     "ArrayDataset",
     "Callback",
-    "Diverged",
+    "DivergedError",
     "EpochEnd",
     "Evaluation",
     "Evaluator",

@@ -32,10 +32,10 @@ def half_width(values: NDArray[np.float64]) -> NDArray[np.float64]:
     Args:
         values: [n, ...], n at least 2.
     """
-    from scipy import stats
+    from scipy.special import stdtrit
 
     n = len(values)
-    quantile = stats.t.ppf((1 + _CONFIDENCE) / 2, n - 1)
+    quantile = stdtrit(n - 1, (1 + _CONFIDENCE) / 2)
     width: NDArray[np.float64] = quantile * values.std(axis=0, ddof=1) / math.sqrt(n)
     return width
 
@@ -96,7 +96,7 @@ class Comparison:
         """Do all runs. Each is written to the folder as soon as it is finished.
 
         Raises:
-            Diverged: the training loss of a run became infinite or NaN.
+            DivergedError: the training loss of a run became infinite or NaN.
             OSError: the folder can no longer be written.
         """
         for arm, seed in self.jobs:

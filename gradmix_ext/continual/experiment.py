@@ -26,6 +26,17 @@ __all__ = ["DEFAULT_ARMS", "Arm", "Experiment", "ExperimentConfig", "Run"]
 
 DEFAULT_ARMS = ("finetune", "er", "mixup", "balanced", "random-mask", "gradmix", "joint")
 
+# Settings that go to the mixer; each mixer takes those that it knows.
+_MIXING = (
+    "alpha",
+    "criterion",
+    "policy",
+    "threshold",
+    "samples_per_pair",
+    "update",
+    "per_sample_lam",
+)
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -127,13 +138,10 @@ class Experiment:
     def __init__(self, config: ExperimentConfig, arms: Sequence[Arm]) -> None:
         self.config = config
         self.device = usable_device(config.device)
-        for name, value, least in (
-            ("lr", config.lr, 0.0),
-            ("momentum", config.momentum, 0.0),
-            ("weight_decay", config.weight_decay, 0.0),
-        ):
-            if not least <= value < float("inf"):
-                raise ValueError(f"{name} must be at least {least:g} and finite, got {value}")
+        for name in ("lr", "momentum", "weight_decay"):
+            value = getattr(config, name)
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be at least 0 and finite, got {value}")
         self.dataset: ArrayDataset = load_dataset(config.dataset, config.data_dir)
         scenario = self.scenario(seed=0)
         for arm in arms:
@@ -190,20 +198,17 @@ class Experiment:
         """Train and test one arm with one seed.
 
         Raises:
-            Diverged: the training loss became infinite or NaN.
+            DivergedError: the training loss became infinite or NaN.
         """
         started = time.perf_counter()
         log, maps = _EventLog(), PairMapRecorder()
         scenario = self.scenario(seed)
         result = self.trainer(arm, seed, (log, maps, *callbacks)).fit(scenario)
         seconds = time.perf_counter() - started
-        return Run(
-            arm, seed, result, tuple(log.events), maps.maps(), scenario.class_order, seconds
-        )
+        return Run(arm, seed, result, tuple(log.events), maps.maps(), scenario.class_order, seconds)
 
     def _mixing(self) -> dict[str, Any]:
-        names = "alpha criterion policy threshold samples_per_pair update per_sample_lam".split()
-        return {name: getattr(self.config, name) for name in names}
+        return {name: getattr(self.config, name) for name in _MIXING}
 
 
 def usable_device(name: str) -> torch.device:

@@ -7,7 +7,6 @@ the defaults.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ from .buffer import ReplayBuffer
 from .replay import REPLAY_MODES, Samples, shuffled_batches, split_batches, union_batches
 from .scenario import Task
 
-__all__ = ["METHODS", "ER", "Finetune", "Joint", "Method", "Stage", "method_by_name"]
+__all__ = ["ER", "METHODS", "Finetune", "Joint", "Method", "Stage", "method_by_name"]
 
 # Samples per forward pass when features are taken; bounds memory, changes no result.
 _CHUNK = 2048
@@ -55,8 +54,11 @@ class Stage:
         return self.task.train_x, self.task.train_y
 
 
-class Method(ABC):
-    """Base of all methods; the hooks in the order in which the trainer calls them."""
+class Method:
+    """Base of all methods, with the hooks that the trainer calls.
+
+    Only :meth:`batches` has to be there.
+    """
 
     #: Whether the method needs a replay buffer.
     uses_buffer = False
@@ -68,9 +70,9 @@ class Method(ABC):
         """Samples of earlier tasks that the mixer's criterion protects, or None without any."""
         return None
 
-    @abstractmethod
     def batches(self, stage: Stage) -> Iterator[Samples]:
         """The batches (x [N, ...], y [N]) of one epoch, before mixing."""
+        raise NotImplementedError
 
     def loss(self, stage: Stage, batch: MixedBatch, logits: Tensor) -> Tensor:
         """Scalar loss of a mixed batch: cross-entropy over the classes seen so far."""

@@ -26,6 +26,7 @@ _MARKERS = "osD^vP*"
 _BOUNDS = {"finetune": ("#888888", ":"), "joint": ("#000000", "--")}
 _HELPFUL, _DETRIMENTAL = "#0072B2", "#D55E00"
 _MAP = LinearSegmentedColormap.from_list("pairs", [_DETRIMENTAL, "#F7F7F7", _HELPFUL])
+_MAX_ROWS = 5
 _MAX_COLUMNS = 5
 
 
@@ -36,20 +37,21 @@ def plot_accuracy(comparison: Comparison, path: Path) -> None:
     curves = []
     for arm in comparison.finished_arms():
         matrices = [run.result.accuracy_matrix.numpy() for run in comparison.of(arm)]
-        values = 100 * np.array([[row[: t + 1].mean() for t, row in enumerate(R)] for R in matrices])
+        values = 100 * np.array(
+            [[row[: t + 1].mean() for t, row in enumerate(R)] for R in matrices]
+        )
         width = half_width(values) if len(values) > 1 else None
         curves.append((arm, values.mean(axis=0), width))
     figure = _figure(8, 5)
     axes = figure.subplots()
-    contestants = 0
+    contestants = [arm.label for arm, _, _ in curves if arm.label not in _BOUNDS]
     for arm, mean, width in sorted(curves, key=lambda curve: -curve[1][-1]):
         if arm.label in _BOUNDS:
-            colour, line = _BOUNDS[arm.label]
-            marker = ""
+            (colour, line), marker = _BOUNDS[arm.label], ""
         else:
-            colour, line = _COLOURS[contestants % len(_COLOURS)], "-"
-            marker = _MARKERS[contestants % len(_MARKERS)]
-            contestants += 1
+            style = contestants.index(arm.label)
+            colour, line = _COLOURS[style % len(_COLOURS)], "-"
+            marker = _MARKERS[style % len(_MARKERS)]
         tasks = np.arange(1, len(mean) + 1)
         label = f"{arm.label}  {mean[-1]:.1f}"
         axes.plot(tasks, mean, line, color=colour, marker=marker, markersize=5, label=label)
@@ -83,51 +85,61 @@ def plot_class_pairs(runs: Sequence[Run], path: Path) -> bool:
         False, and no file, when there is nothing to show: no task has a buffer to protect.
     """
     share, task, epoch, sizes = _helpful_share(runs)
-    later = [t for t in range(len(sizes)) if t > 0]
-    if not later:
+    later = np.arange(1, len(sizes))
+    if not len(later):
         return False
-    epochs = int(epoch.max()) + 1
-    shown = np.unique(np.linspace(0, epochs - 1, min(epochs, _MAX_COLUMNS)).round().astype(int))
-    rows, columns = len(later), len(shown)
-    figure = _figure(2.0 * columns + 1.6, 2.0 * rows + 3.2)
-    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[1.5] + [1] * rows)
-    _plot_kinds(figure.add_subplot(grid[0, :]), share, task, sizes)
-    bounds = np.cumsum([0, *sizes])
-    axes: Any = None
+    rows = _spread(later, _MAX_ROWS)
+    columns = _spread(np.arange(int(epoch.max()) + 1), _MAX_COLUMNS)
+    figure = _figure(1.8 * len(columns) + 2.2, 2.0 * len(rows) + 3.4)
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1.4, len(rows)])
+    above, below = parts
+    _plot_kinds(above.subplots(), share, task, sizes)
+    grid = below.subplots(len(rows), len(columns), squeeze=False)
     image: Any = None
-    panels = []
-    for row, t in enumerate(later):
-        for column, e in enumerate(shown):
-            axes = figure.add_subplot(grid[row + 1, column])
-            panels.append(axes)
+    for row, t in enumerate(rows):
+        for column, e in enumerate(columns):
             index = int(np.flatnonzero((task == t) & (epoch == e))[0])
-            image = axes.imshow(share[index], cmap=_MAP, vmin=0, vmax=1, origin="upper")
-            for bound in bounds[1 : t + 1]:
-                axes.axhline(bound - 0.5, color="#555555", lw=0.6)
-                axes.axvline(bound - 0.5, color="#555555", lw=0.6)
-            limit = bounds[t + 1] - 0.5
-            axes.plot([-0.5, limit, limit], [limit, limit, -0.5], color="#555555", lw=0.6)
-            axes.set_xticks([])
-            axes.set_yticks([])
-            for spine in axes.spines.values():
-                spine.set_visible(False)
+            axes = grid[row, column]
+            image = _plot_map(axes, share[index], sizes[: t + 1])
             if row == 0:
                 axes.set_title(f"epoch {e + 1}", fontsize=9)
             if column == 0:
-                axes.set_ylabel(f"task {t + 1}", fontsize=9)
-    bar = figure.colorbar(image, ax=panels, fraction=0.03, pad=0.02, ticks=[0, 0.5, 1])
+                axes.set_ylabel(f"during task {t + 1}", fontsize=9)
+    bar = below.colorbar(image, ax=grid, shrink=0.6, aspect=25, pad=0.02, ticks=[0, 0.5, 1])
     if len(runs) > 1:
-        bar.ax.set_yticklabels(["detrimental\nin all seeds", "in half", "helpful\nin all seeds"])
+        names = ["detrimental in\nall seeds", "in half of them", "helpful in\nall seeds"]
     else:
-        bar.ax.set_yticklabels(["detrimental", "", "helpful"])
-    bar.ax.tick_params(labelsize=8)
-    figure.supxlabel(
-        "Maps: one cell per class pair, classes in the order in which they came; "
-        "lines separate tasks.",
-        fontsize=8,
+        names = ["detrimental", "", "helpful"]
+    bar.ax.set_yticklabels(names, fontsize=8)
+    below.supxlabel(
+        "one cell per class pair; classes in the order in which they came, tasks numbered",
+        fontsize=9,
     )
     _write(figure, path)
     return True
+
+
+def _plot_map(axes: Any, share: NDArray[np.float64], sizes: Sequence[int]) -> Any:
+    """One map, with the tasks seen so far set apart; what is still to come stays empty."""
+    image = axes.imshow(share, cmap=_MAP, vmin=0, vmax=1)
+    bounds = np.cumsum([0, *sizes])
+    axes.hlines(bounds - 0.5, -0.5, bounds[-1] - 0.5, color="#333333", lw=0.6, clip_on=False)
+    axes.vlines(bounds - 0.5, -0.5, bounds[-1] - 0.5, color="#333333", lw=0.6, clip_on=False)
+    centres = (bounds[:-1] + bounds[1:] - 1) / 2
+    numbers = [str(t) for t in range(1, len(sizes) + 1)]
+    axes.xaxis.tick_top()  # beside the cells, which start at the top left
+    axes.set_xticks(centres, numbers, fontsize=7)
+    axes.set_yticks(centres, numbers, fontsize=7)
+    axes.tick_params(length=0, pad=2)
+    axes.spines[:].set_visible(False)
+    return image
+
+
+def _spread(values: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most `most` of the values, evenly spread, the first and the last among them."""
+    chosen = np.linspace(0, len(values) - 1, min(len(values), most)).round().astype(int)
+    kept: NDArray[np.int64] = values[np.unique(chosen)]
+    return kept
 
 
 def _helpful_share(
@@ -162,10 +174,10 @@ def _plot_kinds(
         is_old = np.arange(end) < old
         both_old = upper & is_old[:, None] & is_old
         both_current = upper & ~is_old[:, None] & ~is_old
-        values = share[index, :end, :end]
-        kinds["both old"].append(values[both_old].mean())
-        kinds["old and current"].append(values[upper & ~both_old & ~both_current].mean())
-        kinds["both current"].append(values[both_current].mean())
+        helpful = share[index, :end, :end]
+        kinds["both old"].append(helpful[both_old].mean())
+        kinds["old and current"].append(helpful[upper & ~both_old & ~both_current].mean())
+        kinds["both current"].append(helpful[both_current].mean())
     styles = (("#0072B2", "o"), ("#8C6D00", "s"), ("#D55E00", "^"))
     for (name, values), (colour, marker) in zip(kinds.items(), styles, strict=True):
         for t in np.unique(task[position]):
@@ -178,10 +190,12 @@ def _plot_kinds(
         axes.axvline(start + 0.5, color="#BBBBBB", lw=0.8, zorder=0)
         axes.text(start + 0.7, 103, f"task {t}", fontsize=8, color="#555555", va="bottom")
     axes.set(
-        ylim=(-3, 103), xlim=(starts[0] + 0.4, len(task) + 0.6),
-        xlabel="epoch, counted through", ylabel="helpful pairs (%)",
+        ylim=(-3, 103),
+        xlim=(starts[0] + 0.4, len(task) + 0.6),
+        xlabel="epoch, counted over all tasks",
+        ylabel="helpful pairs (%)",
     )
-    axes.set_title("Class pairs that GradMix mixes, by the classes in them", loc="left", pad=18)
+    axes.set_title("Class pairs that GradMix finds helpful", loc="left", pad=18)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9)
 
 

@@ -5,7 +5,7 @@
 | config.json | settings, arms, seeds, versions and the exact command |
 | metrics.jsonl | one line per epoch, task and run, each with its arm and seed |
 | matrices/ARM/seed-N.json | accuracy matrices of a run, written when it is finished |
-| matrices.npz | the same, stacked over seeds: ``ARM/class_il``, ``ARM/task_il`` [seeds, T, T], ... |
+| matrices.npz | the same, stacked over seeds: ``ARM/class_il`` [seeds, T, T], ... |
 | class_pairs/ARM-seed-N.npz | the class-pair map of every epoch, for mixers that judge pairs |
 | summary.md | the table |
 | accuracy.png, class_pairs-ARM.png | the plots |

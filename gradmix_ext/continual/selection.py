@@ -55,7 +55,7 @@ def rank_within_class(group: Tensor, key: Tensor) -> Tensor:
 
 
 def herding_rank(features: Tensor, y: Tensor, picks: int) -> Tensor:
-    """iCaRL's exemplar order in every class at once, by greedy matching of the class mean.
+    """Exemplar order of iCaRL in every class at once, by greedy matching of the class mean.
 
     With L2-normalised features phi, exemplar number k minimises
     ``|| mean(phi) - (phi(x) + sum of the k - 1 earlier ones) / k ||`` (Rebuffi et al. 2017,

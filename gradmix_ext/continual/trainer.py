@@ -18,13 +18,15 @@ from .models import mlp, seeded
 from .result import Result
 from .scenario import Scenario
 
-__all__ = ["Diverged", "Trainer", "random_stream"]
+__all__ = ["DivergedError", "Trainer", "random_stream"]
 
 ModelSource = nn.Module | Callable[[Scenario], nn.Module]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
+SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
 
-class Diverged(FloatingPointError):
+
+class DivergedError(FloatingPointError):
     """The training loss is no longer a finite number."""
 
 
@@ -57,7 +59,7 @@ class Trainer:
         mixer: Mixer | str = "none",
         method: Method | str = "er",
         buffer: ReplayBuffer | int | None = None,
-        optimizer: OptimizerFactory = partial(torch.optim.SGD, lr=0.05, momentum=0.9),
+        optimizer: OptimizerFactory = SGD,
         epochs: int = 10,
         batch_size: int = 64,
         device: torch.device | str = "cpu",
@@ -86,7 +88,7 @@ class Trainer:
         """Train on every task in turn.
 
         Raises:
-            Diverged: the loss became infinite or NaN.
+            DivergedError: the loss became infinite or NaN.
         """
         scenario = scenario.to(self.device)
         model = self._build_model(scenario)
@@ -113,7 +115,7 @@ class Trainer:
             for epoch in range(self.epochs):
                 loss = self._train_epoch(stage, mixer, optimizer).item()
                 if not torch.isfinite(torch.tensor(loss)):
-                    raise Diverged(
+                    raise DivergedError(
                         f"the training loss is {loss} in epoch {epoch + 1} of task "
                         f"{task.index + 1}: use a lower learning rate"
                     )
@@ -132,9 +134,7 @@ class Trainer:
             task_classes=tuple(task.classes for task in scenario),
         )
 
-    def _train_epoch(
-        self, stage: Stage, mixer: Mixer, optimizer: torch.optim.Optimizer
-    ) -> Tensor:
+    def _train_epoch(self, stage: Stage, mixer: Mixer, optimizer: torch.optim.Optimizer) -> Tensor:
         """One epoch; the mean loss per sample, still on the device."""
         stage.model.train()
         total = torch.zeros((), dtype=torch.float64, device=self.device)

@@ -24,7 +24,7 @@ def stream(labels: list[int], start: int = 0) -> tuple[torch.Tensor, torch.Tenso
 
 @pytest.mark.parametrize("chunks", [[30], [3, 5, 22], [7, 0, 1, 11, 11], [1] * 30])
 def test_reservoir_holds_every_sample_with_the_same_probability(chunks):
-    capacity, total, trials = 7, 30, 3000
+    capacity, total, trials = 7, 30, 1500
     source = generator(sum(chunks) * 31 + len(chunks))
     held = torch.zeros(total)
     for _ in range(trials):
@@ -34,7 +34,8 @@ def test_reservoir_holds_every_sample_with_the_same_probability(chunks):
             x, y = stream([0] * size, start)
             buffer.add(x, y)
             start += size
-        assert len(buffer) == capacity and buffer.seen == total
+        assert len(buffer) == capacity
+        assert buffer.seen == total
         x, _ = buffer.data
         assert len(x.unique()) == capacity
         held[x[:, 0].long()] += 1
@@ -100,9 +101,7 @@ def test_quota_is_the_water_level(counts, capacity):
 
 
 @given(
-    steps=st.lists(
-        st.tuples(st.integers(0, 6), st.integers(1, 12)), min_size=1, max_size=12
-    ),
+    steps=st.lists(st.tuples(st.integers(0, 6), st.integers(1, 12)), min_size=1, max_size=12),
     capacity=st.integers(7, 40),
 )
 @settings(deadline=None, max_examples=200)
@@ -140,7 +139,7 @@ def test_a_rare_class_leaves_its_room_to_the_others():
 
 def test_class_balanced_draws_uniformly_from_all_of_a_class():
     # Class 0 comes in two parts, and its share shrinks on the way.
-    trials = 4000
+    trials = 2000
     held = torch.zeros(40)
     source = generator(3)
     for _ in range(trials):
@@ -217,7 +216,8 @@ def test_errors():
     buffer = ReplayBuffer(2, "class-balanced")
     with pytest.raises(ValueError, match="capacity 2 is smaller than the number of classes 3"):
         buffer.add(*stream([0, 1, 2]))
-    assert buffer.data is None and buffer.seen == 0
+    assert buffer.data is None
+    assert buffer.seen == 0
     with pytest.raises(ValueError, match="empty buffer"):
         buffer.sample(1)
     with pytest.raises(ValueError, match="give features"):

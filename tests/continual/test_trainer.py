@@ -1,0 +1,326 @@
+"""The trainer, its methods and its measurements, on problems small enough to check."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradmix_ext import BalancedMixup, GradMix, metrics
+from gradmix_ext.continual import (
+    ER,
+    ArrayDataset,
+    Callback,
+    DivergedError,
+    Finetune,
+    Joint,
+    Method,
+    PairMapRecorder,
+    ReplayBuffer,
+    Result,
+    Scenario,
+    Trainer,
+    class_incremental,
+    mlp,
+)
+from gradmix_ext.continual.evaluate import Evaluator
+from gradmix_ext.continual.replay import shuffled_batches, split_batches, union_batches
+
+
+def blobs(classes: int = 6, per_class: int = 20, test: int = 7) -> ArrayDataset:
+    """Well separated clusters in the plane, of unequal test sizes."""
+    g = torch.Generator().manual_seed(0)
+    angle = torch.arange(classes) * 2 * math.pi / classes
+    centre = 4 * torch.stack([angle.cos(), angle.sin()], dim=1)
+    y = torch.arange(classes).repeat_interleave(per_class)
+    test_y = torch.cat([torch.full((test + k,), k) for k in range(classes)])
+    return ArrayDataset(
+        "blobs",
+        centre[y] + torch.randn(len(y), 2, generator=g),
+        y,
+        centre[test_y] + torch.randn(len(test_y), 2, generator=g),
+        test_y,
+        tuple("abcdefghij"[:classes]),
+    )
+
+
+@pytest.fixture(scope="module")
+def scenario() -> Scenario:
+    return class_incremental(blobs(), tasks=3, class_order_seed=2)
+
+
+def trainer(**settings) -> Trainer:
+    settings = {"epochs": 3, "batch_size": 16, "buffer": 12} | settings
+    return Trainer(**settings)
+
+
+def same(a: Result, b: Result) -> bool:
+    return all(
+        torch.equal(getattr(a, name), getattr(b, name))
+        for name in ("accuracy_matrix", "task_il_matrix", "task_il_baseline", "pooled_accuracy")
+    )
+
+
+@pytest.mark.parametrize("mixer", ["none", "mixup", "balanced", "random-mask", "gradmix"])
+@pytest.mark.parametrize("method", [ER("union"), ER("split"), Finetune(), Joint()])
+def test_every_method_with_every_mixer_is_deterministic(scenario, method, mixer):
+    def run(seed: int) -> tuple[Result, list[Tensor]]:
+        model = None
+
+        def build(scenario: Scenario) -> nn.Module:
+            nonlocal model
+            model = mlp(scenario.input_shape, scenario.num_classes, hidden=(16,))
+            return model
+
+        # Draws from the default generator in between must not matter.
+        torch.rand(seed + 1)
+        result = trainer(model=build, method=method, mixer=mixer, seed=seed).fit(scenario)
+        return result, [p.detach().clone() for p in model.parameters()]
+
+    first, weights = run(3)
+    torch.manual_seed(0)
+    again, same_weights = run(3)
+    assert same(first, again)
+    assert all(torch.equal(a, b) for a, b in zip(weights, same_weights, strict=True))
+    _, other_weights = run(4)
+    assert not all(torch.equal(a, b) for a, b in zip(weights, other_weights, strict=True))
+
+
+def test_building_a_model_leaves_the_default_generator_alone(scenario):
+    torch.manual_seed(11)
+    expected = torch.rand(4)
+    torch.manual_seed(11)
+    trainer(mixer="none").fit(scenario)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_what_is_learned(scenario):
+    joint = trainer(method="joint", epochs=10).fit(scenario)
+    finetune = trainer(method="finetune", epochs=10).fit(scenario)
+    replay = trainer(method="er", epochs=10, buffer=60).fit(scenario)
+    assert joint.final_accuracy > 0.9
+    assert finetune.final_accuracy < 0.4
+    assert finetune.forgetting > 0.9
+    assert replay.final_accuracy > finetune.final_accuracy + 0.3
+    for result in (joint, finetune, replay):
+        # A prediction that may only name the classes of its own task is never worse.
+        assert (result.task_il_matrix >= result.accuracy_matrix).all()
+        assert (result.accuracy_matrix.triu(1) == 0).all()
+        assert result.accuracy_matrix.dtype == torch.float64
+
+
+def test_results_agree_with_a_plain_evaluation(scenario):
+    class Keep(Callback):
+        def __init__(self) -> None:
+            self.expected: list[list[float]] = []
+            self.pooled: list[float] = []
+
+        def on_task_end(self, event) -> None:
+            seen = scenario.seen_classes(event.task.index)
+            row, hits, total = [], 0, 0
+            for task in scenario:
+                good = 0
+                for x, y in zip(task.test_x, task.test_y, strict=True):
+                    with torch.no_grad():
+                        logits = model(x[None])[0]
+                    good += max(seen, key=lambda k: logits[k].item()) == int(y)
+                row.append(good / len(task.test_y))
+                if task.index <= event.task.index:
+                    hits, total = hits + good, total + len(task.test_y)
+            self.expected.append(row)
+            self.pooled.append(hits / total)
+
+    model = mlp((2,), 6, (8,))
+    keep = Keep()
+    result = trainer(model=model, callbacks=[keep]).fit(scenario)
+    expected = torch.tensor(keep.expected, dtype=torch.float64)
+    torch.testing.assert_close(result.accuracy_matrix, expected)
+    torch.testing.assert_close(result.pooled_accuracy, torch.tensor(keep.pooled).double())
+    # Tasks have unequal test sets: the pooled accuracy is another number than the mean over tasks.
+    assert result.pooled_accuracy[-1] != pytest.approx(metrics.final_accuracy(expected))
+
+
+def test_metrics_of_a_result(scenario):
+    result = trainer(epochs=1).fit(scenario)
+    R = result.accuracy_matrix.tolist()
+    assert result.final_accuracy == metrics.final_accuracy(R)
+    assert result.average_incremental_accuracy == metrics.average_incremental_accuracy(R)
+    assert result.forgetting == metrics.forgetting(R)
+    assert result.bwt == metrics.bwt(R)
+    assert result.fwt == metrics.fwt(result.task_il_matrix, result.task_il_baseline)
+
+
+def test_one_task():
+    result = trainer().fit(class_incremental(blobs(), tasks=1))
+    assert result.accuracy_matrix.shape == (1, 1)
+    assert math.isnan(result.forgetting)
+    assert result.summary()["forgetting"] is None
+
+
+def test_one_class_per_task_and_a_class_with_one_sample():
+    dataset = blobs(3, per_class=5)
+    keep = torch.tensor([0, *range(5, 15)])
+    dataset = ArrayDataset(
+        "one",
+        dataset.train_x[keep],
+        dataset.train_y[keep],
+        dataset.test_x,
+        dataset.test_y,
+        dataset.class_names,
+    )
+    for mixer in ("mixup", "gradmix"):
+        result = trainer(mixer=mixer).fit(class_incremental(dataset, increment=1))
+        assert result.accuracy_matrix.shape == (3, 3)
+
+
+def test_masked_classes_have_no_say(scenario):
+    class Huge(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = torch.zeros(len(x), 6)
+            logits[:, scenario.class_order[-1]] = 1e9
+            logits[:, scenario[0].classes[0]] = 1.0
+            return logits
+
+    evaluation = Evaluator(scenario)(Huge(), lambda m, x: m(x), scenario.seen_mask(0), 1)
+    in_first = (scenario[0].test_y == scenario[0].classes[0]).double().mean().item()
+    assert evaluation.class_il.tolist() == [in_first, 0.0, 0.0]
+    assert evaluation.pooled == in_first
+
+
+class Spy(Method):
+    """Notes what the trainer hands to a method, and when."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def begin_task(self, stage) -> None:
+        self.calls.append(f"begin {stage.task.index} past {len(stage.past)}")
+
+    def batches(self, stage):
+        self.calls.append("epoch")
+        yield stage.current
+
+    def after_backward(self, stage) -> None:
+        assert all(p.grad is not None for p in stage.model.parameters())
+        self.calls.append("backward")
+
+    def end_task(self, stage) -> None:
+        assert sorted(stage.seen_mask.nonzero().flatten().tolist()) == sorted(
+            k for t in (*stage.past, stage.task) for k in t.classes
+        )
+        self.calls.append("end")
+
+
+def test_hooks_come_in_order(scenario):
+    spy = Spy()
+    trainer(method=spy, epochs=2).fit(scenario)
+    task = ["epoch", "backward"] * 2 + ["end"]
+    assert spy.calls == [c for t in range(3) for c in [f"begin {t} past {t}", *task]]
+
+
+def test_the_mixer_is_updated_when_it_is_due(scenario):
+    class Watch(GradMix):
+        def update(self, model, current, buffer=None, seen_classes=None):
+            calls.append((len(current[1]), None if buffer is None else len(buffer[1])))
+            assert seen_classes.dtype == torch.bool
+            super().update(model, current, buffer, seen_classes)
+
+    # 40 samples a task: 3 steps of 16 alone, 4 with the 12 buffered ones in the pool.
+    calls: list[tuple[int, int | None]] = []
+    trainer(mixer=Watch(6)).fit(scenario)
+    assert calls == [(40, None)] * 3 + [(40, 12)] * 6
+    calls = []
+    trainer(mixer=Watch(6, update=2), epochs=1).fit(scenario)
+    assert calls == [(40, None)] * 2 + [(40, 12)] * 4
+
+
+def test_joint_protects_the_past_and_finetune_has_none(scenario):
+    class Watch(GradMix):
+        def update(self, model, current, buffer=None, seen_classes=None):
+            sizes.append(0 if buffer is None else len(buffer[1]))
+
+    for method, expected in (("joint", [0, 40, 80]), ("finetune", [0, 0, 0])):
+        sizes: list[int] = []
+        trainer(mixer=Watch(6), method=method, epochs=1).fit(scenario)
+        assert sizes == expected
+
+
+def test_pair_maps_are_recorded(scenario):
+    recorder = PairMapRecorder()
+    trainer(mixer="gradmix", callbacks=[recorder]).fit(scenario)
+    maps = recorder.maps()
+    assert maps.task.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert maps.epoch.tolist() == [0, 1, 2] * 3
+    assert maps.allowed.shape == (9, 6, 6)
+    assert maps.allowed[:3].all()
+    assert not maps.allowed[3:].all()
+    assert maps.seen.sum(1).tolist() == [2] * 3 + [4] * 3 + [6] * 3
+    assert torch.equal(maps.scores, maps.scores.transpose(1, 2))
+    recorder = PairMapRecorder()
+    trainer(mixer="mixup", callbacks=[recorder]).fit(scenario)
+    assert recorder.maps() is None
+
+
+def test_herding_buffer_in_training(scenario):
+    buffer = ReplayBuffer(12, "herding")
+    trainer(buffer=buffer).fit(scenario)
+    assert torch.bincount(buffer.data[1]).tolist() == [2] * 6
+    assert buffer.seen == 120
+
+
+def test_batches():
+    g = torch.Generator().manual_seed(0)
+    current = torch.arange(10.0)[:, None], torch.arange(10)
+    buffer = ReplayBuffer(4, generator=torch.Generator().manual_seed(0))
+    for make in (union_batches, split_batches):
+        batches = list(make(current, buffer, 4, g))
+        assert [len(y) for _, y in batches] == [4, 4, 2]
+    buffer.add(torch.arange(10.0, 14.0)[:, None], torch.arange(10, 14))
+    union = list(union_batches(current, buffer, 4, g))
+    assert sorted(torch.cat([y for _, y in union]).tolist()) == list(range(14))
+    assert all(torch.equal(x[:, 0].long(), y) for x, y in union)
+    split = list(split_batches(current, buffer, 4, g))
+    assert [len(y) for _, y in split] == [8, 8, 6]
+    assert sorted(torch.cat([y[: len(y) - 4] for _, y in split]).tolist()) == list(range(10))
+    assert all((y[len(y) - 4 :] >= 10).all() for _, y in split)
+    orders = [torch.cat([y for _, y in shuffled_batches(current, 4, g)]).tolist() for _ in range(2)]
+    assert orders[0] != orders[1]
+
+
+def test_a_diverging_run_says_so(scenario):
+    with pytest.raises(DivergedError, match=r"in epoch \d+ of task \d"):
+        trainer(optimizer=lambda p: torch.optim.SGD(p, lr=1e20)).fit(scenario)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="ER replays samples: give buffer"):
+        Trainer()
+    with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
+        Trainer(buffer=10, epochs=0)
+    with pytest.raises(ValueError, match="unknown method 'derpp': known are finetune, er, joint"):
+        Trainer(method="derpp")
+    with pytest.raises(ValueError, match="unknown replay 'both'"):
+        ER("both")
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.npz"])
+def test_a_result_is_saved_and_loaded(tmp_path, scenario, name):
+    result = trainer(mixer=BalancedMixup(6), epochs=1).fit(scenario)
+    result.save(tmp_path / name)
+    loaded = Result.load(tmp_path / name)
+    assert same(result, loaded)
+    assert loaded.task_classes == result.task_classes
+    assert loaded.summary() == result.summary()
+
+
+def test_files_that_hold_no_result(tmp_path):
+    (tmp_path / "a.json").write_text("[1, 2")
+    (tmp_path / "b.json").write_text("{}")
+    (tmp_path / "c.npz").write_bytes(b"PK")
+    for name in ("a.json", "b.json", "c.npz"):
+        with pytest.raises(ValueError, match="is not a saved result"):
+            Result.load(tmp_path / name)
+    with pytest.raises(ValueError, match=r"saved as .json or .npz"):
+        Result.load(tmp_path / "r.pt")
