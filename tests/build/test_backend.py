@@ -1,0 +1,116 @@
+"""What GRADMIX_EXT_BACKEND means, and what importing the package does not do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from building import finish, start
+
+from gradmix_ext import loader
+from gradmix_ext.loader.choose import choose
+
+
+def test_bad_name_is_an_error_that_lists_the_good_ones(settings: pytest.MonkeyPatch) -> None:
+    settings.setenv("GRADMIX_EXT_BACKEND", "opencl")
+    with pytest.raises(ValueError, match="'opencl' is not one of auto, cuda, cpp, torch"):
+        loader.requested()
+
+
+def test_torch_looks_for_nothing(no_compiler: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    status, module = choose("torch")
+    assert (status.active, status.library, module) == ("torch", None, None)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_cuda_without_cuda_sources_says_so(settings: pytest.MonkeyPatch) -> None:
+    with pytest.raises(loader.BackendUnavailable, match=r"BACKEND=cuda: this version has no CUDA"):
+        choose("cuda")
+
+
+def test_unsafe_cache_is_not_used(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o777)
+    with pytest.raises(loader.BackendUnavailable, match="others may write to the cache folder"):
+        choose("cpp")
+    with pytest.warns(RuntimeWarning, match="others may write to the cache folder"):
+        status, _ = choose("auto")
+    assert status.active == "torch"
+
+
+def test_no_sources(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings.setenv("GRADMIX_EXT_CSRC", str(tmp_path / "nowhere"))
+    with pytest.raises(loader.BackendUnavailable, match="no C\\+\\+ sources"):
+        choose("cpp")
+
+
+def test_explicit_backend_fails_every_time_and_auto_warns_once(
+    no_compiler: pytest.MonkeyPatch,
+) -> None:
+    explicit = start(
+        """
+from gradmix_ext import loader
+for _ in range(2):
+    try:
+        loader.load()
+    except loader.BackendUnavailable as error:
+        print(error)
+print(loader.status().active, loader.status().reason)
+""",
+        GRADMIX_EXT_BACKEND="cpp",
+    )
+    auto = start(
+        """
+import threading, warnings
+from gradmix_ext import loader
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    threads = [threading.Thread(target=loader.load) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+assert len(caught) == 1, [str(w.message) for w in caught]
+assert loader.load() is loader.load() is loader.status()
+print(loader.status().active)
+"""
+    )
+    first, second, status = finish(explicit)[0].splitlines()
+    assert first == second
+    assert first.startswith("GRADMIX_EXT_BACKEND=cpp: no C++ compiler")
+    assert status.startswith("torch GRADMIX_EXT_BACKEND=cpp: no C++ compiler")
+    assert finish(auto)[0] == "torch"
+
+
+def test_import_is_cheap_and_touches_nothing(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Each fork of a process that has imported PyTorch imports the package anew, the first one also
+    # compiling it to bytecode. The least of the times is what it costs; processor time, because other programs
+    # on this machine should not decide about a test.
+    settings.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    settings.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "bytecode"))
+    out, _ = finish(
+        start(
+            """
+import os, sys, time, torch
+def measure():
+    start = time.process_time()
+    import gradmix_ext
+    seconds = time.process_time() - start
+    assert not torch.cuda.is_initialized()
+    assert gradmix_ext.loader.native() is None
+    heavy = {"torch.utils.cpp_extension", "matplotlib", "sklearn", "rich", "click", "subprocess"}
+    print(seconds, *sorted(heavy & (set(sys.modules) - before)), flush=True)
+before = set(sys.modules)
+for _ in range(8):
+    if os.fork() == 0:
+        try:
+            measure()
+        finally:
+            os._exit(0)
+    os.wait()
+"""
+        )
+    )
+    lines = [line.split() for line in out.splitlines()]
+    assert len(lines) == 8, out
+    assert [extra for _, *extra in lines] == [[]] * 8
+    assert min(float(line[0]) for line in lines) < 0.05
+    assert not (tmp_path / "cache").exists()

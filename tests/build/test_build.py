@@ -1,0 +1,191 @@
+"""Real builds of a small library: races, crashes, and the ways in which compiling fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from building import fake_compiler, finish, needs_compiler, start
+
+from gradmix_ext.loader import BackendUnavailable, build, clean
+from gradmix_ext.loader.cache import Cache
+from gradmix_ext.loader.choose import choose
+
+
+@needs_compiler
+def test_two_processes_build_once(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = fake_compiler(tmp_path, 'exec c++ "$@"')
+    settings.setenv("CXX", str(compiler))
+    (out_1, err_1), (out_2, err_2) = map(finish, [start(), start()])
+    assert {out_1.split("|")[1], out_2.split("|")[1]} == {"just built", "cache"}
+    assert out_1.split("|")[0] == out_2.split("|")[0] == "cpp"
+    assert (err_1 + err_2).count("compiling the C++ kernels") == 1
+    # three sources and one link
+    assert len((tmp_path / "calls").read_text().split()) == 4
+
+
+@needs_compiler
+def test_killed_builder_leaves_nothing_in_the_way(
+    settings: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings.setenv("CXX", str(fake_compiler(tmp_path, "exec sleep 60")))
+    builder = start()
+    deadline = time.monotonic() + 60
+    calls = tmp_path / "calls"
+    while not calls.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    builder.send_signal(signal.SIGKILL)
+    builder.communicate()
+    cache = Cache(tmp_path / "cache")
+    assert cache.entries() == []
+    assert len(list(cache.folder.glob("*.tmp-*"))) == 1
+
+    fake_compiler(tmp_path, 'exec c++ "$@"')  # the same compiler, the same key
+    built = build(cuda=False)
+    assert built.origin == "just built"
+    assert list(cache.folder.glob("*.tmp-*")) == []
+    for orphan in calls.read_text().split():
+        if Path(f"/proc/{orphan}/cmdline").is_file():
+            os.kill(int(orphan), signal.SIGTERM)
+
+
+@needs_compiler
+def test_failure_is_remembered_until_forced(
+    settings: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings.setenv("CXX", str(fake_compiler(tmp_path, "echo 'x.cpp:1: error: bad day'; exit 1")))
+    settings.setenv("MAX_JOBS", "1")
+    with pytest.raises(BackendUnavailable, match=r"x\.cpp:1: error: bad day .*whole log") as first:
+        build(cuda=False)
+    announced = capfd.readouterr().err
+    for part in ("3 files", "1 at a time", "about", str(tmp_path / "cache"), "BACKEND=torch"):
+        assert part in announced
+    assert first.value.log is not None
+    assert "fake-c++" in first.value.log.read_text()
+    calls = (tmp_path / "calls").read_text()
+    with pytest.raises(
+        BackendUnavailable, match=r"failed before: x\.cpp:1: error: bad day"
+    ) as again:
+        build(cuda=False)
+    assert again.value.log == first.value.log
+    assert "compiling" not in capfd.readouterr().err
+    assert (tmp_path / "calls").read_text() == calls
+
+    fake_compiler(tmp_path, 'exec c++ "$@"')
+    assert build(cuda=False, force=True).origin == "just built"
+    assert build(cuda=False).origin == "cache"
+    assert clean() == (tmp_path / "cache", 1, 0)
+
+
+@needs_compiler
+def test_passing_trouble_is_shown_but_not_remembered(
+    settings: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = "cc1plus: fatal error: x.o: No space left on device"
+    settings.setenv("GRADMIX_EXT_VERBOSE", "1")
+    settings.setenv("CXX", str(fake_compiler(tmp_path, f"echo '{said}' >&2; exit 1")))
+    with pytest.raises(BackendUnavailable, match="the disk is full"):
+        build(cuda=False)
+    assert Cache(tmp_path / "cache").failures() == []
+    assert f"[gradmix_ext] {said}" in capfd.readouterr().err
+
+
+def test_disk_full_before_the_compiler_runs(settings: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    settings.setattr("gradmix_ext.loader.cache.tempfile.mkdtemp", full)
+    settings.setattr("gradmix_ext.loader.compile.find_cxx", _a_tool)
+    settings.setattr("gradmix_ext.loader.compile.find_ninja", _a_tool)
+    with pytest.raises(BackendUnavailable, match=r"cannot build in .*: the disk is full"):
+        build(cuda=False)
+
+
+def _a_tool() -> object:
+    from gradmix_ext.loader.toolchain import Tool
+
+    return Tool("/usr/bin/true", "1.0")
+
+
+def test_no_compiler_falls_back_with_one_warning(no_compiler: pytest.MonkeyPatch) -> None:
+    with pytest.warns(RuntimeWarning, match=r"no C\+\+ compiler.*apt-get install") as caught:
+        status, module = choose("auto")
+    assert len(caught) == 1
+    assert "GRADMIX_EXT_BACKEND=torch silences" in str(caught[0].message)
+    assert (status.active, module) == ("torch", None)
+    assert "no C++ compiler" in status.reason
+
+
+def test_no_ninja(no_compiler: pytest.MonkeyPatch) -> None:
+    no_compiler.setattr("gradmix_ext.loader.compile.find_cxx", _a_tool)
+    no_compiler.setattr("gradmix_ext.loader.toolchain.shutil.which", lambda *a, **k: None)
+    with pytest.raises(BackendUnavailable, match="no ninja: pip install ninja"):
+        build(cuda=False)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [("exit 1", "does not run: exit code 1"), ("echo 'I am ill' >&2; exit 3", "3, I am ill")],
+)
+def test_compiler_that_does_not_run(
+    settings: pytest.MonkeyPatch, tmp_path: Path, body: str, reason: str
+) -> None:
+    broken = tmp_path / "broken-c++"
+    broken.write_text(f"#!/bin/sh\n{body}\n")
+    broken.chmod(0o755)
+    settings.setenv("CXX", str(broken))
+    with pytest.raises(BackendUnavailable, match=reason):
+        build(cuda=False)
+
+
+def test_compiler_that_is_not_there(settings: pytest.MonkeyPatch) -> None:
+    settings.setenv("CXX", "no-such-compiler")
+    with pytest.raises(BackendUnavailable, match="CXX='no-such-compiler' is not a program"):
+        build(cuda=False)
+
+
+@needs_compiler
+def test_home_that_cannot_be_written(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    home = tmp_path / "home"  # a file: no folder can be made below it, even by root
+    home.write_text("")
+    settings.setenv("TMPDIR", str(tmp_path))
+    environment = {"GRADMIX_EXT_CACHE": "", "XDG_CACHE_HOME": "", "HOME": str(home)}
+    out, err = finish(start(**environment))
+    active, origin, library = out.split("|")
+    assert (active, origin) == ("cpp", "just built")
+    assert f"cannot create the cache folder {home}/.cache/gradmix_ext" in err
+    assert "removed when this process ends" in err
+    folder = Path(library).parent.parent
+    assert folder.parent == tmp_path
+    assert folder.name.startswith("gradmix_ext-")
+    assert not folder.exists()
+
+
+def test_building_ahead_needs_a_cache_that_lasts(
+    settings: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    settings.setenv("GRADMIX_EXT_CACHE", str(tmp_path / "file" / "cache"))
+    settings.setattr("gradmix_ext.loader.compile.find_cxx", _a_tool)
+    settings.setattr("gradmix_ext.loader.compile.find_ninja", _a_tool)
+    with pytest.raises(BackendUnavailable, match="cannot create the cache folder"):
+        build(cuda=False)
+
+
+@needs_compiler
+def test_library_is_used_where_the_compiler_is_gone(
+    built: Path, settings: pytest.MonkeyPatch
+) -> None:
+    settings.setenv("CXX", "no-such-compiler")
+    out, _ = finish(start())
+    assert out == f"cpp|cache|{built}"
+
+
+@needs_compiler
+def test_damaged_library_is_built_again(built: Path) -> None:
+    built.write_bytes(b"\x7fELF and then nothing")
+    out, _ = finish(start())
+    assert out == f"cpp|just built|{built}"

@@ -1,0 +1,71 @@
+"""`gradmix build` and `gradmix info`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from building import needs_compiler
+from click.testing import CliRunner
+
+from gradmix_ext.cli.build import build_command
+from gradmix_ext.cli.info import info_command
+
+
+@needs_compiler
+def test_build_prints_path_and_seconds_and_cleans(built: Path) -> None:
+    result = CliRunner().invoke(build_command, ["--cpu"])
+    assert result.exit_code == 0
+    assert result.output.startswith(f"{built} (cpp, cache, 0.")
+    result = CliRunner().invoke(build_command, ["--clean"])
+    assert result.output == f"removed 1 builds from {built.parents[1]}\n"
+    assert not built.exists()
+
+
+@needs_compiler
+def test_info_of_a_ready_backend(built: Path, settings: pytest.MonkeyPatch) -> None:
+    settings.setattr("gradmix_ext.loader.report._simd_level", lambda library: str(library.path))
+    found = json.loads(CliRunner().invoke(info_command, ["--json"]).output)
+    assert (found["active"], found["library"], found["origin"]) == ("cpp", str(built), "cache")
+    assert found["simd_level"] == str(built)
+    assert found["backends"]["cpp"] == "ready"
+    assert "no CUDA kernels" in found["backends"]["cuda"]
+    assert [entry["name"] for entry in found["cache"]["entries"]] == [built.parent.name]
+    text = CliRunner().invoke(info_command).output
+    for part in (str(built), "ninja", "nvcc", "requested: auto", built.parent.name):
+        assert part in text
+
+
+def test_info_says_why_a_backend_is_missing(no_compiler: pytest.MonkeyPatch) -> None:
+    found = json.loads(CliRunner().invoke(info_command, ["--json"]).output)
+    assert found["active"] == "torch"
+    assert found["backends"]["cpp"].startswith("missing: no C++ compiler")
+    assert found["cxx"].startswith("missing: no C++ compiler")
+    no_compiler.setenv("GRADMIX_EXT_BACKEND", "cpp")
+    found = json.loads(CliRunner().invoke(info_command, ["--json"]).output)
+    assert found["active"].startswith("none: cpp is missing")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "environment", "message"),
+    [
+        (build_command, ["--cuda"], {}, "this version has no CUDA kernels"),
+        (build_command, ["--cpu"], {"CXX": "none"}, "CXX='none' is not a program"),
+        (build_command, ["--cpu"], {"GRADMIX_EXT_CSRC": "/none"}, "no C++ sources"),
+        (build_command, ["--clean", "--force"], {}, "--clean goes with no other option"),
+        (info_command, [], {"GRADMIX_EXT_BACKEND": "x"}, "'x' is not one of auto, cuda"),
+    ],
+)
+def test_errors_are_one_line(
+    settings: pytest.MonkeyPatch,
+    command: object,
+    arguments: list[str],
+    environment: dict[str, str],
+    message: str,
+) -> None:
+    result = CliRunner().invoke(command, arguments, env=environment)  # type: ignore[arg-type]
+    assert result.exit_code == 2
+    assert message in result.output
+    assert len(result.output.strip().splitlines()[-1:]) == 1
+    assert isinstance(result.exception, SystemExit)
