@@ -82,8 +82,8 @@ print(loader.status().active)
 
 def test_import_is_cheap_and_touches_nothing(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Each fork of a process that has imported PyTorch imports the package anew, the first one also
-    # compiling it to bytecode. The least of the times is what it costs; processor time, because other programs
-    # on this machine should not decide about a test.
+    # compiling it to bytecode. The least of the times is what it costs; processor time, because
+    # other programs on this machine should not decide about a test.
     settings.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     settings.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "bytecode"))
     out, _ = finish(
