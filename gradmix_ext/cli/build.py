@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import click
 
 from gradmix_ext import loader
+from gradmix_ext.cli._errors import InputError, wrong_input
 
 __all__ = ["build_command", "one_line_errors"]
 
@@ -26,17 +27,14 @@ Environment variables:
 """
 
 
-class _UserError(click.ClickException):
-    exit_code = 2
-
-
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn what can go wrong outside the program into one line and exit code 2."""
-    try:
-        yield
-    except (RuntimeError, ValueError, OSError) as error:
-        raise _UserError(" ".join(str(error).split())) from error
+    """Report a backend that cannot be had, like wrong input, as one line."""
+    with wrong_input():
+        try:
+            yield
+        except loader.BackendUnavailable as error:
+            raise InputError(str(error)) from error
 
 
 @click.command(name="build", epilog=ENVIRONMENT)

@@ -19,7 +19,13 @@ from gradmix_ext.loader.cache import (
     private_cache,
 )
 from gradmix_ext.loader.compile import BuildError, Plan, compile_library, make_plan, say
-from gradmix_ext.loader.recipe import NoCudaSourcesError, csrc_folder, make_recipe, read_mark
+from gradmix_ext.loader.recipe import (
+    NoCudaSourcesError,
+    csrc_folder,
+    hash_sources,
+    make_recipe,
+    read_mark,
+)
 
 __all__ = [
     "Library",
@@ -77,7 +83,11 @@ def find_ahead_of_time() -> tuple[Library | None, str]:
         if mark is None:
             return None, f"{path} is not a library of this package"
         sources_hash, cuda = mark
-        if sources_hash != make_recipe(csrc_folder(PACKAGE), cuda=False).sources_hash:
+        try:
+            expected_hash = hash_sources(csrc_folder(PACKAGE))
+        except FileNotFoundError as error:
+            return None, f"{path} cannot be compared with its sources: {error}"
+        if sources_hash != expected_hash:
             return None, f"{path} was compiled ahead of time from other sources; install again"
         return Library(path, cuda, "ahead of time"), ""
     return None, ""

@@ -19,6 +19,7 @@ __all__ = [
     "Recipe",
     "csrc_folder",
     "gencode_flags",
+    "hash_sources",
     "make_recipe",
     "pybind11_folder",
     "read_mark",
@@ -203,7 +204,7 @@ def make_recipe(csrc: Path, cuda: bool) -> Recipe:
     archs = os.environ.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_CUDA_ARCHS if cuda else ""
     if cuda:
         gencode_flags(archs)  # a malformed list is reported before anything is compiled
-    return Recipe(csrc, cuda, tuple(sources), archs, _hash_sources(csrc))
+    return Recipe(csrc, cuda, tuple(sources), archs, hash_sources(csrc))
 
 
 def shipped_files(csrc: Path) -> list[Path]:
@@ -211,7 +212,8 @@ def shipped_files(csrc: Path) -> list[Path]:
     return sorted(p for p in csrc.rglob("*") if p.suffix in _SOURCE_SUFFIXES and p.is_file())
 
 
-def _hash_sources(csrc: Path) -> str:
+def hash_sources(csrc: Path) -> str:
+    """SHA-256 over the names and contents of all sources and headers."""
     digest = hashlib.sha256()
     for path in shipped_files(csrc):
         content = path.read_bytes()

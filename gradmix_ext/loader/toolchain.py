@@ -34,18 +34,11 @@ class Tool:
 
 @dataclass(frozen=True)
 class Nvcc(Tool):
-    """The CUDA compiler, the root of its toolkit, and the folder of libcudart_static.a."""
+    """The CUDA compiler: major version, root of its toolkit, folder of libcudart_static.a."""
 
+    major: int
     home: str
     cudart_folder: str
-
-    @property
-    def major(self) -> int:
-        """Major version of the toolkit, such as 13."""
-        match = re.search(r"release (\d+)", self.version)
-        if match is None:
-            raise ToolchainError(f"{self.path} printed no CUDA version: {self.version!r}")
-        return int(match[1])
 
 
 def find_cxx() -> Tool:
@@ -108,11 +101,14 @@ def find_nvcc() -> Nvcc:
             "no nvcc: not in CUDA_HOME, on PATH, in /usr/local/cuda or among the NVIDIA packages "
             "of this Python"
         )
-    version = next(line for line in _run([path, "--version"]).splitlines() if "release" in line)
+    said = _run([path, "--version"])
+    release = re.search(r"^.*\brelease (\d+).*$", said, re.MULTILINE)
+    if release is None:
+        raise ToolchainError(f"{path} --version names no release: {said.strip()!r}")
     home = _toolkit_root(path)
     for folder in ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"):
         if (home / folder / "libcudart_static.a").is_file():
-            return Nvcc(path, version, str(home), str(home / folder))
+            return Nvcc(path, release[0], int(release[1]), str(home), str(home / folder))
     raise ToolchainError(f"{path} has no libcudart_static.a below {home}")
 
 

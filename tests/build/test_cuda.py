@@ -110,7 +110,7 @@ def test_cuda_needs_nvcc(cuda_csrc: Path, settings: pytest.MonkeyPatch) -> None:
 def test_newer_nvcc_than_pytorch_is_refused(cuda_csrc: Path, settings: pytest.MonkeyPatch) -> None:
     from gradmix_ext.loader.toolchain import Nvcc
 
-    nvcc = Nvcc("/opt/nvcc", "Cuda compilation tools, release 14.1, V14.1.1", "/opt", "/opt/lib")
+    nvcc = Nvcc("/opt/nvcc", "Cuda compilation tools, release 14.1", 14, "/opt", "/opt/lib")
     settings.setattr(torch.version, "cuda", "13.2")
     settings.setattr("gradmix_ext.loader.compile.find_nvcc", lambda: nvcc)
     with pytest.raises(loader.BackendUnavailable, match="is of CUDA 14, newer than PyTorch's"):
