@@ -45,21 +45,26 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
 
 
+_HELP = """\
+Gradient-aware data mixing (GradMix) for class-incremental learning.
+
+\b
+gradmix compare                      every method on Split-Digits, in a minute or two
+gradmix train --augment gradmix      one run, with its progress
+gradmix COMMAND --help               what can be set, and what it means
+"""
+
+
 @click.group(
     cls=LazyGroup,
+    help=_HELP,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="gradmix")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    r"""Gradient-aware data mixing (GradMix) for class-incremental learning.
-
-    \b
-    gradmix compare                      every method on Split-Digits, in a minute or two
-    gradmix train --augment gradmix      one run, with its progress
-    gradmix COMMAND --help               what can be set, and what it means
-    """
+    """Find the subcommand; without one, say which there are."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 

@@ -142,6 +142,12 @@ _REPLAY = section(
         help="Which samples are kept: a uniform draw of all, of each class, or iCaRL's exemplars.",
     ),
     _option(
+        "--fill-buffer",
+        is_flag=True,
+        help="Use also the slots that do not divide by the number of classes seen, instead of "
+        "leaving them empty so that all classes have the same share.",
+    ),
+    _option(
         "--replay",
         type=click.Choice(["union", "split"]),
         default="union",

@@ -11,7 +11,33 @@ from ._options import SectionedCommand, experiment_options, read_seeds, section
 __all__ = ["compare_command"]
 
 
-@click.command("compare", cls=SectionedCommand)
+_HELP = """\
+Compare methods and mixers over several seeds, with mean and 95 % confidence interval.
+
+An ARM is METHOD, METHOD+AUGMENT, or AUGMENT alone, which means er+AUGMENT.
+
+\b
+METHOD    finetune     the current task alone (lower bound)
+          er           the current task and a small replay buffer
+          joint        all data of all tasks so far (upper bound)
+AUGMENT   none         no mixing
+          mixup        random partners
+          balanced     partners drawn evenly over classes
+          random-mask  as many class pairs as gradmix, chosen at random
+          gradmix      only class pairs whose gradients do not hurt earlier tasks
+
+Without arms: finetune er mixup balanced random-mask gradmix joint.
+
+\b
+Examples:
+  gradmix compare                                        everything on Split-Digits
+  gradmix compare er gradmix --seeds 20                  two arms, twenty seeds
+  gradmix compare gradmix joint+gradmix --epochs 20      mixing with all data at hand
+  gradmix compare --buffer-size 100 --epochs 20 --lr 0.02 --out runs/large-buffer
+"""
+
+
+@click.command("compare", cls=SectionedCommand, help=_HELP)
 @click.argument("arms", nargs=-1, metavar="[ARM]...")
 @section(
     "Seeds",
@@ -27,29 +53,7 @@ __all__ = ["compare_command"]
 )
 @experiment_options
 def compare_command(arms: tuple[str, ...], seeds: tuple[int, ...], **params: Any) -> None:
-    r"""Compare methods and mixers over several seeds, with mean and 95 % confidence interval.
-
-    An ARM is METHOD, METHOD+AUGMENT, or AUGMENT alone, which means er+AUGMENT.
-
-    \b
-    METHOD    finetune     the current task alone (lower bound)
-              er           the current task and a small replay buffer
-              joint        all data of all tasks so far (upper bound)
-    AUGMENT   none         no mixing
-              mixup        random partners
-              balanced     partners drawn evenly over classes
-              random-mask  as many class pairs as gradmix, chosen at random
-              gradmix      only class pairs whose gradients do not hurt earlier tasks
-
-    Without arms: finetune er mixup balanced random-mask gradmix joint.
-
-    \b
-    Examples:
-      gradmix compare                                        everything on Split-Digits
-      gradmix compare er gradmix --seeds 20                  two arms, twenty seeds
-      gradmix compare gradmix joint+gradmix --epochs 20      mixing with all data at hand
-      gradmix compare --buffer-size 100 --epochs 20 --lr 0.02 --out runs/large-buffer
-    """
+    """Compare arms."""
     from gradmix_ext.continual.experiment import DEFAULT_ARMS
 
     from ._run import run_comparison

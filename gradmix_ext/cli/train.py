@@ -11,7 +11,23 @@ from ._options import SectionedCommand, experiment_options, read_seeds, section
 __all__ = ["train_command"]
 
 
-@click.command("train", cls=SectionedCommand)
+_HELP = """\
+Train one method with one mixer on a stream of tasks, and test it after each.
+
+The classes of a data set arrive task by task. While task t is trained, earlier classes are
+there only as a few samples in a replay buffer; the test asks for all classes seen so far.
+
+\b
+Examples:
+  gradmix train                                    GradMix on Split-Digits
+  gradmix train --augment none --seeds 5           plain experience replay, five seeds
+  gradmix train --replay split --buffer-size 50    replay in a batch of its own
+  gradmix train --increment 1 --base 5             B5-Inc1: 5 classes, then one at a time
+  gradmix train --criterion linear --update 10     score class pairs anew every 10 steps
+"""
+
+
+@click.command("train", cls=SectionedCommand, help=_HELP)
 @section(
     "What to train",
     click.option(
@@ -42,19 +58,7 @@ __all__ = ["train_command"]
 )
 @experiment_options
 def train_command(method: str, augment: str, seeds: tuple[int, ...], **params: Any) -> None:
-    r"""Train one method with one mixer on a stream of tasks, and test it after each.
-
-    The classes of a data set arrive task by task. While task t is trained, earlier classes are
-    there only as a few samples in a replay buffer; the test asks for all classes seen so far.
-
-    \b
-    Examples:
-      gradmix train                                    GradMix on Split-Digits
-      gradmix train --augment none --seeds 5           plain experience replay, five seeds
-      gradmix train --replay split --buffer-size 50    replay in a batch of its own
-      gradmix train --increment 1 --base 5             B5-Inc1: 5 classes, then one at a time
-      gradmix train --criterion linear --update 10     score class pairs anew every 10 steps
-    """
+    """Train one arm."""
     from ._run import run_comparison
 
     arm = method if augment == "none" else f"{method}+{augment}"

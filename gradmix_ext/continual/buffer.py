@@ -22,8 +22,8 @@ class ReplayBuffer:
     - ``"reservoir"``: every sample ever added is held with the same probability, capacity / seen
       (Vitter 1985). Never synchronises with the device.
     - ``"class-balanced"``: the capacity is spread evenly over the classes seen, and the samples of
-      a class are a uniform draw from all of that class ("ring" in some libraries). What does not
-      divide, or what a rare class leaves free, goes to the other classes.
+      a class are a uniform draw from all of that class ("ring" in some libraries). What a rare
+      class leaves free goes to the other classes.
     - ``"herding"``: the same shares, filled with iCaRL's exemplars (Rebuffi et al. 2017, algorithm
       4), the samples whose mean feature follows the class mean; a share that shrinks drops the
       last exemplars first. Needs features. A class that is added again has both selections
@@ -33,6 +33,10 @@ class ReplayBuffer:
         capacity: Number of samples in total, over all classes.
         policy: One of the above.
         generator: Source of every draw; None is PyTorch's default generator of the data's device.
+        fill: What a balanced policy does with slots that do not divide by the number of classes:
+            give them to the first classes, or, if False, leave them empty, so that all classes have
+            the same share (as iCaRL and most libraries do). With 20 slots and 8 classes that is
+            the difference between 20 and 16 samples.
 
     Attributes:
         seen: How many samples were ever added. Part of the state: a reservoir that forgets it
@@ -44,6 +48,7 @@ class ReplayBuffer:
         capacity: int,
         policy: str = "reservoir",
         generator: torch.Generator | None = None,
+        fill: bool = True,
     ) -> None:
         if capacity < 1:
             raise ValueError(f"capacity = {capacity} must be at least 1")
@@ -52,6 +57,7 @@ class ReplayBuffer:
         self.capacity = capacity
         self.policy = policy
         self.generator = generator
+        self.fill = fill
         self.seen = 0
         # Columns of equal length. "key" orders the samples of a class for the balanced policies.
         self._columns: dict[str, Tensor] = {}
@@ -119,6 +125,7 @@ class ReplayBuffer:
         return {
             "capacity": self.capacity,
             "policy": self.policy,
+            "fill": self.fill,
             "seen": self.seen,
             "columns": dict(self._columns),
             "classes": self._classes,
@@ -127,12 +134,12 @@ class ReplayBuffer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a :meth:`state_dict` of a buffer with the same capacity and policy.
+        """Continue from a :meth:`state_dict` of a buffer with the same settings.
 
         Raises:
-            ValueError: capacity or policy differ, or one of the two has no generator.
+            ValueError: a setting differs, or one of the two has no generator.
         """
-        for name in ("capacity", "policy"):
+        for name in ("capacity", "policy", "fill"):
             if state[name] != getattr(self, name):
                 raise ValueError(
                     f"the saved buffer has {name} = {state[name]}, this one {getattr(self, name)}"
@@ -185,7 +192,7 @@ class ReplayBuffer:
                 f"buffer capacity {self.capacity} is smaller than the number of classes "
                 f"{len(classes)}: each class needs room for one sample"
             )
-        quota = balanced_quota(counts, self.capacity)
+        quota = balanced_quota(counts, self.capacity, self.fill)
         if features is None:
             # A random priority per sample, drawn once: the first `quota` of a class are a uniform
             # draw from all of it, now and after the quota has shrunk.

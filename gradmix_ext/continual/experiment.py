@@ -83,6 +83,7 @@ class ExperimentConfig:
     replay: str = "union"
     buffer_size: int = 20
     buffer_policy: str = "class-balanced"
+    fill_buffer: bool = False
     epochs: int = 10
     batch_size: int = 64
     lr: float = 0.05
@@ -169,7 +170,9 @@ class Experiment:
         buffer = None
         if method.uses_buffer:
             generator = random_stream(seed, 3, self.device)
-            buffer = ReplayBuffer(config.buffer_size, config.buffer_policy, generator)
+            buffer = ReplayBuffer(
+                config.buffer_size, config.buffer_policy, generator, config.fill_buffer
+            )
         mixer = by_name(
             arm.augment,
             self.dataset.num_classes,

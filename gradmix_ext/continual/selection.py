@@ -8,20 +8,21 @@ from torch import Tensor
 __all__ = ["balanced_quota", "herding_rank", "rank_within_class"]
 
 
-def balanced_quota(counts: Tensor, capacity: int) -> Tensor:
+def balanced_quota(counts: Tensor, capacity: int, fill: bool = True) -> Tensor:
     """Spread `capacity` slots evenly over classes, none getting more than it has samples.
 
-    The level L is the largest whole number with sum_k min(count_k, L) <= capacity; what is left
-    goes, one slot each, to the first classes that have more than L samples. When counts grow or
+    The level L is the largest whole number with sum_k min(count_k, L) <= capacity. With `fill`,
+    what is left goes, one slot each, to the first classes that have more than L samples. When counts grow or
     classes join, no share of a class that had reached it ever grows again, so a memory that drops
     samples never has to ask for one back.
 
     Args:
         counts: Samples seen of each class, [K] int64.
         capacity: Slots in total.
+        fill: Whether to use what does not divide.
 
     Returns:
-        [K] int64 with sum min(capacity, sum of counts).
+        [K] int64; with `fill`, the sum is min(capacity, sum of counts).
     """
     ordered, _ = counts.sort()
     filled = ordered.cumsum(0) - ordered  # slots taken by the classes smaller than class i
@@ -32,6 +33,8 @@ def balanced_quota(counts: Tensor, capacity: int) -> Tensor:
     short = share < ordered
     level = torch.where(short.any(), torch.where(short, share, -1).max(), ordered[-1])
     quota = counts.clamp(max=level)
+    if not fill:
+        return quota
     left = capacity - quota.sum()
     wanting = counts > level
     return quota + (wanting & (wanting.cumsum(0) <= left)).long()

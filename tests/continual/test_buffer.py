@@ -98,6 +98,10 @@ def test_quota_is_the_water_level(counts, capacity):
     for q, c in zip(quota, counts, strict=True):
         if q < c:
             assert q >= max(quota) - 1
+    # Without filling up, all classes that have more than their share have the same.
+    equal = balanced_quota(torch.tensor(counts), capacity, fill=False).tolist()
+    assert all(e in (q, q - 1) for e, q in zip(equal, quota, strict=True))
+    assert len({e for e, c in zip(equal, counts, strict=True) if e < c}) <= 1
 
 
 @given(
@@ -129,6 +133,15 @@ def test_balanced_policies_share_the_capacity(policy):
         held = torch.bincount(buffer.data[1])
         assert held[held > 0].tolist() == expected[int((held > 0).sum())]
         assert len(buffer) == 20
+
+
+@pytest.mark.parametrize("policy", ["class-balanced", "herding"])
+def test_equal_shares_leave_the_rest_empty(policy):
+    buffer = ReplayBuffer(20, policy, generator(0), fill=False)
+    for label, share in enumerate([20, 10, 6, 5, 4, 3]):
+        x = torch.randn(50, 4, generator=generator(label))
+        buffer.add(x, torch.full((50,), label), x if buffer.needs_features else None)
+        assert torch.bincount(buffer.data[1]).tolist() == [share] * (label + 1)
 
 
 def test_a_rare_class_leaves_its_room_to_the_others():

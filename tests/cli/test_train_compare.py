@@ -1,0 +1,362 @@
+"""`gradmix train` and `gradmix compare`: results, errors and exit codes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gradmix_ext import loader
+from gradmix_ext.cli import _options, main
+from gradmix_ext.cli.compare import compare_command
+from gradmix_ext.cli.train import train_command
+from gradmix_ext.continual import METHODS
+from gradmix_ext.continual.buffer import POLICIES
+from gradmix_ext.continual.compare import Estimate
+from gradmix_ext.continual.experiment import DEFAULT_ARMS, Arm, ExperimentConfig
+from gradmix_ext.continual.replay import REPLAY_MODES
+from gradmix_ext.mixers import MIXERS, GradMix
+
+# Seconds matter here: fewer epochs, and a narrow choice of arms.
+QUICK = ["--epochs", "2", "--samples-per-pair", "2"]
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch, tmp_path):
+    """Threads as before, the default folder below a temporary one, and no terminal."""
+    loader.load()  # whose message about compiling is not what is tested here
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(tmp_path)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def gradmix(capsys):
+    """Run a command in this process; gives exit code, stdout and stderr."""
+
+    def run(*args: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        return exit_.value.code, out, err
+
+    return run
+
+
+def log_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_compare_from_end_to_end(gradmix, tmp_path):
+    out = tmp_path / "run"
+    code, text, err = gradmix(
+        "compare", "er", "gradmix", "joint", "--seeds", "0-1", *QUICK, "--out", out
+    )
+    assert (code, err) == (0, "")
+    assert "mean ± 95 % CI over 2 seeds" in text
+    assert "forgetting = 1/(T-1)" in text
+    for name in ("accuracy.png", "class_pairs-gradmix.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+        assert name in text
+
+    log = log_of(out)
+    assert {(e["arm"], e["seed"]) for e in log} == {
+        (arm, seed) for arm in ("er", "gradmix", "joint") for seed in (0, 1)
+    }
+    one = [e for e in log if (e["arm"], e["seed"]) == ("gradmix", 1)]
+    assert [e["event"] for e in one] == ["epoch", "epoch", "task"] * 5 + ["run"]
+    assert all(0 <= e["helpful_fraction"] <= 1 for e in one if e["event"] == "epoch")
+
+    # The table, the log, the matrices and the summary say the same.
+    stacked = np.load(out / "matrices.npz")
+    R = stacked["gradmix/class_il"]
+    assert R.shape == (2, 5, 5)
+    assert stacked["gradmix/seeds"].tolist() == [0, 1]
+    aia = [np.mean([r[t, : t + 1].mean() for t in range(5)]) for r in R]
+    logged = [
+        e["average_incremental_accuracy"]
+        for e in log
+        if e["event"] == "run" and e["arm"] == "gradmix"
+    ]
+    np.testing.assert_allclose(aia, logged)
+    saved = json.loads((out / "matrices" / "gradmix" / "seed-1.json").read_text())
+    np.testing.assert_array_equal(saved["accuracy_matrix"], R[1])
+    row = f"| gradmix | {Estimate.of(aia).percent()} |"
+    assert row in (out / "summary.md").read_text()
+
+    # Arms of a seed share the class order, seeds do not.
+    orders = {(e["arm"], e["seed"], e["task"]): e["classes"] for e in log if e["event"] == "task"}
+    assert all(orders["er", s, t] == orders["joint", s, t] for s in (0, 1) for t in range(1, 6))
+    assert any(orders["er", 0, t] != orders["er", 1, t] for t in range(1, 6))
+
+    pairs = np.load(out / "class_pairs" / "gradmix-seed-0.npz")
+    assert pairs["allowed"].shape == (10, 10, 10)
+
+    config = json.loads((out / "config.json").read_text())
+    assert config["settings"]["epochs"] == 2
+    assert config["seeds"] == [0, 1]
+    assert config["versions"]["torch"] == torch.__version__
+
+
+def test_arms_of_a_seed_are_paired_and_runs_repeat(gradmix, tmp_path):
+    for name in ("one", "two"):
+        assert gradmix("compare", "er", "gradmix", "--seeds", "3-3", *QUICK, "--out", name)[0] == 0
+    one, two = (np.load(tmp_path / name / "matrices.npz") for name in ("one", "two"))
+    assert set(one.files) == set(two.files)
+    for name in one.files:
+        np.testing.assert_array_equal(one[name], two[name])
+    # Without a buffer nothing differs yet: plain mixup and GradMix train the first task alike.
+    assert gradmix("compare", "mixup", "gradmix", "--seeds", "3-3", *QUICK, "--out", "x")[0] == 0
+    losses = [e["loss"] for e in log_of(tmp_path / "x") if e["event"] == "epoch"]
+    assert np.isfinite(losses).all()
+
+
+def test_train_writes_to_a_new_folder_and_shows_no_spread_for_one_seed(gradmix, tmp_path):
+    for _ in range(2):
+        code, text, _ = gradmix("train", *QUICK, "--tasks", "2", "--update", "online")
+        assert code == 0
+        assert "±" not in text
+        assert "er+gradmix" in text
+    folders = list((tmp_path / "runs").iterdir())
+    assert len(folders) == 2
+    assert all((folder / "summary.md").is_file() for folder in folders)
+    assert "±" not in (folders[0] / "summary.md").read_text()
+
+
+def test_one_task_has_no_forgetting(gradmix, tmp_path):
+    code, text, _ = gradmix("train", "--tasks", "1", *QUICK, "--out", "one")
+    assert code == 0
+    assert "n/a" in text
+    assert not (tmp_path / "one" / "class_pairs-er+gradmix.png").exists()
+    assert log_of(tmp_path / "one")[-1]["forgetting"] is None
+
+
+def test_settings_reach_the_experiment(gradmix, tmp_path):
+    text = """
+        --increment 4,3,3 --class-order-seed 7 --buffer-size 30 --buffer-policy herding
+        --fill-buffer --replay split --batch-size 32 --epochs 1 --lr 0.1 --momentum 0.5 --weight-decay 0.01
+        --alpha 0.4 --criterion linear --policy skip --threshold 0.1 --samples-per-pair 3
+        --update 5 --per-sample-lam --device cpu
+    """
+    flags = text.split()
+    assert gradmix("compare", "gradmix", "--seeds", "0,4", *flags, "--out", "set")[0] == 0
+    config = json.loads((tmp_path / "set" / "config.json").read_text())
+    assert config["settings"] == {
+        "dataset": "digits", "data_dir": None, "tasks": None, "increment": [4, 3, 3], "base": 0,
+        "class_order_seed": 7, "replay": "split", "buffer_size": 30, "buffer_policy": "herding", "fill_buffer": True,
+        "epochs": 1, "batch_size": 32, "lr": 0.1, "momentum": 0.5, "weight_decay": 0.01,
+        "hidden": [256, 256], "alpha": 0.4, "criterion": "linear", "policy": "skip",
+        "threshold": 0.1, "samples_per_pair": 3, "update": 5, "per_sample_lam": True,
+        "device": "cpu",
+    }  # fmt: skip
+    tasks = [e["classes"] for e in log_of(tmp_path / "set") if e["event"] == "task"]
+    assert [len(classes) for classes in tasks] == [4, 3, 3] * 2
+    assert tasks[:3] == tasks[3:]
+
+
+def test_a_finished_run_is_not_overwritten(gradmix, tmp_path):
+    flags = ["train", "--tasks", "2", "--epochs", "1", "--out", "r"]
+    assert gradmix(*flags)[0] == 0
+    (tmp_path / "r" / "notes.txt").write_text("mine")
+    before = (tmp_path / "r" / "metrics.jsonl").read_text()
+    code, _, err = gradmix(*flags)
+    assert code == 2
+    assert "r is not empty" in err
+    assert (tmp_path / "r" / "metrics.jsonl").read_text() == before
+    assert gradmix(*flags, "--overwrite", "--augment", "none")[0] == 0
+    assert {e["arm"] for e in log_of(tmp_path / "r")} == {"er"}
+    assert not (tmp_path / "r" / "class_pairs").exists()
+    assert (tmp_path / "r" / "notes.txt").read_text() == "mine"
+
+
+def npz(path: Path, labels: list[int]) -> Path:
+    y = np.repeat(labels, 10)
+    np.savez(path, x=np.random.default_rng(0).normal(size=(len(y), 3)), y=y)
+    return path
+
+
+ERRORS = [
+    (["train", "--dataset", "cifar11"], "unknown data set 'cifar11': known are digits"),
+    (["train", "--dataset", "no.npz"], "data set not found: no.npz"),
+    (["train", "--data-dir", "nowhere"], "data folder not found: nowhere"),
+    (["train", "--dataset", "gap.npz"], "label out of range: train_y"),
+    (["compare", "--buffer-size", "9"], "buffer size 9 is smaller than the number of classes 10"),
+    (["train", "--tasks", "11"], "tasks = 11 must be between 1 and the 10 classes"),
+    (["train", "--tasks", "2", "--increment", "5"], "either --tasks or --increment"),
+    (["train", "--tasks", "two"], "'two' is not a valid integer"),
+    (["train", "--increment", "2,x"], "'2,x' is neither a number nor a list"),
+    (["train", "--base", "11"], "base = 11"),
+    (["train", "--epochs", "0"], "0 is not in the range x>=1"),
+    (["train", "--method", "lwf"], "'lwf' is not one of 'finetune', 'er', 'joint'"),
+    (["train", "--criterion", "mix"], "'mix' is not one of"),
+    (["train", "--update", "daily"], "'daily' is none of epoch, online"),
+    (["train", "--lr", "-1"], "lr must be at least 0"),
+    (["train", "--lr", "nan"], "lr must be at least 0"),
+    (["train", "--alpha", "0"], "alpha must be positive"),
+    (["train", "--seeds", "a"], "'a' is neither a count nor a list"),
+    (["train", "--seeds", "0"], "'0' names no seed"),
+    (["train", "--seeds", "1,2,1"], "'1,2,1' names a seed twice"),
+    (["train", "--device", "gpu"], "device 'gpu' cannot be used"),
+    (["train", "--device", "meta"], "device 'meta' cannot be used"),
+    (["train", "--out", "file/run"], "file/run: Not a directory"),
+    (["train", "--out", "full"], "full is not empty"),
+    (["train", "--out", "full", "--overwrite"], "full holds no earlier run"),
+    (["train", "--bufer-size", "5"], "No such option"),
+    (["compare", "er", "mixdown"], "unknown arm 'mixdown': write METHOD[+AUGMENT]"),
+    (["compare", "er+lwf"], "unknown arm 'er+lwf'"),
+    (["compare", "mixup+gradmix"], "unknown arm 'mixup+gradmix'"),
+    (["compare", "er", "er"], "an arm is named twice"),
+    (["trian"], "No such command 'trian'"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), ERRORS, ids=lambda v: " ".join(v)[:40])
+def test_errors_are_one_line_with_exit_code_2(gradmix, tmp_path, args, message):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("")
+    npz(tmp_path / "gap.npz", [0, 1, 5])
+    code, _, err = gradmix(*args)
+    assert code == 2
+    assert message in err
+    assert err.startswith("gradmix: error: ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_named(gradmix):
+    code, _, err = gradmix("train", "--device", "cuda")
+    assert code == 2
+    assert "device 'cuda' cannot be used" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_an_unwritable_folder(gradmix, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    code, _, err = gradmix("train", "--out", "locked/run")
+    assert code == 2
+    assert "Permission denied" in err
+    assert err.count("\n") == 1
+
+
+def test_divergence_is_one_line(gradmix):
+    code, _, err = gradmix("train", "--augment", "none", "--lr", "1e25", "--out", "r")
+    assert code == 1
+    assert "the training loss is" in err
+    assert err.count("\n") == 1
+
+
+def test_an_npz_file_trains(gradmix, tmp_path):
+    npz(tmp_path / "mine.npz", [0, 1, 2])
+    code, text, _ = gradmix("train", "--dataset", "mine.npz", "--tasks", "3", *QUICK)
+    assert code == 0
+    assert "mine: 3 tasks x 1 classes" in text
+
+
+def test_help_lists_every_command_and_flag(gradmix):
+    code, text, _ = gradmix("--help")
+    assert code == 0
+    assert all(name in text for name in ("train", "compare", "build", "info"))
+    assert "\n  gradmix compare  " in text
+    assert gradmix()[1] == text
+    flags = [
+        "--dataset", "--data-dir", "--tasks", "--increment", "--base", "--class-order-seed",
+        "--buffer-size", "--buffer-policy", "--replay", "--batch-size", "--epochs", "--lr",
+        "--momentum", "--weight-decay", "--alpha", "--criterion", "--policy", "--threshold",
+        "--samples-per-pair", "--update", "--per-sample-lam", "--seeds", "--device", "--threads",
+        "--out",
+    ]  # fmt: skip
+    for command in ("train", "compare"):
+        text = gradmix(command, "--help")[1]
+        assert all(flag in text for flag in flags)
+        assert "Examples:\n    gradmix " in text  # examples keep their lines
+
+
+def test_flags_offer_what_the_package_has_and_share_its_defaults():
+    """The command line names choices itself, so that --help loads nothing."""
+    options = {o.name: o for o in (*compare_command.params, *train_command.params)}
+    assert tuple(options["method"].type.choices) == METHODS
+    assert tuple(options["augment"].type.choices) == tuple(MIXERS)
+    assert tuple(options["buffer_policy"].type.choices) == POLICIES
+    assert tuple(options["replay"].type.choices) == REPLAY_MODES
+    config, defaults = ExperimentConfig(), compare_command.make_context("compare", []).params
+    for name in ExperimentConfig.__dataclass_fields__:
+        if name not in ("hidden", "device", "tasks"):
+            assert (defaults[name] or None) == (getattr(config, name) or None), name
+    assert _options.experiment_config({"tasks": None, "increment": None}).tasks == config.tasks
+    mixer = inspect.signature(GradMix).parameters
+    for name in ("alpha", "criterion", "policy", "threshold", "samples_per_pair", "update"):
+        assert mixer[name].default == getattr(config, name)
+
+
+def test_arms():
+    assert Arm.parse("er") == Arm("er", "er", "none")
+    assert Arm.parse("mixup") == Arm("mixup", "er", "mixup")
+    assert Arm.parse("joint+gradmix") == Arm("joint+gradmix", "joint", "gradmix")
+    assert [Arm.parse(a).method for a in DEFAULT_ARMS] == ["finetune", *["er"] * 5, "joint"]
+
+
+def test_estimates_against_hand_worked_intervals():
+    # 0.2, 0.4, 0.9: mean 0.5, s = 0.3606; t(0.975, 2) = 4.3027; half width = t s / sqrt(3).
+    estimate = Estimate.of([0.2, 0.4, 0.9])
+    assert estimate.mean == pytest.approx(0.5)
+    assert estimate.half_width == pytest.approx(4.302653 * 0.3605551 / 3**0.5, rel=1e-6)
+    assert estimate.percent() == "50.0 ± 89.6"
+    assert Estimate.of([0.25]) == Estimate(0.25, None, 1)
+    assert Estimate.of([0.25]).percent() == "25.0"
+    assert Estimate.of([-0.0001]).percent() == "0.0"
+    assert Estimate.of([float("nan")]).percent() == "n/a"
+
+
+def start(*args: str, cwd: Path) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(Path(loader.__file__).parents[2])}
+    return subprocess.Popen(
+        [sys.executable, "-m", "gradmix_ext", *args],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_real_process_fails_with_one_line(tmp_path):
+    process = start("train", "--dataset", "nothing", cwd=tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert out == ""
+    assert err.startswith("gradmix: error: unknown data set 'nothing'")
+    assert err.count("\n") == 1
+
+
+def test_ctrl_c_keeps_what_was_finished(tmp_path):
+    process = start("compare", "er", "--seeds", "500", "--out", "run", cwd=tmp_path)
+    log = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and '"run"' not in (log.read_text() if log.exists() else ""):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in out + err
+    last = err.splitlines()[-1]
+    assert last.startswith("gradmix: interrupted: ")
+    assert last.endswith("of 500 runs finished, kept in run")
+    finished = int(last.split()[2])
+    assert finished >= 1
+    assert len([e for e in log_of(tmp_path / "run") if e["event"] == "run"]) == finished
+    assert len(np.load(tmp_path / "run" / "matrices.npz")["er/seeds"]) == finished
+    assert "Interrupted" in (tmp_path / "run" / "summary.md").read_text()
