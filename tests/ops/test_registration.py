@@ -17,7 +17,7 @@ DIFFERENTIABLE = (
     "class_gram",
     "pair_scores",
 )
-SMALL = ((1, 1, 1), (6, 5, 3))
+SMALL = ((1, 1, 1), (5, 4, 3))
 
 
 def differentiable_inputs(sample: Sample) -> Sample:
@@ -67,7 +67,7 @@ def test_gradients(module, op, backend):
     for sample in map(differentiable_inputs, small(op)):
         function, inputs = call(module, sample)
         gradcheck(function, inputs)
-        gradgradcheck(function, inputs)
+        gradgradcheck(function, inputs, fast_mode=True)  # along random directions
 
 
 @pytest.mark.parametrize("op", [*DIFFERENTIABLE, "draw_partners"])
