@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradmix_ext.mixers import GradMix, Mixer
 
@@ -36,10 +36,17 @@ class EpochEnd:
 
 @dataclass(frozen=True, eq=False)
 class TaskEnd:
-    """One task is over and all tasks have been tested."""
+    """One task is over and all tasks have been tested.
+
+    Attributes:
+        task: The task.
+        evaluation: Accuracy on all tasks.
+        model: The model, as it is now; it is trained on.
+    """
 
     task: Task
     evaluation: Evaluation
+    model: nn.Module
 
 
 class Callback:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from gradmix_ext.mixers import MIXERS, by_name
 
@@ -111,6 +112,7 @@ class Run:
         events: One plain dict per epoch and task, in order, for the log.
         pair_maps: The class-pair map of every epoch, for mixers that judge pairs.
         class_order: The order in which the classes came.
+        weights: ``state_dict`` of the model after the last task, on the CPU.
         seconds: Wall-clock time.
     """
 
@@ -120,6 +122,7 @@ class Run:
     events: tuple[dict[str, Any], ...]
     pair_maps: PairMaps | None
     class_order: tuple[int, ...]
+    weights: dict[str, Tensor]
     seconds: float
 
 
@@ -163,6 +166,10 @@ class Experiment:
             self.dataset, config.tasks, config.increment, config.base, class_order_seed=order
         )
 
+    def model(self, scenario: Scenario) -> nn.Module:
+        """An untrained model for the data of a scenario."""
+        return mlp(scenario.input_shape, scenario.num_classes, self.config.hidden)
+
     def trainer(self, arm: Arm, seed: int, callbacks: Sequence[Callback] = ()) -> Trainer:
         """A trainer for one run. Arms of a seed share initial weights and order of batches."""
         config = self.config
@@ -180,7 +187,7 @@ class Experiment:
             **self._mixing(),
         )
         return Trainer(
-            model=lambda scenario: mlp(scenario.input_shape, scenario.num_classes, config.hidden),
+            model=self.model,
             mixer=mixer,
             method=method,
             buffer=buffer,
@@ -204,11 +211,20 @@ class Experiment:
             DivergedError: the training loss became infinite or NaN.
         """
         started = time.perf_counter()
-        log, maps = _EventLog(), PairMapRecorder()
+        log, maps, weights = _EventLog(), PairMapRecorder(), _LatestWeights()
         scenario = self.scenario(seed)
-        result = self.trainer(arm, seed, (log, maps, *callbacks)).fit(scenario)
+        result = self.trainer(arm, seed, (log, maps, weights, *callbacks)).fit(scenario)
         seconds = time.perf_counter() - started
-        return Run(arm, seed, result, tuple(log.events), maps.maps(), scenario.class_order, seconds)
+        return Run(
+            arm,
+            seed,
+            result,
+            tuple(log.events),
+            maps.maps(),
+            scenario.class_order,
+            weights.state,
+            seconds,
+        )
 
     def _mixing(self) -> dict[str, Any]:
         return {name: getattr(self.config, name) for name in _MIXING}
@@ -229,6 +245,17 @@ def usable_device(name: str) -> torch.device:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"device '{name}' cannot be used: {reason}") from error
     return device
+
+
+class _LatestWeights(Callback):
+    """The weights after the latest finished task."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Tensor] = {}
+
+    def on_task_end(self, event: TaskEnd) -> None:
+        state = event.model.state_dict()
+        self.state = {name: value.to("cpu", copy=True) for name, value in state.items()}
 
 
 class _EventLog(Callback):

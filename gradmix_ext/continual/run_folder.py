@@ -5,6 +5,7 @@
 | config.json | settings, arms, seeds, versions and the exact command |
 | metrics.jsonl | one line per epoch, task and run, each with its arm and seed |
 | matrices/ARM/seed-N.json | accuracy matrices of a run, written when it is finished |
+| models/ARM/seed-N.pt | weights of a run's model after the last task |
 | matrices.npz | the same, stacked over seeds: ``ARM/class_il`` [seeds, T, T], ... |
 | class_pairs/ARM-seed-N.npz | the class-pair map of every epoch, for mixers that judge pairs |
 | summary.md | the table |
@@ -38,6 +39,7 @@ _CONFIG = "config.json"
 _LOG = "metrics.jsonl"
 _MATRICES = "matrices"
 _PAIRS = "class_pairs"
+_MODELS = "models"
 
 
 def default_folder(kind: str) -> Path:
@@ -113,6 +115,9 @@ class RunFolder:
         matrices = self.path / _MATRICES / label
         matrices.mkdir(parents=True, exist_ok=True)
         run.result.save(matrices / f"seed-{seed}.json")
+        weights = self.path / _MODELS / label
+        weights.mkdir(parents=True, exist_ok=True)
+        torch.save(run.weights, weights / f"seed-{seed}.pt")
         if run.pair_maps is not None:
             pairs = self.path / _PAIRS
             pairs.mkdir(exist_ok=True)
@@ -160,7 +165,7 @@ class RunFolder:
         np.savez(self.path / "matrices.npz", **arrays)
 
     def _remove_run(self) -> None:
-        for name in (_MATRICES, _PAIRS):
+        for name in (_MATRICES, _PAIRS, _MODELS):
             shutil.rmtree(self.path / name, ignore_errors=True)
         pictures = self.path.glob("class_pairs-*.png")
         files = (_CONFIG, _LOG, "matrices.npz", "summary.md", "accuracy.png")

@@ -125,7 +125,7 @@ class Trainer:
             evaluation = evaluator(model, self.method.predict, stage.seen_mask, task.index + 1)
             evaluations.append(evaluation)
             for callback in self.callbacks:
-                callback.on_task_end(TaskEnd(task, evaluation))
+                callback.on_task_end(TaskEnd(task, evaluation, model))
         return Result(
             accuracy_matrix=torch.stack([e.class_il for e in evaluations]),
             task_il_matrix=torch.stack([e.task_il for e in evaluations]),
