@@ -172,7 +172,7 @@ _TRAINING = section(
         "--threads",
         type=_COUNT,
         default=1,
-        help="CPU threads of PyTorch. Small models are fastest with one.",
+        help="CPU threads of PyTorch. Models as small as the default one gain nothing from more.",
     ),
 )
 

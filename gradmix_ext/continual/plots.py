@@ -17,11 +17,11 @@ from .experiment import Run
 if TYPE_CHECKING:
     from .compare import Comparison
 
-__all__ = ["plot_accuracy", "plot_class_pairs"]
+__all__ = ["COLOURS", "MARKERS", "new_figure", "plot_accuracy", "plot_class_pairs"]
 
 # Okabe and Ito's palette: told apart with every common colour blindness.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6D00")
-_MARKERS = "osD^vP*"
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6D00")
+MARKERS = "osD^vP*"
 # The bounds are no contestants: grey and black, dashed.
 _BOUNDS = {"finetune": ("#888888", ":"), "joint": ("#000000", "--")}
 _HELPFUL, _DETRIMENTAL = "#0072B2", "#D55E00"
@@ -42,7 +42,7 @@ def plot_accuracy(comparison: Comparison, path: Path) -> None:
         )
         width = half_width(values) if len(values) > 1 else None
         curves.append((arm, values.mean(axis=0), width))
-    figure = _figure(8, 5)
+    figure = new_figure(8, 5)
     axes = figure.subplots()
     contestants = [arm.label for arm, _, _ in curves if arm.label not in _BOUNDS]
     for arm, mean, width in sorted(curves, key=lambda curve: -curve[1][-1]):
@@ -50,8 +50,8 @@ def plot_accuracy(comparison: Comparison, path: Path) -> None:
             (colour, line), marker = _BOUNDS[arm.label], ""
         else:
             style = contestants.index(arm.label)
-            colour, line = _COLOURS[style % len(_COLOURS)], "-"
-            marker = _MARKERS[style % len(_MARKERS)]
+            colour, line = COLOURS[style % len(COLOURS)], "-"
+            marker = MARKERS[style % len(MARKERS)]
         tasks = np.arange(1, len(mean) + 1)
         label = f"{arm.label}  {mean[-1]:.1f}"
         axes.plot(tasks, mean, line, color=colour, marker=marker, markersize=5, label=label)
@@ -90,7 +90,7 @@ def plot_class_pairs(runs: Sequence[Run], path: Path) -> bool:
         return False
     rows = _spread(later, _MAX_ROWS)
     columns = _spread(np.arange(int(epoch.max()) + 1), _MAX_COLUMNS)
-    figure = _figure(1.8 * len(columns) + 2.2, 2.0 * len(rows) + 3.4)
+    figure = new_figure(1.8 * len(columns) + 2.2, 2.0 * len(rows) + 3.4)
     parts: Any = figure.subfigures(2, 1, height_ratios=[1.4, len(rows)])
     above, below = parts
     _plot_kinds(above.subplots(), share, task, sizes)
@@ -199,7 +199,7 @@ def _plot_kinds(
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """A figure without pyplot, and so without global state or a display."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
     FigureCanvasAgg(figure)

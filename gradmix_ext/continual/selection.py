@@ -12,9 +12,9 @@ def balanced_quota(counts: Tensor, capacity: int, fill: bool = True) -> Tensor:
     """Spread `capacity` slots evenly over classes, none getting more than it has samples.
 
     The level L is the largest whole number with sum_k min(count_k, L) <= capacity. With `fill`,
-    what is left goes, one slot each, to the first classes that have more than L samples. When counts grow or
-    classes join, no share of a class that had reached it ever grows again, so a memory that drops
-    samples never has to ask for one back.
+    what is left goes, one slot each, to the first classes that have more than L samples. When
+    counts grow or classes join, no share of a class that had reached it ever grows again, so a
+    memory that drops samples never has to ask for one back.
 
     Args:
         counts: Samples seen of each class, [K] int64.

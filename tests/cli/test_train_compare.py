@@ -144,7 +144,8 @@ def test_one_task_has_no_forgetting(gradmix, tmp_path):
 def test_settings_reach_the_experiment(gradmix, tmp_path):
     text = """
         --increment 4,3,3 --class-order-seed 7 --buffer-size 30 --buffer-policy herding
-        --fill-buffer --replay split --batch-size 32 --epochs 1 --lr 0.1 --momentum 0.5 --weight-decay 0.01
+        --fill-buffer --replay split --batch-size 32 --epochs 1 --lr 0.1 --momentum 0.5
+        --weight-decay 0.01
         --alpha 0.4 --criterion linear --policy skip --threshold 0.1 --samples-per-pair 3
         --update 5 --per-sample-lam --device cpu
     """
@@ -153,7 +154,8 @@ def test_settings_reach_the_experiment(gradmix, tmp_path):
     config = json.loads((tmp_path / "set" / "config.json").read_text())
     assert config["settings"] == {
         "dataset": "digits", "data_dir": None, "tasks": None, "increment": [4, 3, 3], "base": 0,
-        "class_order_seed": 7, "replay": "split", "buffer_size": 30, "buffer_policy": "herding", "fill_buffer": True,
+        "class_order_seed": 7, "replay": "split", "buffer_size": 30, "buffer_policy": "herding",
+        "fill_buffer": True,
         "epochs": 1, "batch_size": 32, "lr": 0.1, "momentum": 0.5, "weight_decay": 0.01,
         "hidden": [256, 256], "alpha": 0.4, "criterion": "linear", "policy": "skip",
         "threshold": 0.1, "samples_per_pair": 3, "update": 5, "per_sample_lam": True,
