@@ -84,7 +84,7 @@ def find_ahead_of_time() -> tuple[Library | None, str]:
             return None, f"{path} is not a library of this package"
         sources_hash, cuda = mark
         try:
-            expected_hash = hash_sources(csrc_folder(PACKAGE))
+            expected_hash = hash_sources(csrc_folder(PACKAGE), cuda)
         except FileNotFoundError as error:
             return None, f"{path} cannot be compared with its sources: {error}"
         if sources_hash != expected_hash:

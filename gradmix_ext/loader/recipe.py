@@ -59,7 +59,7 @@ class Recipe:
         cuda: whether the CUDA sources are part of it.
         sources: files to compile.
         cuda_archs: list of compute capabilities such as ``"8.0;9.0+PTX"``, empty without CUDA.
-        sources_hash: SHA-256 over the names and contents of all sources and headers.
+        sources_hash: SHA-256 over the names and contents of its sources and headers.
     """
 
     csrc: Path
@@ -204,7 +204,7 @@ def make_recipe(csrc: Path, cuda: bool) -> Recipe:
     archs = os.environ.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_CUDA_ARCHS if cuda else ""
     if cuda:
         gencode_flags(archs)  # a malformed list is reported before anything is compiled
-    return Recipe(csrc, cuda, tuple(sources), archs, hash_sources(csrc))
+    return Recipe(csrc, cuda, tuple(sources), archs, hash_sources(csrc, cuda))
 
 
 def shipped_files(csrc: Path) -> list[Path]:
@@ -212,13 +212,15 @@ def shipped_files(csrc: Path) -> list[Path]:
     return sorted(p for p in csrc.rglob("*") if p.suffix in _SOURCE_SUFFIXES and p.is_file())
 
 
-def hash_sources(csrc: Path) -> str:
-    """SHA-256 over the names and contents of all sources and headers."""
+def hash_sources(csrc: Path, cuda: bool) -> str:
+    """SHA-256 over the names and contents of all sources and headers of one variant."""
     digest = hashlib.sha256()
     for path in shipped_files(csrc):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(csrc).as_posix()}\0{len(content)}\0".encode())
-        digest.update(content)
+        name = path.relative_to(csrc)
+        if cuda or name.parts[0] != "cuda":
+            content = path.read_bytes()
+            digest.update(f"{name.as_posix()}\0{len(content)}\0".encode())
+            digest.update(content)
     return digest.hexdigest()
 
 

@@ -170,6 +170,8 @@ def test_hash_sees_sources_and_headers(tmp_path: Path, change: str) -> None:
         (tmp_path / name).write_text(name)
     before = make_recipe(tmp_path, cuda=False).sources_hash
     (tmp_path / "cpu" / "notes.txt").write_text("not a source")
+    (tmp_path / "cuda").mkdir()
+    (tmp_path / "cuda" / "op.cu").write_text("of the other variant")
     assert make_recipe(tmp_path, cuda=False).sources_hash == before
     if change == "source":
         (tmp_path / "cpu/op.cpp").write_text("other")
