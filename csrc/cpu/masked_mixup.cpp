@@ -13,8 +13,9 @@ constexpr const char* op = "masked_mixup";
 // A sample is handled in chunks of this many bytes, chunk by chunk over the whole batch: x[i] and x[partner[i]] of one chunk stay in
 // the caches until both were used, while one chunk is long enough for the hardware prefetcher.
 constexpr int64_t chunk_bytes = 16 << 10;
-// Outputs from here on do not fit the last-level cache anyway: they are written around it, which saves reading them first.
-constexpr int64_t stream_bytes = 4 << 20;
+// From here on x and the output do not fit the last-level cache together: the output is written around it, which saves reading it
+// first, and the samples are visited along chains of partners. Below, the order of memory is faster: the prefetcher can follow it.
+constexpr int64_t stream_bytes = 16 << 20;
 constexpr int64_t huge_page_bytes = 8 << 20;
 constexpr int64_t grain_bytes = 64 << 10;
 
@@ -89,12 +90,11 @@ std::vector<int64_t> chain_order(int64_t samples, const Next& next) {
   return order;
 }
 
-// How a batch is cut: chunks of a sample, chains over the samples where the batch does not fit the caches.
+// How a batch is cut and written.
 struct Plan {
   int64_t chunk;
   int64_t tasks;
   int64_t grain;
-  bool chains;
   bool stream;
 };
 
@@ -105,7 +105,6 @@ Plan make_plan(const Batch& batch) {
   plan.tasks = batch.samples * ((batch.sample_size + plan.chunk - 1) / plan.chunk);
   plan.grain = std::max<int64_t>(1, grain_bytes / (plan.chunk * size));
   plan.stream = batch.bytes() >= stream_bytes;
-  plan.chains = plan.stream;
   return plan;
 }
 
@@ -116,7 +115,7 @@ void mix(const Batch& batch, const Tensor& partner, const Tensor& lam, const std
   if (batch.bytes() == 0) return;
   const Plan plan = make_plan(batch);
   std::vector<int64_t> order;
-  if (plan.chains) order = chain_order(batch.samples, [&](int64_t i) { return index[i]; });
+  if (plan.stream) order = chain_order(batch.samples, [&](int64_t i) { return index[i]; });
   const MixupParams params{batch.x.const_data_ptr(),
                            out,
                            index.data(),
@@ -125,7 +124,7 @@ void mix(const Batch& batch, const Tensor& partner, const Tensor& lam, const std
                            mixed.data(),
                            batch.samples,
                            batch.sample_size,
-                           plan.chains ? order.data() : nullptr,
+                           plan.stream ? order.data() : nullptr,
                            plan.chunk,
                            batch.dtype,
                            plan.stream};
@@ -184,7 +183,7 @@ Tensor masked_mixup_backward(const Tensor& grad, const Tensor& partner, const Te
 
   const Plan plan = make_plan(batch);
   std::vector<int64_t> order;
-  if (plan.chains)
+  if (plan.stream)
     order = chain_order(samples, [&](int64_t j) { return offsets[j] < offsets[j + 1] ? sources[offsets[j]] : -1; });
   with_acc(batch.dtype, [&](auto zero) {
     using A = decltype(zero);
@@ -202,7 +201,7 @@ Tensor masked_mixup_backward(const Tensor& grad, const Tensor& partner, const Te
                                      offsets.data(),
                                      samples,
                                      batch.sample_size,
-                                     plan.chains ? order.data() : nullptr,
+                                     plan.stream ? order.data() : nullptr,
                                      plan.chunk,
                                      batch.dtype,
                                      plan.stream};

@@ -24,8 +24,17 @@ GRADMIX_INLINE acc_t<T> row_max(const T* z, const acc_t<T>* blocked, int64_t cou
   vec_t<A> best[4];
   for (int k = 0; k < 4; ++k) best[k] = splat<A>(-static_cast<A>(__builtin_inf()));
   int64_t j = 0;
-  for (; j + 4 * w <= count; j += 4 * w)
-    for (int k = 0; k < 4; ++k) best[k] = max_nan<A>(best[k], logits_at<T, Masked>(z, blocked, j + k * w));
+  if (Masked) {
+    for (; j + 4 * w <= count; j += 4 * w)
+      for (int k = 0; k < 4; ++k) best[k] = max_nan<A>(best[k], logits_at<T, Masked>(z, blocked, j + k * w));
+  } else {
+    constexpr int size = group_size<T>, v = group_vectors<T>;  // the order does not matter for a maximum
+    for (; j + 4 / v * size <= count; j += 4 / v * size) {
+      vec_t<A> part[4];
+      for (int k = 0; k < 4 / v; ++k) load_group(z + j + k * size, part + k * v);
+      for (int k = 0; k < 4; ++k) best[k] = max_nan<A>(best[k], part[k]);
+    }
+  }
   for (; j + w <= count; j += w) best[0] = max_nan<A>(best[0], logits_at<T, Masked>(z, blocked, j));
   if (j < count) best[1] = max_nan<A>(best[1], logits_part<T, Masked>(z, blocked, j, static_cast<int>(count - j)));
   return max_lanes<A>(max_nan<A>(max_nan<A>(best[0], best[1]), max_nan<A>(best[2], best[3])));

@@ -231,24 +231,59 @@ GRADMIX_INLINE void store_group(T* p, const vec_t<acc_t<T>>* v, bool stream) {
 
 // ---- reductions over the lanes --------------------------------------------------------------------------------------
 
-template <class A>
-GRADMIX_INLINE A sum_lanes(vec_t<A> v) {
-  A part[lanes<A>];
-  __builtin_memcpy(part, &v, sizeof v);
-  for (int width = lanes<A> / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) part[i] += part[i + width];
-  return part[0];
+#if GRADMIX_VECTOR_BYTES == 64
+template <int By>
+GRADMIX_INLINE vf rotate(vf v) {
+  return __builtin_shufflevector(v, v, (0 + By) % 16, (1 + By) % 16, (2 + By) % 16, (3 + By) % 16, (4 + By) % 16, (5 + By) % 16, (6 + By) % 16, (7 + By) % 16,
+                                  (8 + By) % 16, (9 + By) % 16, (10 + By) % 16, (11 + By) % 16, (12 + By) % 16, (13 + By) % 16, (14 + By) % 16, (15 + By) % 16);
 }
+template <int By>
+GRADMIX_INLINE vd rotate(vd v) {
+  return __builtin_shufflevector(v, v, (0 + By) % 8, (1 + By) % 8, (2 + By) % 8, (3 + By) % 8, (4 + By) % 8, (5 + By) % 8, (6 + By) % 8, (7 + By) % 8);
+}
+#elif GRADMIX_VECTOR_BYTES == 32
+template <int By>
+GRADMIX_INLINE vf rotate(vf v) {
+  return __builtin_shufflevector(v, v, (0 + By) % 8, (1 + By) % 8, (2 + By) % 8, (3 + By) % 8, (4 + By) % 8, (5 + By) % 8, (6 + By) % 8, (7 + By) % 8);
+}
+template <int By>
+GRADMIX_INLINE vd rotate(vd v) {
+  return __builtin_shufflevector(v, v, (0 + By) % 4, (1 + By) % 4, (2 + By) % 4, (3 + By) % 4);
+}
+#else
+template <int By>
+GRADMIX_INLINE vf rotate(vf v) {
+  return __builtin_shufflevector(v, v, (0 + By) % 4, (1 + By) % 4, (2 + By) % 4, (3 + By) % 4);
+}
+template <int By>
+GRADMIX_INLINE vd rotate(vd v) {
+  return __builtin_shufflevector(v, v, (0 + By) % 2, (1 + By) % 2);
+}
+#endif
+
 // A NaN in any lane wins, so that a row with a NaN has no finite softmax.
 template <class A>
 GRADMIX_INLINE vec_t<A> max_nan(vec_t<A> a, vec_t<A> b) {
   return (a > b || a != a) ? a : b;
 }
+
+// The sum or the maximum of the lanes, in halving steps.
+template <class A, bool Max, int By>
+GRADMIX_INLINE vec_t<A> fold(vec_t<A> v) {
+  const vec_t<A> other = rotate<By>(v);
+  const vec_t<A> both = Max ? max_nan<A>(v, other) : v + other;
+  if constexpr (By > 1)
+    return fold<A, Max, By / 2>(both);
+  else
+    return both;
+}
+template <class A>
+GRADMIX_INLINE A sum_lanes(vec_t<A> v) {
+  return fold<A, false, lanes<A> / 2>(v)[0];
+}
 template <class A>
 GRADMIX_INLINE A max_lanes(vec_t<A> v) {
-  A best = v[0];
-  for (int i = 1; i < lanes<A>; ++i) best = (best > v[i] || best != best) ? best : v[i];
-  return best;
+  return fold<A, true, lanes<A> / 2>(v)[0];
 }
 
 // ---- exp ------------------------------------------------------------------------------------------------------------
