@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
@@ -35,11 +34,9 @@ class RichProgress(Progress):
         self._width = max(len(arm.label) for arm in comparison.arms)
         self._bars = Bars(
             TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            BarColumn(bar_width=10),  # all of a line fits in 80 characters
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(compact=True),
             console=self._console,
             disable=not self._console.is_terminal,
             transient=True,
@@ -81,8 +78,8 @@ class RichProgress(Progress):
     def describe(self, name: str, event: EpochEnd, accuracy: str) -> str:
         """Run, task, epoch, loss, and the accuracy after the latest finished task."""
         return (
-            f"{name} · task {event.task.index + 1}/{self._tasks} "
-            f"· epoch {event.epoch + 1:>2}/{self._epochs} · loss {event.loss:5.3f}{accuracy}"
+            f"{name} · task {event.task.index + 1} epoch {event.epoch + 1:>2} "
+            f"· loss {event.loss:4.2f}{accuracy}"
         )
 
 
@@ -99,7 +96,7 @@ class _Ticks(Callback):
 
     def on_task_end(self, event: TaskEnd) -> None:
         mean = event.evaluation.class_il[: event.task.index + 1].mean().item()
-        self._accuracy = f" · acc {percent(mean)} %"
+        self._accuracy = f" acc {percent(mean)}"
 
 
 def print_table(comparison: Comparison) -> None:

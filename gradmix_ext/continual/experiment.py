@@ -72,7 +72,8 @@ class ExperimentConfig:
     """Settings shared by all arms and seeds; the names are those of the command line.
 
     `tasks` and `increment` are as in :func:`class_incremental`; a `class_order_seed` of None takes
-    each run's own seed, so that seeds differ in class order too.
+    each run's own seed, so that seeds differ in class order too. `fill_buffer` is the `fill` of
+    :class:`ReplayBuffer`; without it classes have equal shares and the rest stays empty.
     """
 
     dataset: str = "digits"
