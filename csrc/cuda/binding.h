@@ -1,0 +1,102 @@
+// What every binding needs: checks with plain messages that need no synchronisation, arguments as the kernels take them, memory.
+#pragma once
+
+#include <initializer_list>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "cuda/kernels.h"
+#include "cuda/runtime.h"
+
+// The tests build these bindings once more, for the emulated device and under another name.
+#ifndef GRADMIX_CUDA_NAMESPACE
+#define GRADMIX_CUDA_NAMESPACE gradmix_ext
+#define GRADMIX_CUDA_KEY CUDA
+#endif
+#define GRADMIX_CUDA_LIBRARY(m) STABLE_TORCH_LIBRARY_IMPL(GRADMIX_CUDA_NAMESPACE, GRADMIX_CUDA_KEY, m)
+
+namespace gradmix::cuda {
+
+// The text of STD_TORCH_CHECK starts with a file name and a line; users get the message alone.
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  throw std::runtime_error(std::move(text).str());
+}
+template <class... Parts>
+void check(bool condition, const Parts&... parts) {
+  if (!condition) [[unlikely]]
+    fail(parts...);
+}
+inline void check_launch(cudaError_t error, const char* op) {
+  check(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
+}
+
+// float32, float64, float16 or bfloat16; any other element type is an error that names the argument.
+DType data_type(const Tensor& t, const char* op, const char* name);
+ScalarType scalar_type(DType dtype);
+inline bool is_wide(DType dtype) { return dtype == DType::f64; }
+inline ScalarType acc_scalar_type(DType dtype) { return is_wide(dtype) ? ScalarType::Double : ScalarType::Float; }
+inline int64_t element_bytes(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
+
+// On the device, that of `like` where there is one.
+void check_device(const Tensor& t, const char* op, const char* name);
+void check_device(const Tensor& t, const Tensor& like, const char* op, const char* name);
+void check_dim(const Tensor& t, int64_t dim, const char* op, const char* name);
+
+// A contiguous vector of `expected` elements, copied where it is not; keeps the copy.
+class Column {
+ public:
+  Column() = default;
+  Column(const Tensor& t, const Tensor& like, int64_t expected, ScalarType type, const char* op, const char* name);
+  const int64_t* indices() const { return static_cast<const int64_t*>(data_); }
+  const uint8_t* flags() const { return static_cast<const uint8_t*>(data_); }
+  const double* numbers() const { return static_cast<const double*>(data_); }
+
+ private:
+  std::optional<Tensor> held_;
+  const void* data_ = nullptr;
+};
+inline Column indices(const Tensor& t, const Tensor& like, int64_t expected, const char* op, const char* name) {
+  return Column(t, like, expected, ScalarType::Long, op, name);
+}
+inline Column flags(const std::optional<Tensor>& t, const Tensor& like, int64_t expected, const char* op, const char* name) {
+  return t ? Column(*t, like, expected, ScalarType::Bool, op, name) : Column();
+}
+// One number for the batch or one per sample, read where it lies.
+Weights weights(const Tensor& t, const Tensor& like, int64_t samples, const char* op, const char* name);
+
+using Shape = torch::headeronly::IntHeaderOnlyArrayRef;
+Tensor empty_strided(const Tensor& like, Shape sizes, Shape strides, ScalarType dtype);
+Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype);
+Tensor zeros(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype);
+inline Tensor make_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+inline Tensor to_dtype(const Tensor& t, ScalarType dtype) {
+  return t.scalar_type() == dtype ? t : torch::stable::to(t, dtype);
+}
+// Rows whose elements lie side by side.
+Tensor readable_rows(const Tensor& t);
+
+// Samples in the stable order of a key, and where each key starts.
+struct Order {
+  Tensor order, key;
+  std::optional<Tensor> offsets;
+  const int64_t* samples() const { return static_cast<const int64_t*>(order.const_data_ptr()); }
+  const int64_t* keys() const { return static_cast<const int64_t*>(key.const_data_ptr()); }
+  const int64_t* starts() const { return static_cast<const int64_t*>(offsets->const_data_ptr()); }
+};
+// By index: samples that the mask leaves out, or whose index is not in [0, bound), come last. `count` takes the size of each group.
+Order order_by_index(const Tensor& like, const int64_t* index, const uint8_t* mask, int64_t samples, int64_t bound,
+                     int64_t* count, const char* op, cudaStream_t stream);
+// By index without the starts, for many possible indices.
+Order order_by_cell(const Tensor& like, const int64_t* cell, int64_t samples, int64_t bound, const char* op,
+                    cudaStream_t stream);
+Order order_by_noise(const Tensor& like, const double* noise, int64_t samples, const char* op, cudaStream_t stream);
+
+}  // namespace gradmix::cuda

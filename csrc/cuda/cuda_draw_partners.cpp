@@ -1,0 +1,52 @@
+// draw_partners on CUDA tensors.
+#include <array>
+#include <tuple>
+
+#include "cuda/binding.h"
+
+namespace gradmix::cuda {
+namespace {
+
+constexpr const char* op = "draw_partners";
+
+Tensor draw_noise(const Tensor& like, int64_t samples) {
+  const Tensor noise = empty(like, {samples}, ScalarType::Double);
+  // aten::uniform_(self, from, to, *, generator): what torch.rand does, from the default generator of the device.
+  std::array<StableIValue, 4> stack{torch::stable::detail::from(noise), torch::stable::detail::from(0.0),
+                                    torch::stable::detail::from(1.0), torch::stable::detail::from(std::nullopt)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::uniform_", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+std::tuple<Tensor, Tensor> draw_partners(const Tensor& target, const Tensor& allowed, std::string policy,
+                                         const std::optional<Tensor>& noise_given) {
+  check_device(target, op, "target");
+  const DeviceScope scope(target);
+  check_dim(target, 1, op, "target");
+  const int64_t samples = target.size(0);
+  const Column label = indices(target, target, samples, op, "target");
+  check_device(allowed, target, op, "allowed");
+  check_dim(allowed, 2, op, "allowed");
+  const int64_t classes = allowed.size(0);
+  check(allowed.size(1) == classes, op, ": allowed must be square");
+  check(allowed.scalar_type() == ScalarType::Bool, op, ": allowed must be bool");
+  check(policy == "redraw" || policy == "skip", op, ": policy must be redraw or skip, got ", policy);
+  const Column noise(noise_given ? *noise_given : draw_noise(target, samples), target, samples, ScalarType::Double, op, "noise");
+  const Tensor pairs = make_contiguous(allowed);
+
+  Tensor partner = empty(target, {samples}, ScalarType::Long), mask = empty(target, {samples}, ScalarType::Bool);
+  const bool skip = policy == "skip";
+  const Order order = skip ? order_by_noise(target, noise.numbers(), samples, op, scope.stream())
+                           : order_by_index(target, label.indices(), nullptr, samples, classes, nullptr, op, scope.stream());
+  const PartnerParams params{label.indices(), static_cast<const uint8_t*>(pairs.const_data_ptr()), noise.numbers(),
+                             order.samples(), skip ? nullptr : order.starts(), samples, classes,
+                             static_cast<int64_t*>(partner.mutable_data_ptr()),
+                             static_cast<uint8_t*>(mask.mutable_data_ptr())};
+  check_launch(skip ? launch_skip_partners(params, scope.stream()) : launch_redraw_partners(params, scope.stream()), op);
+  return {partner, mask};
+}
+
+}  // namespace
+}  // namespace gradmix::cuda
+
+GRADMIX_CUDA_LIBRARY(m) { m.impl("draw_partners", TORCH_BOX(&gradmix::cuda::draw_partners)); }

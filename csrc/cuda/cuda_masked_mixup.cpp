@@ -1,0 +1,121 @@
+// masked_mixup, its out= form and its adjoint on CUDA tensors.
+#include <algorithm>
+
+#include "cuda/binding.h"
+
+namespace gradmix::cuda {
+namespace {
+
+constexpr const char* op = "masked_mixup";
+
+// The strides of the result: those of x where x has neither gaps nor overlap and its batch dimension is the outermost, else contiguous.
+std::vector<int64_t> result_strides(const Tensor& x) {
+  const auto sizes = x.sizes(), strides = x.strides();
+  std::vector<std::pair<int64_t, int64_t>> inner;
+  for (size_t k = 1; k < sizes.size(); ++k)
+    if (sizes[k] != 1) inner.emplace_back(strides[k], sizes[k]);
+  std::sort(inner.begin(), inner.end());
+  int64_t expected = 1;
+  bool dense = true;
+  for (const auto& [stride, size] : inner) {
+    dense = dense && stride == expected;
+    expected *= size;
+  }
+  if (dense && strides[0] == expected) return {strides.begin(), strides.end()};
+  std::vector<int64_t> contiguous(sizes.size());
+  int64_t step = 1;
+  for (size_t k = sizes.size(); k-- > 0;) {
+    contiguous[k] = step;
+    step *= std::max<int64_t>(sizes[k], 1);
+  }
+  return contiguous;
+}
+
+bool same_layout(const Tensor& t, const std::vector<int64_t>& strides) {
+  for (int64_t k = 0; k < t.dim(); ++k)
+    if (t.size(k) > 1 && t.stride(k) != strides[k]) return false;
+  return true;
+}
+
+// The checked inputs; the parameters point into them.
+struct Batch {
+  Batch(const Tensor& given, const char* name, const Tensor& partner_given, const Tensor& lam, const std::optional<Tensor>& mask_given)
+      : x(given) {
+    check_device(given, op, name);
+    dtype = data_type(given, op, name);
+    check(given.dim() >= 1, op, ": ", name, " must have a batch dimension");
+    samples = given.size(0);
+    strides = result_strides(given);
+    if (given.numel() > 0 && !same_layout(given, strides)) x = make_contiguous(given);
+    partner = indices(partner_given, given, samples, op, "partner");
+    mask = flags(mask_given, given, samples, op, "mask");
+    params = {x.const_data_ptr(), nullptr, partner.indices(), weights(lam, given, samples, op, "lam"), mask.flags(), samples,
+              samples > 0 ? x.numel() / samples : 0, dtype};
+  }
+  int64_t bytes() const { return params.samples * params.sample_size * element_bytes(dtype); }
+  Tensor result() const {
+    return empty_strided(x, x.sizes(), Shape(strides.data(), strides.size()), scalar_type(dtype));
+  }
+
+  Tensor x;
+  std::vector<int64_t> strides;
+  int64_t samples;
+  DType dtype;
+  Column partner, mask;
+  MixupParams params{};
+};
+
+void mix(Batch& batch, void* out, const DeviceScope& scope) {
+  batch.params.out = out;
+  check_launch(launch_masked_mixup(batch.params, scope.stream()), op);
+}
+
+Tensor masked_mixup(const Tensor& x, const Tensor& partner, const Tensor& lam, const std::optional<Tensor>& mask) {
+  check_device(x, op, "x");
+  const DeviceScope scope(x);
+  Batch batch(x, "x", partner, lam, mask);
+  Tensor out = batch.result();
+  mix(batch, out.mutable_data_ptr(), scope);
+  return out;
+}
+
+void masked_mixup_out(const Tensor& x, const Tensor& partner, const Tensor& lam, const std::optional<Tensor>& mask,
+                      Tensor out) {
+  check_device(x, op, "x");
+  const DeviceScope scope(x);
+  Batch batch(x, "x", partner, lam, mask);
+  check_device(out, x, op, "out");
+  check(out.scalar_type() == scalar_type(batch.dtype), op, ": out must have the dtype of x");
+  const auto want = x.sizes(), have = out.sizes();
+  check(std::equal(want.begin(), want.end(), have.begin(), have.end()), op, ": out must have the shape of x");
+  check(batch.bytes() == 0 || same_layout(out, batch.strides), op, ": out must have the strides of the result");
+  const char* source = static_cast<const char*>(batch.x.const_data_ptr());
+  char* destination = static_cast<char*>(out.mutable_data_ptr());
+  check(batch.bytes() == 0 || source + batch.bytes() <= destination || destination + batch.bytes() <= source, op,
+        ": out must not overlap x in memory");
+  mix(batch, destination, scope);
+}
+
+Tensor masked_mixup_backward(const Tensor& grad, const Tensor& partner, const Tensor& lam,
+                             const std::optional<Tensor>& mask) {
+  check_device(grad, op, "grad");
+  const DeviceScope scope(grad);
+  Batch batch(grad, "grad", partner, lam, mask);
+  Tensor out = batch.result();
+  if (batch.bytes() == 0) return out;
+  // The adjoint of a gather is a scatter; sorting the samples by partner turns it into a gather again: no atomics, one order of sums.
+  const Order order = order_by_index(grad, batch.params.partner, batch.params.mask, batch.samples, batch.samples, nullptr, op,
+                                     scope.stream());
+  batch.params.out = out.mutable_data_ptr();
+  check_launch(launch_masked_mixup_backward({batch.params, order.samples(), order.starts()}, scope.stream()), op);
+  return out;
+}
+
+}  // namespace
+}  // namespace gradmix::cuda
+
+GRADMIX_CUDA_LIBRARY(m) {
+  m.impl("masked_mixup", TORCH_BOX(&gradmix::cuda::masked_mixup));
+  m.impl("masked_mixup.out", TORCH_BOX(&gradmix::cuda::masked_mixup_out));
+  m.impl("masked_mixup_backward", TORCH_BOX(&gradmix::cuda::masked_mixup_backward));
+}

@@ -1,0 +1,57 @@
+// pair_scores on CUDA tensors: one product [N, d] x [d, C] by PyTorch, everything else in one pass over it.
+#include <tuple>
+
+#include "cuda/cuda_last_layer.h"
+
+namespace gradmix::cuda {
+namespace {
+
+constexpr const char* op = "pair_scores";
+
+Tensor direction(const Tensor& t, const Tensor& like, DType dtype, const char* name) {
+  check_device(t, like, op, name);
+  data_type(t, op, name);
+  return make_contiguous(to_dtype(t, acc_scalar_type(dtype)));
+}
+
+std::tuple<Tensor, Tensor> pair_scores(const Tensor& features, const Tensor& logits, const Tensor& target,
+                                       const Tensor& partner_target, const Tensor& lam, const Tensor& direction_weight,
+                                       const Tensor& direction_bias, int64_t num_classes,
+                                       const std::optional<Tensor>& class_mask) {
+  check_device(logits, op, "logits");
+  const DeviceScope scope(logits);
+  check(num_classes >= 0, op, ": num_classes must not be negative, got ", num_classes);
+  const LastLayer in(op, features, logits, target, partner_target, lam, class_mask);
+  check_dim(direction_weight, 2, op, "direction_weight");
+  check_dim(direction_bias, 1, op, "direction_bias");
+  check(direction_weight.size(0) == in.classes && direction_weight.size(1) == in.depth &&
+            direction_bias.size(0) == in.classes,
+        op, ": direction_weight and direction_bias must have the shape of the head");
+  const ScalarType acc = acc_scalar_type(in.dtype);
+  const Tensor weight = direction(direction_weight, logits, in.dtype, "direction_weight");
+  const Tensor bias = direction(direction_bias, logits, in.dtype, "direction_bias");
+  Tensor score_sum = zeros(logits, {num_classes, num_classes}, acc);
+  Tensor count = zeros(logits, {num_classes, num_classes}, ScalarType::Long);
+  if (in.samples == 0) return {score_sum, count};
+
+  const Tensor projected =
+      make_contiguous(torch::stable::matmul(to_dtype(in.features, acc), torch::stable::transpose(weight, 0, 1)));
+  Tensor value = empty(logits, {in.samples}, acc), cell = empty(logits, {in.samples}, ScalarType::Long);
+  int64_t* cells = static_cast<int64_t*>(cell.mutable_data_ptr());
+  check_launch(launch_pair_values({in.params, projected.const_data_ptr(), bias.const_data_ptr(), num_classes,
+                                   value.mutable_data_ptr(), cells},
+                                  scope.stream()),
+               op);
+  const Order order = order_by_cell(logits, cells, in.samples, num_classes * num_classes, op, scope.stream());
+  check_launch(launch_pair_sums({value.const_data_ptr(), order.samples(), order.keys(), in.samples, num_classes,
+                                 score_sum.mutable_data_ptr(), static_cast<int64_t*>(count.mutable_data_ptr()),
+                                 is_wide(in.dtype)},
+                                scope.stream()),
+               op);
+  return {score_sum, count};
+}
+
+}  // namespace
+}  // namespace gradmix::cuda
+
+GRADMIX_CUDA_LIBRARY(m) { m.impl("pair_scores", TORCH_BOX(&gradmix::cuda::pair_scores)); }

@@ -1,0 +1,69 @@
+// draw_partners: sorted by class, a sample's candidates are runs of the batch, one for each class allowed with its own.
+#include "cuda/device.h"
+
+namespace gradmix::cuda {
+namespace {
+
+constexpr int threads = 256;
+
+// The position in [0, count) that a number in [0, 1) stands for; numbers outside, NaN too, cannot lead outside.
+__device__ int64_t position_of(double noise, int64_t count) {
+  const double at = noise * static_cast<double>(count);
+  if (!(at > 0)) return 0;
+  return at < static_cast<double>(count) ? static_cast<int64_t>(at) : count - 1;
+}
+
+// One warp a sample, its lanes side by side over the classes.
+__global__ void __launch_bounds__(threads) redraw_partners(PartnerParams p) {
+  const int lane = threadIdx.x;
+  const int64_t i = int64_t{blockIdx.x} * (threads / warp_lanes) + threadIdx.y;
+  if (i >= p.samples) return;  // a whole warp
+  const int64_t label = p.target[i];
+  const bool valid = label >= 0 && label < p.classes;
+  const auto candidates_in = [&](int64_t c) {
+    return valid && c < p.classes && p.allowed[label * p.classes + c] != 0 ? p.offsets[c + 1] - p.offsets[c] : int64_t{0};
+  };
+  int64_t candidates = 0;
+  for (int64_t c = lane; c < p.classes; c += warp_lanes) candidates += candidates_in(c);
+  candidates = warp_sum(candidates);
+  if (lane == 0) {
+    p.mask[i] = candidates > 0;
+    if (candidates == 0) p.partner[i] = i;
+  }
+  if (candidates == 0) return;  // a whole warp
+
+  const int64_t position = position_of(p.noise[i], candidates);
+  int64_t before = 0;  // candidates of the classes left of these 32
+  for (int64_t first = 0; first < p.classes && before <= position; first += warp_lanes) {
+    const int64_t own = candidates_in(first + lane);
+    int64_t end = own;  // candidates up to and including this lane's class
+#pragma unroll
+    for (int step = 1; step < warp_lanes; step *= 2) {
+      const int64_t left = __shfl_up_sync(all_lanes, end, step);
+      if (lane >= step) end += left;
+    }
+    const int64_t start = before + end - own;
+    if (start <= position && position < start + own) p.partner[i] = p.order[p.offsets[first + lane] + (position - start)];
+    before += __shfl_sync(all_lanes, end, warp_lanes - 1);
+  }
+}
+
+__global__ void __launch_bounds__(threads) skip_partners(PartnerParams p) {
+  const int64_t i = int64_t{blockIdx.x} * threads + threadIdx.x;
+  if (i >= p.samples) return;
+  const int64_t partner = p.order[i], a = p.target[i], b = p.target[partner];
+  p.partner[i] = partner;
+  p.mask[i] = a >= 0 && a < p.classes && b >= 0 && b < p.classes && p.allowed[a * p.classes + b] != 0;
+}
+
+}  // namespace
+
+cudaError_t launch_redraw_partners(const PartnerParams& p, cudaStream_t stream) {
+  const int per_block = threads / warp_lanes;
+  return launch(redraw_partners, blocks_for(p.samples, per_block), dim3(warp_lanes, per_block), p, stream);
+}
+cudaError_t launch_skip_partners(const PartnerParams& p, cudaStream_t stream) {
+  return launch(skip_partners, blocks_for(p.samples, threads), dim3(threads), p, stream);
+}
+
+}  // namespace gradmix::cuda

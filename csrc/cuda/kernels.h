@@ -1,0 +1,205 @@
+// The kernels: parameters as plain structs, one launch function each. N samples, d features, C logits, K groups.
+//
+// `void*` arrays are of the type `dtype` where nothing else is said; "acc" is its accumulation type. All pointers are to device
+// memory. Labels, groups and partners out of range are skipped: they cause no access out of bounds.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "common/dtype.h"
+
+namespace gradmix::cuda {
+
+// One number for the batch (stride 0) or one per sample, of any of the four types.
+struct Weights {
+  const void* data;
+  int64_t stride;
+  DType dtype;
+};
+
+// out[i] = lam_i x[i] + (1 - lam_i) x[partner[i]] where mask_i, else x[i].
+struct MixupParams {
+  const void* x;
+  void* out;
+  const int64_t* partner;
+  Weights lam;
+  const uint8_t* mask;  // null: mix every sample
+  int64_t samples;
+  int64_t sample_size;  // elements
+  DType dtype;
+};
+cudaError_t launch_masked_mixup(const MixupParams&, cudaStream_t);
+
+// The adjoint: x is the incoming gradient; the sources of sample j are order[offsets[j]] .. order[offsets[j + 1] - 1].
+struct MixupBackwardParams {
+  MixupParams mixup;
+  const int64_t* order;
+  const int64_t* offsets;  // [N + 1]
+};
+cudaError_t launch_masked_mixup_backward(const MixupBackwardParams&, cudaStream_t);
+
+// Stable order of the samples by an integer key: index (`bound` where it is out of range or masked), or the noise.
+struct OrderParams {
+  const int64_t* index;  // null: by noise
+  const double* noise;
+  const uint8_t* mask;  // null: all count
+  int64_t samples;
+  int64_t bound;
+  int64_t* key;    // [N] sorted by launch_rank_order, in the order of the samples by launch_order_keys
+  int64_t* order;  // [N]
+};
+cudaError_t launch_rank_order(const OrderParams&, cudaStream_t);
+cudaError_t launch_order_keys(const OrderParams&, cudaStream_t);
+
+// offsets[k] = how many of the sorted keys are below k, for k in [0, groups]; count[k] = how many are k.
+struct OffsetsParams {
+  const int64_t* key;
+  int64_t samples;
+  int64_t groups;
+  int64_t* offsets;
+  int64_t* count;  // [groups] null: not wanted
+};
+cudaError_t launch_offsets(const OffsetsParams&, cudaStream_t);
+
+// The logits of the samples and what their targets are.
+struct LogitParams {
+  const void* logits;
+  int64_t row_stride;
+  const uint8_t* class_mask;  // [C] null: all classes
+  const int64_t* target;
+  const int64_t* partner_target;  // null: one label
+  Weights lam;
+  int64_t samples;
+  int64_t classes;
+  DType dtype;
+};
+
+struct CrossEntropyParams {
+  LogitParams in;
+  double smoothing;
+  void* loss;        // [N] in acc, or in dtype when final
+  bool final_type;   // no reduction follows
+  Weights grad_loss;  // backward
+  double grad_scale;  // 1/N for the mean
+  void* grad_logits;  // [N, C] contiguous
+};
+cudaError_t launch_cross_entropy(const CrossEntropyParams&, cudaStream_t);
+cudaError_t launch_cross_entropy_backward(const CrossEntropyParams&, cudaStream_t);
+
+// out = scale times the sum of the losses; NaN for the mean over no samples.
+struct LossSumParams {
+  const void* loss;  // [N] acc
+  int64_t samples;
+  bool mean;
+  void* out;  // dtype
+  DType dtype;
+};
+cudaError_t launch_loss_sum(const LossSumParams&, cudaStream_t);
+
+// delta [N, C] in acc; row r is that of sample order[r].
+struct ResidualParams {
+  LogitParams in;
+  const int64_t* order;
+  void* delta;
+};
+cudaError_t launch_residual(const ResidualParams&, cudaStream_t);
+
+// Samples sorted by group. Group k holds the rows offsets[k] .. offsets[k + 1]; rows from offsets[groups] on belong to none.
+struct GroupedParams {
+  const void* delta;  // [N, C] acc, in sorted order
+  const void* features;  // row r at order[r] * feature_stride
+  int64_t feature_stride;
+  const int64_t* order;
+  const int64_t* key;  // [N] the group of each row
+  const int64_t* offsets;
+  int64_t samples;
+  int64_t classes;
+  int64_t depth;  // d
+  int64_t groups;
+  bool mean;
+  DType dtype;
+};
+
+// Gradients of classes first_class .. first_class + class_count; (group, class) at (group * class_count + class) * stride.
+struct GradientParams {
+  GroupedParams in;
+  int64_t first_class;
+  int64_t class_count;
+  void* weight;  // acc
+  int64_t weight_stride;
+  void* bias;  // acc
+  int64_t bias_stride;
+};
+cudaError_t launch_class_gradients(const GradientParams&, cudaStream_t);
+
+// Rows of a matrix times each other: tiles of 64 x 64, the depth cut into slices. partial [slices, tile pairs, 64, 64].
+struct ProductParams {
+  const void* rows;  // [groups, length], acc
+  int64_t groups;
+  int64_t length;
+  int64_t slices;
+  void* partial;
+  void* gram;  // [groups, groups], acc
+  bool add;    // to what gram holds
+  bool wide;   // acc is float64
+};
+cudaError_t launch_row_products(const ProductParams&, cudaStream_t);
+cudaError_t launch_sum_slices(const ProductParams&, cudaStream_t);
+
+// The pairs of samples in a panel of row tiles and a panel of column tiles, summed over the groups within each tile: cell
+// (tile in panel + group) x (tile in panel + group) of partial, whose rows have panel_tiles + groups cells.
+struct PairwiseParams {
+  GroupedParams in;
+  int64_t first_row_tile;
+  int64_t first_column_tile;
+  int64_t panel_tiles;
+  void* partial;  // acc
+  void* gram;     // [K, K], acc
+  bool add;
+};
+cudaError_t launch_gram_pairs(const PairwiseParams&, cudaStream_t);
+cudaError_t launch_sum_pairs(const PairwiseParams&, cudaStream_t);
+
+// value_i = sum_c delta_ic (projected_ic + bias_c), and the cell of the sample's pair (bound: none).
+struct PairValueParams {
+  LogitParams in;
+  const void* projected;  // [N, C] acc: features times direction
+  const void* bias;       // [C] acc
+  int64_t pair_classes;   // K
+  void* value;            // [N] acc
+  int64_t* cell;          // [N]
+};
+cudaError_t launch_pair_values(const PairValueParams&, cudaStream_t);
+
+// Sums of the values of each cell into the symmetric [K, K] matrices, which hold zeros.
+struct PairSumParams {
+  const void* value;     // [N] acc, in the order of the samples
+  const int64_t* order;  // samples sorted by cell
+  const int64_t* cell;   // [N] sorted
+  int64_t samples;
+  int64_t pair_classes;
+  void* score_sum;  // acc
+  int64_t* count;
+  bool wide;
+};
+cudaError_t launch_pair_sums(const PairSumParams&, cudaStream_t);
+
+// redraw: the sample at a position, given by the noise, among the samples of the allowed classes in the order of (class, index).
+// skip: the samples in the order of the noise. order and offsets are by class for redraw; order is by noise for skip.
+struct PartnerParams {
+  const int64_t* target;
+  const uint8_t* allowed;  // [K, K]
+  const double* noise;
+  const int64_t* order;
+  const int64_t* offsets;  // [K + 1]
+  int64_t samples;
+  int64_t classes;
+  int64_t* partner;
+  uint8_t* mask;
+};
+cudaError_t launch_redraw_partners(const PartnerParams&, cudaStream_t);
+cudaError_t launch_skip_partners(const PartnerParams&, cudaStream_t);
+
+}  // namespace gradmix::cuda

@@ -1,0 +1,81 @@
+// pair_scores behind the product of features and direction: softmax, two-hot residual and dot product in one pass over both
+// matrices; then the values of each class pair are summed in the order of the samples.
+#include "cuda/logit_row.h"
+
+namespace gradmix::cuda {
+namespace {
+
+template <class T, int P, int TEAM>
+__global__ void __launch_bounds__(row_threads) pair_values(PairValueParams p) {
+  using A = acc_t<T>;
+  using Row = LogitRow<T, P, TEAM>;
+  GRADMIX_SHARED(WarpParts<A>, parts);
+  const int64_t sample = team_row<TEAM>();
+  if (sample >= p.in.samples) return;  // a whole team
+  Row row(p.in, sample);
+  row.read(parts, [](int64_t, A) {});
+  const TwoHot<A> label(p.in, row, sample);
+  const A* projected = static_cast<const A*>(p.projected) + sample * p.in.classes;
+  const A* bias = static_cast<const A*>(p.bias);
+  A value = 0;
+  row.again([&](auto column, const Packet<T, P>& packet) {
+#pragma unroll
+    for (int e = 0; e < P; ++e) {
+      const auto c = column + e;
+      if (row.is_allowed(c)) value += (row.probability(packet.v[e]) - label.at(c)) * (projected[c] + bias[c]);
+    }
+  });
+  value = row.team_sum(value, parts);
+  if (threadIdx.x != 0) return;
+  static_cast<A*>(p.value)[sample] = value;
+  const int64_t a = p.in.target[sample], b = p.in.partner_target[sample], k = p.pair_classes;
+  const bool inside = a >= 0 && a < k && b >= 0 && b < k;
+  p.cell[sample] = !inside ? k * k : a < b ? a * k + b : b * k + a;
+}
+
+// A warp for each sorted sample; those that start a cell sum it and write it on both sides of the diagonal.
+template <class A>
+__global__ void __launch_bounds__(row_threads) pair_sums(PairSumParams p) {
+  const int64_t k = p.pair_classes;
+  const int64_t first = int64_t{blockIdx.x} * (row_threads / warp_lanes) + threadIdx.y;
+  if (first >= p.samples) return;  // a whole warp
+  const int64_t cell = p.cell[first];
+  if (cell >= k * k || (first > 0 && p.cell[first - 1] == cell)) return;  // a whole warp
+  A sum = 0;
+  int64_t last = first;
+  for (int64_t r = first + threadIdx.x; r < p.samples && p.cell[r] == cell; r += warp_lanes) {
+    sum += static_cast<const A*>(p.value)[p.order[r]];
+    last = r;
+  }
+  sum = warp_sum(sum);
+  // The last sorted sample of the cell is the last of one of the lanes.
+  int64_t count = last - first + 1;
+#pragma unroll
+  for (int step = warp_lanes / 2; step > 0; step /= 2) {
+    const int64_t other = __shfl_xor_sync(all_lanes, count, step);
+    count = other > count ? other : count;
+  }
+  if (threadIdx.x != 0) return;
+  const int64_t mirrored = cell % k * k + cell / k;
+  static_cast<A*>(p.score_sum)[cell] = static_cast<A*>(p.score_sum)[mirrored] = sum;
+  p.count[cell] = p.count[mirrored] = count;
+}
+
+}  // namespace
+
+cudaError_t launch_pair_values(const PairValueParams& p, cudaStream_t stream) {
+  return with_dtype(p.in.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    return with_team<T>(p.in, true, [&](auto size, auto team) {
+      return launch_rows(pair_values<T, size(), team()>, team(), p.in.samples, p, stream);
+    });
+  });
+}
+
+cudaError_t launch_pair_sums(const PairSumParams& p, cudaStream_t stream) {
+  return with_acc(p.wide, [&](auto zero) {
+    return launch_rows(pair_sums<decltype(zero)>, warp_lanes, p.samples, p, stream);
+  });
+}
+
+}  // namespace gradmix::cuda
