@@ -94,6 +94,19 @@ def _read_update(ctx: click.Context, param: click.Parameter, text: str) -> str |
     raise click.BadParameter(f"'{text}' is none of epoch, online and a positive number of steps")
 
 
+def _read_fixed_lam(
+    ctx: click.Context, param: click.Parameter, text: str | None
+) -> tuple[float, float] | None:
+    """``0.8,0.6``: λ of the inputs and λ of the labels."""
+    if text is None:
+        return None
+    try:
+        lam_x, lam_y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is not a pair of numbers such as 0.8,0.6") from None
+    return lam_x, lam_y
+
+
 _COUNT = click.IntRange(min=1)
 
 
@@ -180,6 +193,31 @@ _MIXING = section(
     "Mixing",
     _option("--alpha", type=float, default=1.0, help="λ ~ Beta(alpha, alpha)."),
     _option("--per-sample-lam", is_flag=True, help="One λ per sample instead of one per batch."),
+    _option(
+        "--lam-coupling",
+        type=click.Choice(["same", "independent", "fixed"]),
+        default="same",
+        help="λ of the inputs and λ of the labels: one draw, two draws (folded to [0.5, 1]), or "
+        "--fixed-lam.",
+    ),
+    _option(
+        "--fixed-lam",
+        callback=_read_fixed_lam,
+        metavar="X,Y",
+        help="λ of the inputs and λ of the labels, for --lam-coupling fixed.",
+    ),
+    _option(
+        "--stop-epoch",
+        type=click.IntRange(min=0),
+        help="Mix in this many epochs of each task, then train plainly.  [default: never stop]",
+        show_default=False,
+    ),
+    _option(
+        "--taper",
+        type=click.Choice(["none", "linear"]),
+        default="none",
+        help="linear: mix more and more weakly until --stop-epoch.",
+    ),
     _option(
         "--criterion",
         type=click.Choice(["mixed", "linear", "gram"]),

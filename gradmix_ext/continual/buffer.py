@@ -34,9 +34,9 @@ class ReplayBuffer:
         policy: One of the above.
         generator: Source of every draw; None is PyTorch's default generator of the data's device.
         fill: What a balanced policy does with slots that do not divide by the number of classes:
-            give them to the first classes, or, if False, leave them empty, so that all classes have
-            the same share (as iCaRL and most libraries do). With 20 slots and 8 classes that is
-            the difference between 20 and 16 samples.
+            leave them empty, so that all classes have the same share (as iCaRL does), or, if True,
+            give them to the first classes. With 20 slots and 8 classes that is the difference
+            between 16 and 20 samples.
 
     Attributes:
         seen: How many samples were ever added. Part of the state: a reservoir that forgets it
@@ -48,7 +48,7 @@ class ReplayBuffer:
         capacity: int,
         policy: str = "reservoir",
         generator: torch.Generator | None = None,
-        fill: bool = True,
+        fill: bool = False,
     ) -> None:
         if capacity < 1:
             raise ValueError(f"capacity = {capacity} must be at least 1")

@@ -36,6 +36,10 @@ _MIXING = (
     "samples_per_pair",
     "update",
     "per_sample_lam",
+    "lam_coupling",
+    "fixed_lam",
+    "stop_epoch",
+    "taper",
 )
 
 
@@ -99,6 +103,10 @@ class ExperimentConfig:
     samples_per_pair: int = 16
     update: str | int = "epoch"
     per_sample_lam: bool = False
+    lam_coupling: str = "same"
+    fixed_lam: tuple[float, float] | None = None
+    stop_epoch: int | None = None
+    taper: str = "none"
     device: str = "cpu"
 
 

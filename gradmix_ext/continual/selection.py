@@ -8,7 +8,7 @@ from torch import Tensor
 __all__ = ["balanced_quota", "herding_rank", "rank_within_class"]
 
 
-def balanced_quota(counts: Tensor, capacity: int, fill: bool = True) -> Tensor:
+def balanced_quota(counts: Tensor, capacity: int, fill: bool = False) -> Tensor:
     """Spread `capacity` slots evenly over classes, none getting more than it has samples.
 
     The level L is the largest whole number with sum_k min(count_k, L) <= capacity. With `fill`,

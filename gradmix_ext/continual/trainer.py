@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
@@ -88,8 +89,14 @@ class Trainer:
         """Train on every task in turn.
 
         Raises:
+            ValueError: the buffer already holds samples, as after an earlier `fit`.
             DivergedError: the loss became infinite or NaN.
         """
+        if self.buffer is not None and len(self.buffer):
+            raise ValueError(
+                f"the buffer already holds {len(self.buffer)} samples: a fit starts with an empty "
+                "one, so make a new Trainer"
+            )
         scenario = scenario.to(self.device)
         model = self._build_model(scenario)
         mixer = self._build_mixer(scenario)
@@ -113,8 +120,9 @@ class Trainer:
             optimizer = self.optimizer(model.parameters())
             self.method.begin_task(stage)
             for epoch in range(self.epochs):
+                mixer.set_epoch(epoch)
                 loss = self._train_epoch(stage, mixer, optimizer).item()
-                if not torch.isfinite(torch.tensor(loss)):
+                if not math.isfinite(loss):
                     raise DivergedError(
                         f"the training loss is {loss} in epoch {epoch + 1} of task "
                         f"{task.index + 1}: use a lower learning rate"

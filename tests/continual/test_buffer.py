@@ -91,7 +91,7 @@ def test_state_dict_is_safe_to_load(tmp_path):
 )
 @settings(deadline=None, max_examples=200)
 def test_quota_is_the_water_level(counts, capacity):
-    quota = balanced_quota(torch.tensor(counts), capacity).tolist()
+    quota = balanced_quota(torch.tensor(counts), capacity, fill=True).tolist()
     assert sum(quota) == min(capacity, sum(counts))
     assert all(0 <= q <= c for q, c in zip(quota, counts, strict=True))
     # Even: a class that got less than it has is at most one slot below any other class.
@@ -99,7 +99,7 @@ def test_quota_is_the_water_level(counts, capacity):
         if q < c:
             assert q >= max(quota) - 1
     # Without filling up, all classes that have more than their share have the same.
-    equal = balanced_quota(torch.tensor(counts), capacity, fill=False).tolist()
+    equal = balanced_quota(torch.tensor(counts), capacity).tolist()
     assert all(e in (q, q - 1) for e, q in zip(equal, quota, strict=True))
     assert len({e for e, c in zip(equal, counts, strict=True) if e < c}) <= 1
 
@@ -107,23 +107,24 @@ def test_quota_is_the_water_level(counts, capacity):
 @given(
     steps=st.lists(st.tuples(st.integers(0, 6), st.integers(1, 12)), min_size=1, max_size=12),
     capacity=st.integers(7, 40),
+    fill=st.booleans(),
 )
 @settings(deadline=None, max_examples=200)
-def test_quota_never_asks_for_a_dropped_sample(steps, capacity):
+def test_quota_never_asks_for_a_dropped_sample(steps, capacity, fill):
     seen = np.zeros(7, dtype=int)
     held = np.zeros(7, dtype=int)
     for label, size in steps:
         seen[label] += size
         held[label] += size
         present = np.flatnonzero(seen)
-        quota = balanced_quota(torch.tensor(seen[present]), capacity).numpy()
+        quota = balanced_quota(torch.tensor(seen[present]), capacity, fill).numpy()
         assert (held[present] >= quota).all()
         held[present] = quota
 
 
 @pytest.mark.parametrize("policy", ["class-balanced", "herding"])
 def test_balanced_policies_share_the_capacity(policy):
-    buffer = ReplayBuffer(20, policy, generator(0))
+    buffer = ReplayBuffer(20, policy, generator(0), fill=True)
     rng = generator(1)
     expected = {2: [10, 10], 3: [7, 7, 6], 6: [4, 4, 3, 3, 3, 3]}
     for classes in ([7, 2], [5], [0, 1, 9]):
@@ -137,7 +138,7 @@ def test_balanced_policies_share_the_capacity(policy):
 
 @pytest.mark.parametrize("policy", ["class-balanced", "herding"])
 def test_equal_shares_leave_the_rest_empty(policy):
-    buffer = ReplayBuffer(20, policy, generator(0), fill=False)
+    buffer = ReplayBuffer(20, policy, generator(0))
     for label, share in enumerate([20, 10, 6, 5, 4, 3]):
         x = torch.randn(50, 4, generator=generator(label))
         buffer.add(x, torch.full((50,), label), x if buffer.needs_features else None)

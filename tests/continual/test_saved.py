@@ -48,7 +48,7 @@ def test_saved_models_have_the_accuracy_that_was_measured(run):
 
 def test_files_that_hold_something_else_are_named(run, tmp_path):
     path, _ = run
-    with pytest.raises(ValueError, match="is not a run folder: it has no config.json"):
+    with pytest.raises(ValueError, match="is not a run folder: it has no config"):
         load_runs(tmp_path)
     (tmp_path / "config.json").write_text((path / "config.json").read_text())
     with pytest.raises(ValueError, match="holds no models"):

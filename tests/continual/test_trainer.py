@@ -324,3 +324,25 @@ def test_files_that_hold_no_result(tmp_path):
             Result.load(tmp_path / name)
     with pytest.raises(ValueError, match=r"saved as .json or .npz"):
         Result.load(tmp_path / "r.pt")
+
+
+def test_a_fit_starts_with_an_empty_buffer(scenario):
+    once = trainer()
+    once.fit(scenario)
+    with pytest.raises(ValueError, match="already holds 12 samples"):
+        once.fit(scenario)
+
+
+def test_mixing_stops_in_each_task(scenario):
+    """The trainer tells the mixer the epoch, counted anew in every task."""
+    mixed: list[tuple[int, bool]] = []
+
+    class Recorder(BalancedMixup):
+        def mix(self, x: Tensor, y: Tensor):
+            batch = super().mix(x, y)
+            mixed.append((self.epoch, bool(batch.mask.any())))
+            return batch
+
+    trainer(mixer=Recorder(6, stop_epoch=2)).fit(scenario)
+    assert {epoch for epoch, _ in mixed} == {0, 1, 2}
+    assert all(was == (epoch < 2) for epoch, was in mixed)
