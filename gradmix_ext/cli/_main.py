@@ -18,6 +18,12 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "train": ("train", "train_command", "Train one method with one mixer on a stream of tasks."),
     "compare": ("compare", "compare_command", "Compare methods and mixers over several seeds."),
+    "robustness": (
+        "robustness",
+        "robustness_command",
+        "Attack trained models, and plot the result.",
+    ),
+    "explain": ("explain", "explain_command", "Show what mixup does to a trained model."),
     "build": ("build", "build_command", "Compile the kernels now, instead of at first use."),
     "info": ("info", "info_command", "Say what is installed and which backend runs."),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -255,7 +256,9 @@ def _differentiable(model: nn.Module) -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with evaluation(model), sdpa_kernel(SDPBackend.MATH):
+        with evaluation(model), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            # The first jvp of a process makes PyTorch script its own formulas, which it warns of.
+            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -313,12 +316,18 @@ def _with_mask(
         raise ValueError(f"{caller}: model must map [n, ...] to logits [n, C]; one sample: {shape}")
     checks.class_mask(caller, class_mask, logits.shape[1], x.device)
     checks.labels(caller, "y", y, logits.shape[1], class_mask)
+    # Without a graph to the parameters, piecewise linear models are known by their constant slope.
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+    def whole(at: Tensor) -> Tensor:
+        return cast(Tensor, torch.func.functional_call(model, weights, (at,)))
+
     if class_mask is None:
-        return model, y
+        return whole, y
     classes = class_mask.nonzero().flatten()
 
     def masked(at: Tensor) -> Tensor:
-        return cast(Tensor, model(at)).index_select(1, classes)
+        return whole(at).index_select(1, classes)
 
     return masked, class_mask.long().cumsum(0)[y] - 1
 

@@ -1,0 +1,161 @@
+"""`gradmix explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ._options import SectionedCommand, section
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gradmix_ext.continual.saved import SavedRun
+    from gradmix_ext.continual.scenario import Scenario
+
+__all__ = ["explain_command"]
+
+
+def _read_pairs(ctx: click.Context, param: click.Parameter, text: str) -> str | int:
+    """``all`` or a positive number."""
+    if text == "all":
+        return text
+    if text.isdigit() and int(text) > 0:
+        return int(text)
+    raise click.BadParameter(f"'{text}' is neither all nor a positive number of pairs")
+
+
+@click.command("explain", cls=SectionedCommand)
+@click.argument("run")
+@section(
+    "Model",
+    click.option("--arm", help="The arm, if the run has several.", metavar="ARM"),
+    click.option("--seed", type=int, help="The seed.  [default: the first of the run]"),
+)
+@section(
+    "Batch",
+    click.option(
+        "--samples",
+        type=click.IntRange(min=2),
+        default=256,
+        show_default=True,
+        help="Training samples, drawn from all tasks.",
+    ),
+    click.option("--alpha", type=float, help="λ ~ Beta(alpha, alpha).  [default: the run's]"),
+    click.option(
+        "--pairs",
+        callback=_read_pairs,
+        default="all",
+        show_default=True,
+        metavar="all|K",
+        help="Pairs of samples for the expansion: all, or so many at random.",
+    ),
+    click.option(
+        "--draw-seed", type=int, default=0, show_default=True, help="Seed of batch and draws."
+    ),
+)
+@section(
+    "Output",
+    click.option(
+        "--out", metavar="FILE", help="The page.  [default: explain-ARM-seed-N.html in RUN]"
+    ),
+)
+def explain_command(run: str, **params: Any) -> None:
+    r"""Show what mixup does to a trained model, as a page to open in a browser.
+
+    RUN is a folder that `gradmix train` or `gradmix compare` left. For its final model and a batch
+    of training samples: the terms by which mixing changes the loss, how far to trust them, which
+    class pairs help and which harm, and the robust radius where it is defined. Class pairs are
+    judged by the loss on the training samples of all tasks but the last.
+
+    \b
+    Examples:
+      gradmix explain runs/demo --arm gradmix
+      gradmix explain runs/demo --arm mixup --seed 3 --samples 512 --alpha 0.2
+    """
+    import torch
+
+    from gradmix_ext.theory.explain import explain
+    from gradmix_ext.theory.page import render
+
+    from ._errors import RunError, wrong_input
+
+    with wrong_input():
+        saved = _choose(run, params["arm"], params["seed"])
+        alpha = saved.experiment.config.alpha if params["alpha"] is None else params["alpha"]
+        generator = torch.Generator().manual_seed(params["draw_seed"])
+        scenario = saved.scenario()
+        x, y = _batch(scenario, params["samples"], generator)
+        earlier = scenario.tasks[:-1] or scenario.tasks
+        found = explain(
+            saved.model(),
+            x,
+            y,
+            (
+                torch.cat([task.train_x for task in earlier]),
+                torch.cat([task.train_y for task in earlier]),
+            ),
+            num_classes=scenario.num_classes,
+            alpha=alpha,
+            pairs=params["pairs"],
+            generator=generator,
+        )
+    t = found.taylor
+    name = f"{saved.arm.label}, seed {saved.seed}"
+    facts = {
+        "Run": str(saved.folder),
+        "Data": f"{scenario.name}, {len(scenario)} tasks, {scenario.num_classes} classes",
+        "Batch": f"{found.samples} training samples of all tasks",
+        "Mixing": f"λ ~ Beta({alpha:g}, {alpha:g})",
+        "Reference": f"training samples of tasks 1 to {len(earlier)}",
+    }
+    page = render(found, f"What mixup does to {name}", facts, scenario.class_names)
+    out = Path(params["out"] or saved.folder / f"explain-{saved.arm.label}-seed-{saved.seed}.html")
+    try:
+        out.write_text(page)
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error}") from error
+    ranked = found.ranked_pairs()
+    print(f"{name}: {found.samples} samples, {t.pairs} pairs, alpha {alpha:g}")
+    print(f"L_std    {t.L_std:10.5f}   loss of unmixed samples")
+    print(f"R1       {t.R1:+10.5f}   slope of the loss towards other samples")
+    print(f"R2       {t.R2:+10.5f}   curvature of the loss")
+    print(f"R3       {t.R3:+10.5f}   curvature of the model")
+    print(f"L_approx {t.L_approx:10.5f}   their sum")
+    print(f"L_mix    {t.L_mix:10.5f} ± {t.L_mix_stderr:.5f} (standard error)")
+    print(f"class pairs: {sum(s >= 0 for *_, s in ranked)} of {len(ranked)} help")
+    print(f"\nwritten to {out}")
+
+
+def _choose(run: str, arm: str | None, seed: int | None) -> SavedRun:
+    """The one saved run that is meant.
+
+    Raises:
+        ValueError: there is none, or the arm has to be named.
+    """
+    from gradmix_ext.continual.saved import load_runs
+
+    saved = load_runs(run)
+    arms = list(dict.fromkeys(each.arm.label for each in saved))
+    if arm is None and len(arms) > 1:
+        raise ValueError(f"{run} has several arms: choose one by --arm ({', '.join(arms)})")
+    if arm is not None and arm not in arms:
+        raise ValueError(f"{run} has no arm '{arm}': there are {', '.join(arms)}")
+    of_arm = [each for each in saved if arm in (None, each.arm.label)]
+    for each in of_arm:
+        if seed in (None, each.seed):
+            return each
+    seeds = ", ".join(str(each.seed) for each in of_arm)
+    raise ValueError(f"{run} has no seed {seed}: there are {seeds}")
+
+
+def _batch(scenario: Scenario, samples: int, generator: Any) -> tuple[Tensor, Tensor]:
+    """Training samples of all tasks, drawn without replacement."""
+    import torch
+
+    x = torch.cat([task.train_x for task in scenario])
+    y = torch.cat([task.train_y for task in scenario])
+    kept = torch.randperm(len(y), generator=generator)[:samples].to(y.device)
+    return x[kept], y[kept]

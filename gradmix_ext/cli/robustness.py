@@ -1,0 +1,252 @@
+"""`gradmix robustness`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ._options import SectionedCommand, section
+
+if TYPE_CHECKING:
+    from gradmix_ext.continual.saved import SavedRun
+    from gradmix_ext.robustness.curves import Curves
+
+__all__ = ["robustness_command"]
+
+# Samples per attack; bounds memory, changes no result.
+_BATCH = 1024
+
+
+def _read_numbers(ctx: click.Context, param: click.Parameter, text: str) -> tuple[float, ...]:
+    """``0,0.05,0.1``: numbers separated by commas."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is not a list of numbers such as 0,0.05,0.1") from None
+
+
+def _read_bounds(
+    ctx: click.Context, param: click.Parameter, text: str | None
+) -> tuple[float, float] | None:
+    """``LOW,HIGH``, or None for the range of the data."""
+    if text is None:
+        return None
+    numbers = _read_numbers(ctx, param, text)
+    if len(numbers) != 2 or not numbers[0] < numbers[1]:
+        raise click.BadParameter(f"'{text}' is not LOW,HIGH with LOW < HIGH")
+    return numbers[0], numbers[1]
+
+
+@click.command("robustness", cls=SectionedCommand)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@section(
+    "Attack",
+    click.option(
+        "--attack",
+        type=click.Choice(["fgsm", "pgd", "pgd_l2", "autoattack"]),
+        default="pgd",
+        show_default=True,
+        help="fgsm (one step), pgd (many), pgd_l2 (many, in the l2 ball), autoattack (an ensemble, "
+        "slow; needs pyautoattack).",
+    ),
+    click.option(
+        "--eps",
+        callback=_read_numbers,
+        default="0,0.02,0.05,0.1,0.15,0.2",
+        show_default=True,
+        metavar="LIST",
+        help="Radii, in the input range of the models.",
+    ),
+    click.option(
+        "--bounds",
+        callback=_read_bounds,
+        metavar="LOW,HIGH",
+        help="Range of the inputs.  [default: that of the data]",
+    ),
+    click.option(
+        "--steps", type=click.IntRange(min=1), default=40, show_default=True, help="Steps of PGD."
+    ),
+    click.option(
+        "--samples",
+        type=click.IntRange(min=1),
+        help="Attack that many test samples, drawn once for all.  [default: all]",
+    ),
+)
+@section(
+    "Models",
+    click.option("--arms", metavar="LIST", help="Arms, by commas.  [default: all of the runs]"),
+    click.option(
+        "--device", default="auto", show_default=True, help="cpu, cuda, ...; auto: a GPU if any."
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="CPU threads of PyTorch.",
+    ),
+)
+@section(
+    "Output",
+    click.option(
+        "--out", metavar="DIR", help="Folder for the results.  [default: a new one under runs/]"
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace earlier results in --out."),
+)
+def robustness_command(runs: tuple[str, ...], **params: Any) -> None:
+    r"""Accuracy of trained models on inputs that an attacker moves by up to eps.
+
+    RUN is a folder that `gradmix train` or `gradmix compare` left. The final model of every arm and
+    seed in it is attacked on the test data of all classes; arms become curves, seeds their
+    confidence bands. Arms of the same name in two folders get the name of the folder too.
+
+    \b
+    Examples:
+      gradmix robustness runs/demo                            PGD, all arms
+      gradmix robustness runs/demo --arms er,mixup,gradmix    these three
+      gradmix robustness runs/a runs/b --attack fgsm --eps 0,0.1,0.2
+    """
+    import torch
+
+    from gradmix_ext.robustness.autoattack import require_autoattack
+    from gradmix_ext.robustness.curves import Curves
+
+    from ._errors import InputError, RunError, wrong_input
+    from ._report import print_files
+
+    torch.set_num_threads(params["threads"])
+    with wrong_input():
+        if params["attack"] == "autoattack":
+            try:
+                require_autoattack()
+            except ImportError as error:
+                raise InputError(str(error)) from error
+        saved = _load(runs, params["arms"], params["device"])
+        bounds = params["bounds"] or _range(saved)
+        folder = _output(params["out"], params["overwrite"])
+        curves = Curves(params["attack"], bounds, params["eps"])
+        # Settings that do not fit show up in the first batch: one line, not a traceback.
+        _attack(curves, saved, params["steps"], params["samples"])
+    _print(curves)
+    settings = {
+        "runs": [str(run) for run in runs],
+        "steps": params["steps"],
+        "samples": params["samples"],
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        print_files(curves.write(folder, shlex.join(["gradmix", *sys.argv[1:]]), settings))
+    except OSError as error:
+        raise RunError(f"cannot write {folder}: {error}") from error
+
+
+def _load(folders: Sequence[str], arms: str | None, device: str) -> list[tuple[SavedRun, str]]:
+    """The saved runs with the names of their curves.
+
+    Raises:
+        ValueError: a folder is named twice, holds no models, or an arm is in none of them.
+    """
+    from gradmix_ext.continual.saved import load_runs
+
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
+        raise ValueError(f"a run is named twice: {' '.join(folders)}")
+    found = [run for folder in folders for run in load_runs(folder, device)]
+    labels = {run.arm.label for run in found}
+    chosen = labels if arms is None else set(arms.split(","))
+    unknown = sorted(chosen - labels)
+    if unknown:
+        raise ValueError(f"no arm '{unknown[0]}' in these runs: there are {', '.join(labels)}")
+    homes = {label: {run.folder for run in found if run.arm.label == label} for label in labels}
+    return [
+        (run, label if len(homes[label]) == 1 else f"{label} ({run.folder})")
+        for run in found
+        if (label := run.arm.label) in chosen
+    ]
+
+
+def _range(saved: Sequence[tuple[SavedRun, str]]) -> tuple[float, float]:
+    """The range of all inputs, training and test."""
+    datasets = [run.experiment.dataset for run, _ in saved]
+    parts = [part for data in datasets for part in (data.train_x, data.test_x)]
+    low = min(part.min().item() for part in parts)
+    return low, max(part.max().item() for part in parts)
+
+
+def _output(out: str | None, overwrite: bool) -> Path:
+    """The folder to write to, created last of all.
+
+    Raises:
+        FileExistsError: it holds something, and `overwrite` is not given.
+    """
+    from gradmix_ext.continual.run_folder import default_folder
+
+    if out is None:
+        return default_folder("robustness")
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is not a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise FileExistsError(f"{folder} is not empty: choose another, or --overwrite")
+    return folder
+
+
+def _attack(
+    curves: Curves, saved: Sequence[tuple[SavedRun, str]], steps: int, samples: int | None
+) -> None:
+    """Attack every model, with a progress bar on a terminal and a line per model elsewhere."""
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from gradmix_ext.continual.compare import percent
+    from gradmix_ext.robustness import evaluate
+
+    console = Console()
+    total = len(saved)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        for done, (run, arm) in enumerate(saved, start=1):
+            bar.update(task, description=f"{curves.attack} · {arm} seed {run.seed}")
+            scenario = run.scenario()
+            x = torch.cat([part.test_x for part in scenario])
+            y = torch.cat([part.test_y for part in scenario])
+            order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+            kept = order[:samples].to(y.device)
+            accuracy = evaluate(
+                run.model(),
+                zip(x[kept].split(_BATCH), y[kept].split(_BATCH), strict=True),
+                curves.attack,
+                curves.eps,
+                curves.bounds,
+                steps=steps,
+                generator=torch.Generator().manual_seed(run.seed),
+            )
+            curves.add(arm, run.seed, accuracy)
+            bar.advance(task)
+            if not console.is_terminal:
+                numbers = "  ".join(percent(value) for value in accuracy.values())
+                print(f"[{done}/{total}] {arm} seed {run.seed}  {numbers}", flush=True)
+
+
+def _print(curves: Curves) -> None:
+    """Accuracy and calibration of every arm, eps by eps."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # A file has no edge to fold lines at.
+    for title, value in (("Accuracy", curves.accuracy), ("ECE", curves.ece)):
+        table = Table(title=f"{title} under {curves.attack}, in percent", title_justify="left")
+        table.add_column("arm, eps =")
+        for eps in curves.eps:
+            table.add_column(f"{eps:g}", justify="right")
+        for arm in curves.runs:
+            table.add_row(arm, *(value(arm, eps).percent() for eps in curves.eps))
+        console.print(table)
+    print(f"{curves.over}\n{curves.unit}")

@@ -1,0 +1,138 @@
+"""Accuracy-against-eps curves of several arms over their seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradmix_ext.continual.compare import Estimate, half_width
+from gradmix_ext.continual.plots import COLOURS, MARKERS, new_figure
+
+from .attacks import ATTACKS
+from .evaluate import RobustAccuracy
+
+__all__ = ["Curves"]
+
+_NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
+
+
+@dataclass
+class Curves:
+    """Robust accuracy per arm and seed.
+
+    Attributes:
+        attack: Name of the attack.
+        bounds: The range of the inputs.
+        eps: The radii.
+        runs: Arm: seed: accuracy and ECE for every radius.
+    """
+
+    attack: str
+    bounds: tuple[float, float]
+    eps: tuple[float, ...]
+    runs: dict[str, dict[int, RobustAccuracy]] = field(default_factory=dict)
+
+    def add(self, arm: str, seed: int, accuracy: RobustAccuracy) -> None:
+        """Keep what one run gave."""
+        self.runs.setdefault(arm, {})[seed] = accuracy
+
+    def accuracy(self, arm: str, eps: float) -> Estimate:
+        """Accuracy of an arm over its seeds."""
+        return Estimate.of([run[eps] for run in self.runs[arm].values()])
+
+    def ece(self, arm: str, eps: float) -> Estimate:
+        """Expected calibration error of an arm over its seeds."""
+        return Estimate.of([run.ece[eps] for run in self.runs[arm].values()])
+
+    @property
+    def unit(self) -> str:
+        """What eps measures."""
+        norm = _NORMS[ATTACKS[self.attack]]
+        return f"eps, {norm} radius in inputs of [{self.bounds[0]:g}, {self.bounds[1]:g}]"
+
+    def write(self, folder: Path, command: str, settings: Mapping[str, object]) -> list[Path]:
+        """Write robustness.json, robustness.md and robustness.png; returns their paths."""
+        content = {
+            "command": command,
+            "attack": self.attack,
+            "norm": ATTACKS[self.attack],
+            "bounds": self.bounds,
+            "settings": settings,
+            "eps": self.eps,
+            "arms": {
+                arm: {
+                    str(seed): {
+                        "samples": run.samples,
+                        "accuracy": list(run.values()),
+                        "ece": list(run.ece.values()),
+                    }
+                    for seed, run in runs.items()
+                }
+                for arm, runs in self.runs.items()
+            },
+        }
+        data, table, picture = (folder / f"robustness.{kind}" for kind in ("json", "md", "png"))
+        data.write_text(json.dumps(content, indent=1) + "\n")
+        table.write_text(self._markdown())
+        self._plot(picture)
+        return [table, data, picture]
+
+    def _markdown(self) -> str:
+        lines = [f"# Accuracy under {self.attack}, in percent", "", f"{self.unit}. {self.over}"]
+        for title, value in (("accuracy", self.accuracy), ("ECE", self.ece)):
+            lines += [
+                "",
+                f"| {title} | " + " | ".join(f"{eps:g}" for eps in self.eps) + " |",
+                "| --- |" + " ---: |" * len(self.eps),
+            ]
+            for arm in self.runs:
+                cells = " | ".join(value(arm, eps).percent() for eps in self.eps)
+                lines.append(f"| {arm} | {cells} |")
+        return "\n".join(lines) + "\n"
+
+    @property
+    def over(self) -> str:
+        """Over what the means are."""
+        counts = sorted({len(runs) for runs in self.runs.values()})
+        seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        if counts == [1]:
+            return "One seed."
+        return f"Mean ± 95 % confidence interval over {seeds} seeds."
+
+    def _plot(self, path: Path) -> None:
+        """Mean accuracy, and calibration error below it, with 95 % confidence bands."""
+        figure = new_figure(8, 6.5)
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+        for index, (arm, runs) in enumerate(self.runs.items()):
+            colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+            accuracies = [list(run.values()) for run in runs.values()]
+            errors = [list(run.ece.values()) for run in runs.values()]
+            for axes, values in ((above, accuracies), (below, errors)):
+                mean, low, high = _band(values)
+                axes.plot(
+                    self.eps, mean, color=colour, marker=marker, markersize=5, label=arm, lw=1.4
+                )
+                axes.fill_between(self.eps, low, high, color=colour, alpha=0.15, lw=0)
+        above.set(ylabel="accuracy (%)", ylim=(0, 102))
+        below.set(ylabel="ECE (%)", xlabel=self.unit, ylim=(0, None))
+        above.set_title(f"Accuracy under {self.attack}. {self.over}", loc="left", fontsize=11)
+        above.legend(title="arm", loc="center left", bbox_to_anchor=(1.01, 0.5))
+        for axes in (above, below):
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(axis="y", color="#DDDDDD", lw=0.6)
+        figure.savefig(path)
+
+
+def _band(
+    values: Sequence[Sequence[float]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Mean over seeds and the ends of its confidence interval, in percent."""
+    array = 100 * np.array(values)
+    mean: NDArray[np.float64] = array.mean(axis=0)
+    width = half_width(array) if len(array) > 1 else np.zeros_like(mean)
+    return mean, mean - width, mean + width

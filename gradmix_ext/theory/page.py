@@ -1,0 +1,220 @@
+"""An explanation as one self-contained HTML page, for a phone as well as for a desk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from statistics import median
+
+from .explain import Explanation
+
+__all__ = ["render"]
+
+_SHOWN = 5
+
+# Blue helps and orange harms (Okabe and Ito's palette), always with a sign beside the colour.
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1a1a1a; --soft: #5c5c5c; --paper: #fdfdfc;
+  --line: #d9d9d6; --help: #0072b2; --harm: #c25400; }
+@media (prefers-color-scheme: dark) { :root { --ink: #ececea; --soft: #a9a9a6; --paper: #161718;
+  --line: #3a3c3e; --help: #5bb4e5; --harm: #f0913c; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 46rem; padding: 1.2rem 1rem 3rem; background: var(--paper);
+  color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.45rem; line-height: 1.25; margin: 0 0 .3rem; }
+h2 { font-size: 1.1rem; margin: 2rem 0 .4rem; }
+p { margin: .5rem 0; } .soft { color: var(--soft); font-size: .9rem;
+  font-weight: 400; }
+table { border-collapse: collapse; } td, th { padding: .25rem .4rem; text-align: right;
+  font-variant-numeric: tabular-nums; } th { font-weight: 600; }
+th:first-child { text-align: left; }
+.terms { width: 100%; } .terms tr { border-bottom: 1px solid var(--line); }
+.terms td:last-child { width: 42%; }
+.bar { position: relative; height: .8rem; } .bar i { position: absolute; top: 0; bottom: 0; }
+.bar b { position: absolute; left: 50%; top: -.2rem; bottom: -.2rem; width: 1px;
+  background: var(--soft); }
+.scroll { overflow-x: auto; } .map { font-size: .8rem; table-layout: fixed; }
+.map td, .map th { text-align: center; padding: 0; width: 1.85rem; height: 1.75rem; }
+.map td { border: 1px solid var(--paper); }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 0 2rem; }
+.help { color: var(--help); } .harm { color: var(--harm); }
+ol { margin: .3rem 0; padding-left: 1.4rem; } code { font-size: .9em; overflow-wrap: anywhere; }
+"""
+
+
+def render(found: Explanation, title: str, facts: Mapping[str, str], names: Sequence[str]) -> str:
+    """The page.
+
+    Args:
+        found: What to show.
+        title: What was explained.
+        facts: Where it comes from, name: value.
+        names: Class names.
+    """
+    lead = "<br>".join(f"{escape(name)}: {escape(value)}" for name, value in facts.items())
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>{escape(title)}</h1>
+<p class="soft">{lead}</p>
+{_loss(found)}
+{_pairs(found, names)}
+{_regulariser(found, names)}
+{_radius(found)}
+</body>
+</html>
+"""
+
+
+def _loss(found: Explanation) -> str:
+    t = found.taylor
+    effect = t.L_mix - t.L_std
+    noise = 2 * t.L_mix_stderr
+    direction = "raises" if effect > 0 else "lowers"
+    if abs(effect) <= noise:
+        verdict = "Mixing does not change the loss on this batch beyond the noise of the estimate."
+    else:
+        verdict = (
+            f"Mixing {direction} the loss on this batch by {abs(effect):.4g} ± {noise:.2g}, "
+            f"from {t.L_std:.4g} to {t.L_mix:.4g}."
+        )
+    share = abs(t.error) / abs(effect) if effect else float("inf")
+    if abs(t.error) <= noise:
+        trust = "The expansion agrees with the mixup loss within the noise: its terms can be read."
+    elif share < 0.25:
+        trust = f"The expansion misses {share:.0%} of that change: its terms can be read."
+    else:
+        trust = (
+            f"The expansion misses {abs(t.error):.3g}, {share:.0%} of that change: the model is "
+            "far from quadratic between samples, and its terms tell the direction at best."
+        )
+    rows = [
+        ("R1", t.R1, "slope of the loss towards other samples"),
+        ("R2", t.R2, "curvature of the loss: punishes steep logits"),
+        ("R3", t.R3, "curvature of the model; 0 for ReLU networks"),
+        ("expansion − loss", t.error, f"what the expansion misses, ± {noise:.2g}"),
+    ]
+    widest = max(abs(value) for _, value, _ in rows) or 1.0
+    body = "".join(
+        f"<tr><th>{name}<div class='soft'>{escape(text)}</div></th><td>{value:+.4g}</td>"
+        f"<td>{_bar(value / widest)}</td></tr>"
+        for name, value, text in rows
+    )
+    return f"""<h2>The loss</h2>
+<p>{verdict} {trust}</p>
+<table class="terms">{body}</table>
+<p class="soft">Mixup loss ≈ L + R1 + R2 + R3, with L = {t.L_std:.4g} the loss of unmixed samples;
+means over {t.pairs:,} pairs. Below 0, mixing lowers the loss.</p>"""
+
+
+def _bar(share: float) -> str:
+    side = "left" if share > 0 else "right"
+    colour = "--harm" if share > 0 else "--help"
+    width = 50 * abs(share)
+    return (
+        f"<div class='bar'><i style='{side}:50%;width:{width:.1f}%;background:var({colour})'></i>"
+        "<b></b></div>"
+    )
+
+
+def _pairs(found: Explanation, names: Sequence[str]) -> str:
+    ranked = found.ranked_pairs()
+    helpful = [pair for pair in ranked if pair[2] >= 0]
+    harmful = [pair for pair in reversed(ranked) if pair[2] < 0]
+    values = [
+        [found.scores[a, b].item() if found.scored[a, b] else None for b in range(len(names))]
+        for a in range(len(names))
+    ]
+    return f"""<h2>Which class pairs help</h2>
+<p>{len(helpful)} of {len(ranked)} class pairs help and {len(harmful)} harm: a step on mixed samples
+of a helpful pair (<b class="help">+</b>) lowers the loss on the reference samples to first order,
+one of a harmful pair (<b class="harm">−</b>) raises it.</p>
+{_map(values, names, "help", "harm")}
+<div class="two"><div><h3 class="help">Most helpful</h3>{_list(helpful, names)}</div>
+<div><h3 class="harm">Most harmful</h3>{_list(harmful, names)}</div></div>"""
+
+
+def _regulariser(found: Explanation, names: Sequence[str]) -> str:
+    total, count = found.terms.total, found.terms.count
+    values = [
+        [total[a, b].item() if count[a, b] else None for b in range(len(names))]
+        for a in range(len(names))
+    ]
+    return f"""<h2>Where the regulariser acts</h2>
+<p>R1 + R2 + R3 when a sample of the row's class is mixed with one of the column's:
+<b class="harm">+</b> raises its loss, <b class="help">−</b> lowers it.</p>
+{_map(values, names, "harm", "help")}"""
+
+
+def _map(
+    values: Sequence[Sequence[float | None]], names: Sequence[str], above: str, below: str
+) -> str:
+    """Classes by classes, a sign in each cell and its size as the strength of the colour."""
+    widest = max((abs(v) for row in values for v in row if v is not None), default=1.0) or 1.0
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    rows = []
+    for name, row in zip(names, values, strict=True):
+        cells = []
+        for other, value in zip(names, row, strict=True):
+            if value is None:
+                cells.append("<td class='soft' title='no samples'>·</td>")
+                continue
+            kind = above if value >= 0 else below
+            strength = 12 + 68 * abs(value) / widest
+            cells.append(
+                f"<td style='background:color-mix(in srgb,var(--{kind}) {strength:.0f}%,"
+                f"var(--paper))' title='{escape(name)} with {escape(other)}: {value:+.3g}'>"
+                f"{'+' if value >= 0 else '−'}</td>"
+            )
+        rows.append(f"<tr><th>{escape(name)}</th>{''.join(cells)}</tr>")
+    return (
+        f"<div class='scroll'><table class='map'><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+        "</div>"
+    )
+
+
+def _list(pairs: Sequence[tuple[int, int, float]], names: Sequence[str]) -> str:
+    if not pairs:
+        return "<p>None.</p>"
+    items = "".join(
+        f"<li>{escape(names[a])} with {escape(names[b])} "
+        f"<span class='soft'>{score:+.3g}</span></li>"
+        for a, b, score in pairs[:_SHOWN]
+    )
+    return f"<ol>{items}</ol>"
+
+
+def _radius(found: Explanation) -> str:
+    if not found.radii:
+        return "<h2>Robust radius</h2><p>Not defined: the batch has one class.</p>"
+    defined = [pair.radius for pair in found.radii if not pair.reasons]
+    reasons = Counter(reason.split(":")[0] for pair in found.radii for reason in pair.reasons)
+    pairs = len(found.radii)
+    right = sum(pair.in_theta for pair in found.radii)
+    text = (
+        f"<p>Defined for {len(defined)} of {pairs} pairs of classes: there the mixup loss bounds "
+        f"the loss under an attack of ℓ2 radius {min(defined):.3g} or more (median "
+        f"{median(defined):.3g}).</p>"
+        if defined
+        else f"<p>Not defined for any of the {pairs} pairs of classes: the theorem's conditions do "
+        f"not hold. The formula would give an ℓ2 radius of "
+        f"{median(pair.radius for pair in found.radii):.3g} (median over pairs), which nothing "
+        "backs here.</p>"
+    )
+    items = "".join(
+        f"<li>{escape(reason)} <span class='soft'>({count} of {pairs} pairs)</span></li>"
+        for reason, count in reasons.most_common()
+    )
+    conditions = f"<p>Conditions that fail:</p><ul>{items}</ul>" if items else ""
+    return f"""<h2>Robust radius</h2>
+{text}{conditions}
+<p class="soft">For each pair of classes, with f the difference of their logits; {right} of {pairs}
+pairs are told apart without a mistake on this batch. For accuracy under real attacks:
+<code>gradmix robustness</code>.</p>"""

@@ -1,0 +1,185 @@
+"""`gradmix robustness` and `gradmix explain`: results, errors and exit codes."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+import gradmix_ext as gx
+from gradmix_ext.cli import main
+from gradmix_ext.continual.compare import Comparison
+from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.continual.run_folder import RunFolder
+from gradmix_ext.continual.saved import load_runs
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder with two arms and two seeds."""
+    config = ExperimentConfig(tasks=2, epochs=2, hidden=(16,), alpha=0.5)
+    arms = [Arm.parse("joint"), Arm.parse("joint+mixup")]
+    comparison = Comparison(Experiment(config, arms), arms, [0, 3])
+    folder = RunFolder(tmp_path_factory.mktemp("run"))
+    folder.write_config(config, arms, [0, 3], "gradmix compare", "torch")
+    comparison.execute(folder)
+    return folder.path
+
+
+@pytest.fixture
+def gradmix(capsys, monkeypatch, tmp_path):
+    """Run a command in this process, in a folder of its own; exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+
+    def call(*args: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        return exit_.value.code, out, err
+
+    yield call
+    torch.set_num_threads(threads)
+
+
+def test_robustness_writes_what_evaluate_finds(gradmix, run, tmp_path):
+    eps = ["0", "0.05", "0.1"]
+    code, out, err = gradmix(
+        "robustness", run, "--eps", ",".join(eps), "--steps", 3, "--out", tmp_path / "out"
+    )
+    assert (code, err) == (0, "")
+    assert "[4/4] joint+mixup seed 3" in out
+    assert "Mean ± 95 % confidence interval over 2 seeds" in out
+    content = json.loads((tmp_path / "out" / "robustness.json").read_text())
+    assert content["bounds"] == [0.0, 1.0]
+    assert content["arms"].keys() == {"joint", "joint+mixup"}
+    for saved in load_runs(run):
+        scenario = saved.scenario()
+        x = torch.cat([task.test_x for task in scenario])
+        y = torch.cat([task.test_y for task in scenario])
+        expected = gx.robustness.evaluate(
+            saved.model(), (x, y), "pgd", [float(e) for e in eps], steps=3
+        )
+        found = content["arms"][saved.arm.label][str(saved.seed)]
+        assert found["accuracy"] == pytest.approx(list(expected.values()))
+        assert found["ece"] == pytest.approx(list(expected.ece.values()), abs=1e-6)
+    assert (tmp_path / "out" / "robustness.png").stat().st_size > 10_000
+    assert "| joint+mixup |" in (tmp_path / "out" / "robustness.md").read_text()
+
+
+def test_robustness_of_some_arms_samples_and_another_attack(gradmix, run, tmp_path):
+    code, out, _ = gradmix(
+        *("robustness", run, "--arms", "joint", "--attack", "pgd_l2", "--eps", "0.5"),
+        *("--samples", 20, "--steps", 2, "--bounds", "-1,2"),
+    )
+    assert code == 0
+    assert "joint+mixup" not in out
+    assert "ℓ2 radius in inputs of [-1, 2]" in out
+    (written,) = (tmp_path / "runs").iterdir()
+    content = json.loads((written / "robustness.json").read_text())
+    assert content["arms"]["joint"]["0"]["samples"] == 20
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nowhere"], "nowhere is not a run folder: it has no config.json"),
+        (["RUN", "RUN"], "a run is named twice"),
+        (["RUN", "--arms", "er"], "no arm 'er' in these runs"),
+        (["RUN", "--eps", "0,x"], "'0,x' is not a list of numbers"),
+        (["RUN", "--eps", "-1"], "eps must be finite and not negative, got -1"),
+        (["RUN", "--bounds", "1,0"], "'1,0' is not LOW,HIGH"),
+        (["RUN", "--bounds", "0,0.5"], "outside bounds (0.0, 0.5)"),
+        (["RUN", "--out", "RUN"], "is not empty: choose another, or --overwrite"),
+        (["RUN", "--attack", "cw"], "'cw' is not one of"),
+        ([], "Missing argument 'RUN...'"),
+    ],
+)
+def test_robustness_errors_are_one_line(gradmix, run, args, message):
+    code, _, err = gradmix("robustness", *(run if arg == "RUN" else arg for arg in args))
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order, and collects the text and every address."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_explain_writes_a_page_that_stands_alone(gradmix, run, tmp_path):
+    out = tmp_path / "page.html"
+    code, text, err = gradmix(
+        "explain", run, "--arm", "joint+mixup", "--seed", 3, "--samples", 60, "--out", out
+    )
+    assert (code, err) == (0, "")
+    page = Page(out.read_text())
+    assert page.open == []
+    assert page.addresses == []
+    words = " ".join(" ".join(page.text).split())
+    for part in (
+        "What mixup does to joint+mixup, seed 3",
+        "Which class pairs help",
+        "Beta(0.5, 0.5)",
+    ):
+        assert part in words
+    assert "Not defined for any of the 45 pairs" in words
+    assert "prefers-color-scheme: dark" in out.read_text()
+    # The terms are those of the library, for the same draw of the batch.
+    (saved,) = (
+        each for each in load_runs(run) if (each.arm.label, each.seed) == ("joint+mixup", 3)
+    )
+    scenario = saved.scenario()
+    x = torch.cat([task.train_x for task in scenario])
+    y = torch.cat([task.train_y for task in scenario])
+    kept = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:60]
+    expected = gx.theory.mixup_taylor(saved.model(), x[kept], y[kept], 0.5, 0.5)
+    for name in ("L_std", "R1", "R2", "R3"):
+        line = next(line for line in text.splitlines() if line.startswith(name))
+        assert float(line.split()[1]) == pytest.approx(getattr(expected, name), abs=2e-5)
+
+
+def test_explain_by_default_writes_into_the_run(gradmix, run):
+    code, out, _ = gradmix(
+        "explain", run, "--arm", "joint", "--samples", 30, "--pairs", 50, "--alpha", 1
+    )
+    assert code == 0
+    assert "30 samples, 50 pairs, alpha 1" in out
+    assert (run / "explain-joint-seed-0.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nowhere"], "nowhere is not a run folder"),
+        (["RUN"], "has several arms: choose one by --arm (joint, joint+mixup)"),
+        (["RUN", "--arm", "er"], "has no arm 'er': there are joint, joint+mixup"),
+        (["RUN", "--arm", "joint", "--seed", 1], "has no seed 1: there are 0, 3"),
+        (["RUN", "--arm", "joint", "--alpha", 0], "alpha must be positive"),
+        (["RUN", "--arm", "joint", "--pairs", "few"], "'few' is neither all nor a positive"),
+    ],
+)
+def test_explain_errors_are_one_line(gradmix, run, args, message):
+    code, _, err = gradmix("explain", *(run if arg == "RUN" else arg for arg in args))
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
