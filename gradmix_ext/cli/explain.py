@@ -27,7 +27,22 @@ def _read_pairs(ctx: click.Context, param: click.Parameter, text: str) -> str | 
     raise click.BadParameter(f"'{text}' is neither all nor a positive number of pairs")
 
 
-@click.command("explain", cls=SectionedCommand)
+_HELP = """\
+Show what mixup does to a trained model, as a page to open in a browser.
+
+RUN is a folder that `gradmix train` or `gradmix compare` left. For its final model and a batch
+of training samples: the terms by which mixing changes the loss, how far to trust them, which
+class pairs help and which harm, and the robust radius where it is defined. Class pairs are
+judged by the loss on the training samples of all tasks but the last.
+
+\b
+Examples:
+  gradmix explain runs/demo --arm gradmix
+  gradmix explain runs/demo --arm mixup --seed 3 --samples 512 --alpha 0.2
+"""
+
+
+@click.command("explain", cls=SectionedCommand, help=_HELP)
 @click.argument("run")
 @section(
     "Model",
@@ -55,6 +70,13 @@ def _read_pairs(ctx: click.Context, param: click.Parameter, text: str) -> str | 
     click.option(
         "--draw-seed", type=int, default=0, show_default=True, help="Seed of batch and draws."
     ),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="CPU threads of PyTorch.",
+    ),
 )
 @section(
     "Output",
@@ -63,18 +85,7 @@ def _read_pairs(ctx: click.Context, param: click.Parameter, text: str) -> str | 
     ),
 )
 def explain_command(run: str, **params: Any) -> None:
-    r"""Show what mixup does to a trained model, as a page to open in a browser.
-
-    RUN is a folder that `gradmix train` or `gradmix compare` left. For its final model and a batch
-    of training samples: the terms by which mixing changes the loss, how far to trust them, which
-    class pairs help and which harm, and the robust radius where it is defined. Class pairs are
-    judged by the loss on the training samples of all tasks but the last.
-
-    \b
-    Examples:
-      gradmix explain runs/demo --arm gradmix
-      gradmix explain runs/demo --arm mixup --seed 3 --samples 512 --alpha 0.2
-    """
+    """Read the input, compute, write."""
     import torch
 
     from gradmix_ext.theory.explain import explain
@@ -82,6 +93,7 @@ def explain_command(run: str, **params: Any) -> None:
 
     from ._errors import RunError, wrong_input
 
+    torch.set_num_threads(params["threads"])
     with wrong_input():
         saved = _choose(run, params["arm"], params["seed"])
         alpha = saved.experiment.config.alpha if params["alpha"] is None else params["alpha"]

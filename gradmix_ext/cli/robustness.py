@@ -42,7 +42,22 @@ def _read_bounds(
     return numbers[0], numbers[1]
 
 
-@click.command("robustness", cls=SectionedCommand)
+_HELP = """\
+Accuracy of trained models on inputs that an attacker moves by up to eps.
+
+RUN is a folder that `gradmix train` or `gradmix compare` left. The final model of every arm and
+seed in it is attacked on the test data of all classes; arms become curves, seeds their
+confidence bands. Arms of the same name in two folders get the name of the folder too.
+
+\b
+Examples:
+  gradmix robustness runs/demo                            PGD, all arms
+  gradmix robustness runs/demo --arms er,mixup,gradmix    these three
+  gradmix robustness runs/a runs/b --attack fgsm --eps 0,0.1,0.2
+"""
+
+
+@click.command("robustness", cls=SectionedCommand, help=_HELP)
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @section(
     "Attack",
@@ -99,18 +114,7 @@ def _read_bounds(
     click.option("--overwrite", is_flag=True, help="Replace earlier results in --out."),
 )
 def robustness_command(runs: tuple[str, ...], **params: Any) -> None:
-    r"""Accuracy of trained models on inputs that an attacker moves by up to eps.
-
-    RUN is a folder that `gradmix train` or `gradmix compare` left. The final model of every arm and
-    seed in it is attacked on the test data of all classes; arms become curves, seeds their
-    confidence bands. Arms of the same name in two folders get the name of the folder too.
-
-    \b
-    Examples:
-      gradmix robustness runs/demo                            PGD, all arms
-      gradmix robustness runs/demo --arms er,mixup,gradmix    these three
-      gradmix robustness runs/a runs/b --attack fgsm --eps 0,0.1,0.2
-    """
+    """Read the input, compute, write."""
     import torch
 
     from gradmix_ext.robustness.autoattack import require_autoattack
