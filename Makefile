@@ -23,7 +23,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMP) ## train GradMix and its baselines on Split-Digits; table and plots in runs/demo
-	$(BIN)/gradmix compare --out $(DEMO_OUT) $(ARGS)
+	$(BIN)/gradmix compare --out $(DEMO_OUT) --overwrite $(ARGS)
 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
