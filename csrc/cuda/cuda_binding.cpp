@@ -2,6 +2,8 @@
 
 #include <array>
 
+#include "cuda/limits.h"
+
 namespace gradmix::cuda {
 
 DType data_type(const Tensor& t, const char* op, const char* name) {
@@ -92,9 +94,6 @@ Tensor readable_rows(const Tensor& t) {
 }
 
 namespace {
-
-// Up to here ranking by comparison is one short launch; PyTorch's sort beyond, which takes several but no N^2 comparisons.
-constexpr int64_t most_ranked = 16384;
 
 std::pair<Tensor, Tensor> stable_sort(const Tensor& key) {
   // aten::sort.stable(self, *, stable, dim, descending)

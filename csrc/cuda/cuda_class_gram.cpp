@@ -3,19 +3,13 @@
 
 #include "cuda/cuda_last_layer.h"
 #include "cuda/gram_cost.h"
+#include "cuda/limits.h"
 
 namespace gradmix::cuda {
 namespace {
 
 constexpr const char* op = "class_gram";
 constexpr int64_t side = 64;  // of a tile
-// Tiles along each side of the rectangle of sample pairs that one launch works on.
-constexpr int64_t panel_tiles = 64;
-// Gradients of as many classes at a time as fit here: they are read again soon, from the L2 cache.
-constexpr int64_t gradient_bytes = int64_t{32} << 20;
-// Enough blocks for a large GPU, each with enough to do.
-constexpr int64_t product_blocks = 512, least_depth = 128;
-
 int64_t tiles_of(int64_t rows) { return (rows + side - 1) / side; }
 
 void by_pairs(const GroupedParams& in, Tensor& gram, const DeviceScope& scope) {

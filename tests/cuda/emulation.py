@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +69,7 @@ def build(sources: list[Path], folder: Path, *more_flags: str) -> Path:
 
 
 def _digest(sources: list[Path], words: list[str]) -> str:
-    headers = [*(CSRC / "cuda").rglob("*.h"), *(CSRC / "common").rglob("*.h"), *EMULATOR.glob("*.h")]
+    headers = [*(CSRC / "cuda").rglob("*.h"), *(CSRC / "common").rglob("*.h"), *EMULATOR.rglob("*.h")]
     content = hashlib.sha256(" ".join([*words, torch.__version__]).encode())
     for path in [*sources, *sorted(headers)]:
         content.update(path.read_bytes())
@@ -121,3 +122,23 @@ class EmulatedOps(Emulator):
 
     def __getattr__(self, name: str):
         return getattr(torch.ops.gradmix_emulated, name)
+
+
+def sanitised_environment() -> dict[str, str]:
+    """The environment in which Python can load a library built with ``SANITISE``."""
+    runtimes = []
+    for name in ("libasan.so", "libubsan.so"):
+        found = subprocess.run(
+            [find_cxx().path, f"-print-file-name={name}"],
+            capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+        runtimes.append(str(Path(found).resolve()))
+    return {
+        **os.environ,
+        "LD_PRELOAD": " ".join(runtimes),
+        # Python keeps memory for good, and that is no leak of these sources.
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        # Python's own allocator would hide the bounds of small objects.
+        "PYTHONMALLOC": "malloc",
+    }

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import pytest
+import special_cases
 import torch
-from checks import assert_close
+from checks import assert_close, relative_error
 from samples import DTYPES, samples
 
 import gradmix_ext as gx
 
 OPS = tuple(name for name in gx.ops.__all__ if name != "debug_checks")
 SCHEDULES = (("forward", 0), ("reverse", 0), ("random", 1))
+BACKWARD = {
+    "masked_mixup_backward": special_cases.adjoint,
+    "mixup_cross_entropy_backward": special_cases.loss_gradient,
+}
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s[0])
@@ -20,3 +25,187 @@ def test_values(op, dtype, schedule, emulated):
     emulated.schedule(*schedule)
     for sample in samples(op, dtype):
         assert_close(sample, getattr(emulated, op)(*sample.args, **sample.kwargs), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_wide_rows_and_several_tiles(op, dtype, emulated):
+    for sample in special_cases.wide_samples(op, dtype):
+        got = getattr(emulated, op)(*sample.args, **sample.kwargs)
+        assert_close(sample, got, dtype, terms=256)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_long_samples(dtype, emulated):
+    for sample in special_cases.long_samples(dtype):
+        assert_close(sample, emulated.masked_mixup(*sample.args), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("op", ["masked_mixup", "mixup_cross_entropy"])
+def test_gradients(op, dtype, emulated):
+    every = samples(op, dtype) + special_cases.wide_samples(op, dtype)
+    if op == "masked_mixup":
+        every += special_cases.long_samples(dtype)
+    for sample in every:
+        name, args, kwargs = special_cases.backward_samples(sample, dtype)
+        got = getattr(emulated, name)(*args, **kwargs)
+        want = BACKWARD[name](*args, **kwargs)
+        accumulated = torch.float64 if dtype == torch.float64 else torch.float32
+        tolerance = 64 * torch.finfo(accumulated).eps + torch.finfo(dtype).eps
+        assert relative_error(got, want) <= tolerance, str(sample)
+        assert got.stride() == getattr(gx.reference, name)(*args, **kwargs).stride(), str(sample)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_layout_is_that_of_the_reference(op, emulated):
+    for sample in samples(op, torch.float32):
+        got = getattr(emulated, op)(*sample.args, **sample.kwargs)
+        want = getattr(gx.reference, op)(*sample.args, **sample.kwargs)
+        got, want = (t if isinstance(t, tuple) else (t,) for t in (got, want))
+        for a, b in zip(got, want, strict=True):
+            assert (a.dtype, a.shape, a.stride()) == (b.dtype, b.shape, b.stride()), str(sample)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_unmixed_samples_are_copied_bit_for_bit(dtype, emulated):
+    x = torch.randn(9, 31).to(dtype)
+    x[3], x[4] = float("nan"), float("inf")
+    mask = torch.zeros(9, dtype=torch.bool)
+    out = emulated.masked_mixup(x, torch.arange(9).flip(0), torch.tensor(0.3), mask)
+    assert torch.equal(out.view(torch.uint8), x.view(torch.uint8))
+
+
+def test_out_reuses_memory(emulated):
+    x, partner, lam = torch.randn(6, 3, 4, 5), torch.randperm(6), torch.rand(6)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = x.contiguous(memory_format=layout)
+        out = torch.full_like(x, float("nan"))
+        emulated.masked_mixup.out(x, partner, lam, out=out)
+        assert torch.equal(out, emulated.masked_mixup(x, partner, lam))
+        with pytest.raises(RuntimeError, match="out must not overlap x"):
+            emulated.masked_mixup.out(x, partner, lam, out=x)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_rounding_of_every_half(name, emulated):
+    """Every 16-bit value converts exactly; midpoints and neighbours round as PyTorch rounds."""
+    dtype = getattr(torch, name)
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    x = torch.stack([every, torch.zeros_like(every)])
+    partner, lam = torch.tensor([0, 0]), torch.tensor([0.5, 0.3])
+    out = emulated.masked_mixup(x, partner, lam)
+    wide = x.float()
+    want = torch.stack([0.5 * wide[0] + 0.5 * wide[0], 0.3 * wide[1] + (1 - lam[1]) * wide[0]])
+    want = want.to(dtype)
+    assert torch.equal(out.isnan(), want.isnan())
+    exact = out.nan_to_num() == want.nan_to_num()
+    # A product and a sum may be one fused operation, which differs in the last place at most.
+    assert exact[0].all()
+    assert exact[1].all()
+
+
+def test_losses_of_infinite_logits(emulated):
+    z = torch.randn(4, 1500)
+    z[0, 3] = float("-inf")
+    z[1, 4] = float("nan")
+    z[2] = float("-inf")
+    z[3, :1400] = float("-inf")
+    y = torch.tensor([1450, 1, 1, 1450])
+    for logits in (z, z[:, 1300:].contiguous()):
+        label = y.clamp(max=logits.shape[1] - 1)
+        got = emulated.mixup_cross_entropy(logits, label, label, torch.tensor(0.4), reduction="none")
+        want = torch.nn.functional.cross_entropy(logits, label, reduction="none")
+        torch.testing.assert_close(got, want, equal_nan=True)
+        grad = emulated.mixup_cross_entropy_backward(
+            torch.ones(4), logits, label, label, torch.tensor(0.4), reduction="none"
+        )
+        one_hot = torch.nn.functional.one_hot(label, logits.shape[1])
+        torch.testing.assert_close(grad, logits.softmax(1) - one_hot, equal_nan=True)
+
+
+class TestOutOfRange:
+    """What is out of range takes no part, and nothing is read or written out of bounds."""
+
+    bad = (-1, 10**12, -(10**12), 5)
+
+    @pytest.mark.parametrize("bad", bad)
+    def test_partner(self, bad, emulated):
+        x, partner, lam = torch.randn(5, 7), torch.tensor([1, bad, 0, 4, 3]), torch.rand(5)
+        mask = torch.tensor([True, False, True, True, True])
+        fixed = torch.where(partner == bad, 0, partner)
+        assert torch.equal(
+            emulated.masked_mixup(x, partner, lam), emulated.masked_mixup(x, fixed, lam, mask)
+        )
+        assert torch.equal(
+            emulated.masked_mixup_backward(x, partner, lam),
+            emulated.masked_mixup_backward(x, fixed, lam, mask),
+        )
+
+    @pytest.mark.parametrize("bad", bad)
+    def test_labels(self, bad, emulated):
+        z, y = torch.randn(4, 5).double(), torch.tensor([0, bad, 2, 4])
+        y2, lam = torch.tensor([1, 2, bad, 4]), torch.tensor(0.25)
+        got = emulated.mixup_cross_entropy(z, y, y2, lam, reduction="none")
+        log_p = z.log_softmax(1)
+        assert torch.allclose(got[1], -0.75 * log_p[1, 2])
+        assert torch.allclose(got[2], -0.25 * log_p[2, 2])
+
+    @pytest.mark.parametrize("bad", bad)
+    def test_groups(self, bad, emulated):
+        h, z, y = torch.randn(6, 3).double(), torch.randn(6, 5).double(), torch.arange(6) % 5
+        groups = torch.tensor([0, bad, 1, 2, bad, 1])
+        keep = groups != bad
+        options = {"num_groups": 3}
+        got = emulated.class_gradients(h, z, y, groups=groups, **options)
+        want = gx.reference.class_gradients(
+            h[keep], z[keep], y[keep], groups=groups[keep], **options
+        )
+        torch.testing.assert_close(got, want)
+        for algorithm in ("pairwise", "classwise"):
+            torch.testing.assert_close(
+                emulated.class_gram(h, z, y, groups=groups, algorithm=algorithm, **options),
+                gx.reference.class_gram(h[keep], z[keep], y[keep], groups=groups[keep], **options),
+            )
+
+    @pytest.mark.parametrize("bad", bad)
+    def test_pairs(self, bad, emulated):
+        h, z = torch.randn(4, 3).double(), torch.randn(4, 5).double()
+        y, y2 = torch.tensor([0, bad, 2, 4]), torch.tensor([1, 2, bad, 4])
+        keep = torch.tensor([True, False, False, True])
+        rest = torch.tensor(0.5), torch.randn(5, 3).double(), torch.randn(5).double()
+        got = emulated.pair_scores(h, z, y, y2, *rest, num_classes=5)
+        want = gx.reference.pair_scores(h[keep], z[keep], y[keep], y2[keep], *rest, num_classes=5)
+        torch.testing.assert_close(got, want)
+
+    @pytest.mark.parametrize("bad", bad)
+    @pytest.mark.parametrize("policy", ["redraw", "skip"])
+    def test_draw(self, bad, policy, emulated):
+        y, allowed = torch.tensor([0, bad, 1, 2, 0]), torch.ones(3, 3, dtype=torch.bool)
+        for noise in (torch.rand(5).double(), torch.full((5,), float("nan")).double()):
+            partner, mask = emulated.draw_partners(y, allowed, policy=policy, noise=noise)
+            assert ((partner >= 0) & (partner < 5)).all()
+            assert not mask[1]
+            assert not (mask & (partner == 1)).any()
+
+
+def test_noise_is_drawn_where_none_is_given(emulated):
+    y, allowed = torch.zeros(200, dtype=torch.int64), torch.ones(1, 1, dtype=torch.bool)
+    torch.manual_seed(1)
+    first, mask = emulated.draw_partners(y, allowed)
+    second, _ = emulated.draw_partners(y, allowed)
+    assert mask.all()
+    assert not torch.equal(first, second)
+    assert len(first.unique()) > 100
+
+
+def test_bad_arguments_are_refused(emulated):
+    x, partner = torch.randn(4, 3), torch.arange(4)
+    with pytest.raises(RuntimeError, match="masked_mixup: partner must have 4 elements, got 3"):
+        emulated.masked_mixup(x, partner[:3], torch.tensor(0.5))
+    with pytest.raises(RuntimeError, match="masked_mixup: partner must be int64"):
+        emulated.masked_mixup(x, partner.int(), torch.tensor(0.5))
+    with pytest.raises(RuntimeError, match="masked_mixup: lam must be a scalar or have 4"):
+        emulated.masked_mixup(x, partner, torch.rand(3))
+    with pytest.raises(RuntimeError, match="class_gram: algorithm must be auto, pairwise"):
+        emulated.class_gram(x, x, partner.clamp(max=2), algorithm="none")

@@ -1,6 +1,5 @@
 // The scheduler behind cuda_runtime.h.
 #include <cuda_runtime.h>
-#include <ucontext.h>
 
 #include <algorithm>
 #include <map>
@@ -12,9 +11,7 @@
 #include <string>
 #include <vector>
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
-#endif
+#include "context.h"
 
 namespace emulator {
 namespace {
@@ -25,7 +22,7 @@ constexpr int lanes = 32;
 enum class State { ready, at_barrier, at_warp, returned };
 
 struct Fibre {
-  ucontext_t context;
+  Context context;
   std::unique_ptr<char[]> stack{new char[stack_bytes]};
   dim3 index;
   State state = State::returned;
@@ -49,7 +46,7 @@ std::set<std::pair<std::string, int>> seen;
 std::vector<std::unique_ptr<Fibre>> fibres;
 std::vector<Warp> warps;
 int threads = 0, waiting = 0, current = 0;
-ucontext_t scheduler;
+Context scheduler;
 #if defined(__SANITIZE_ADDRESS__)
 const void* scheduler_stack = nullptr;
 size_t scheduler_stack_bytes = 0;
@@ -70,7 +67,7 @@ void to_scheduler([[maybe_unused]] bool for_good) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(for_good ? nullptr : &self.fake_stack, scheduler_stack, scheduler_stack_bytes);
 #endif
-  swapcontext(&self.context, &scheduler);
+  Context::change(self.context, scheduler);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(self.fake_stack, &scheduler_stack, &scheduler_stack_bytes);
 #endif
@@ -84,7 +81,7 @@ void to_fibre(int t) {
   void* fake_stack = nullptr;
   __sanitizer_start_switch_fiber(&fake_stack, fibre.stack.get(), stack_bytes);
 #endif
-  swapcontext(&scheduler, &fibre.context);
+  Context::change(scheduler, fibre.context);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
 #endif
@@ -104,10 +101,11 @@ std::string name(const dim3& at) {
   text << "(" << at.x << ", " << at.y << ", " << at.z << ")";
   return text.str();
 }
-std::string name(const Place& place) {
+std::string file_name(const Place& place) {
   const std::string file = place.file;
-  return file.substr(file.rfind('/') + 1) + ":" + std::to_string(place.line);
+  return file.substr(file.rfind('/') + 1);
 }
+std::string name(const Place& place) { return file_name(place) + ":" + std::to_string(place.line); }
 std::string whereabouts(int t) {
   const Fibre& fibre = *fibres[t];
   const std::string who = "thread " + name(fibre.index);
@@ -140,11 +138,7 @@ bool release_barrier() {
 bool run_block() {
   for (int t = 0; t < threads; ++t) {
     Fibre& fibre = *fibres[t];
-    getcontext(&fibre.context);
-    fibre.context.uc_stack.ss_sp = fibre.stack.get();
-    fibre.context.uc_stack.ss_size = stack_bytes;
-    fibre.context.uc_link = nullptr;
-    makecontext(&fibre.context, body, 0);
+    fibre.context.start(body, fibre.stack.get(), stack_bytes);
     fibre.index = dim3(t % block_size.x, t / block_size.x % block_size.y, t / (block_size.x * block_size.y));
     fibre.state = State::ready;
     fibre.place = {"", 0};
@@ -176,9 +170,8 @@ bool run_block() {
 }  // namespace
 
 void sync_threads(Place place) {
-  const std::string file = std::string(place.file).substr(std::string(place.file).rfind('/') + 1);
-  seen.emplace(file, place.line);
-  if (place.line == skipped_line && file == skipped_file) return;
+  if (current == 0) seen.emplace(file_name(place), place.line);
+  if (place.line == skipped_line && file_name(place) == skipped_file) return;
   Fibre& self = *fibres[current];
   self.state = State::at_barrier;
   self.place = place;
