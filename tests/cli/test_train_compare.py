@@ -147,7 +147,8 @@ def test_settings_reach_the_experiment(gradmix, tmp_path):
         --fill-buffer --replay split --batch-size 32 --epochs 1 --lr 0.1 --momentum 0.5
         --weight-decay 0.01
         --alpha 0.4 --criterion linear --policy skip --threshold 0.1 --samples-per-pair 3
-        --update 5 --per-sample-lam --device cpu
+        --update 5 --per-sample-lam --lam-coupling fixed --fixed-lam 0.8,0.6 --stop-epoch 3
+        --taper linear --device cpu
     """
     flags = text.split()
     assert gradmix("compare", "gradmix", "--seeds", "0,4", *flags, "--out", "set")[0] == 0
@@ -159,6 +160,7 @@ def test_settings_reach_the_experiment(gradmix, tmp_path):
         "epochs": 1, "batch_size": 32, "lr": 0.1, "momentum": 0.5, "weight_decay": 0.01,
         "hidden": [256, 256], "alpha": 0.4, "criterion": "linear", "policy": "skip",
         "threshold": 0.1, "samples_per_pair": 3, "update": 5, "per_sample_lam": True,
+        "lam_coupling": "fixed", "fixed_lam": [0.8, 0.6], "stop_epoch": 3, "taper": "linear",
         "device": "cpu",
     }  # fmt: skip
     tasks = [e["classes"] for e in log_of(tmp_path / "set") if e["event"] == "task"]

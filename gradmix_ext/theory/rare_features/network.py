@@ -79,7 +79,7 @@ class PatchNetwork:
         """F_0 and F_1 of every sample, [n, 2]."""
         products = data.atoms @ self.weight.flatten(0, 1).T  # [U, 2 m]
         patches = data.scale[..., None] * products[data.index]  # [n, P, 2 m]
-        return activate(patches, self.activation).sum(dim=1).unflatten(1, (2, -1)).sum(dim=2)
+        return _by_class(activate(patches, self.activation).sum(dim=1))
 
     def correct(self, data: PatchData) -> Tensor:
         """Is the class of the larger logit the right one, bool [n]."""
@@ -94,9 +94,12 @@ class PatchNetwork:
         Args:
             features: Orthonormal rows as from :meth:`DataModel.features`, [4, d].
         """
-        sums = activate(features @ self.weight.flatten(0, 1).T, self.activation)
-        own_minus_other = sums.unflatten(1, (2, -1)).sum(dim=2) @ sums.new_tensor(
-            [[1.0, -1.0], [-1.0, 1.0]]
-        )
+        sums = _by_class(activate(features @ self.weight.flatten(0, 1).T, self.activation))
+        own_minus_other = sums - sums.flip(1)
         rows = [own_minus_other[start : start + 2].diagonal() for start in (COMMON, RARE)]
         return torch.stack(rows)
+
+
+def _by_class(values: Tensor) -> Tensor:
+    """Sum over the filters of each class, [N, 2 m] to [N, 2]."""
+    return values.unflatten(1, (2, -1)).sum(dim=2)

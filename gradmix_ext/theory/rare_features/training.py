@@ -67,8 +67,8 @@ class Schedule:
             lam_y = float(match["y"] or match["x"])
         except ValueError:
             raise ValueError(
-                f"unknown training '{text}': write standard, LX/LY, LX/LY@STOP (mixup stopped after "
-                "STOP steps) or LX/LY~STOP (tapered to none over STOP steps)"
+                f"unknown training '{text}': write standard, LX/LY, LX/LY@STOP (mixup stopped "
+                "after STOP steps) or LX/LY~STOP (tapered to none over STOP steps)"
             ) from None
         stop = int(match["stop"]) if match["stop"] else None
         try:

@@ -135,6 +135,17 @@ bool release_barrier() {
   return true;
 }
 
+// Runs those that can until each of them waits or has returned; whether any could.
+bool run_once(std::vector<int>::const_iterator begin, std::vector<int>::const_iterator end) {
+  bool ran = false;
+  for (auto t = begin; t != end; ++t)
+    if (fibres[*t]->state == State::ready) {
+      to_fibre(*t);
+      ran = true;
+    }
+  return ran;
+}
+
 bool run_block() {
   for (int t = 0; t < threads; ++t) {
     Fibre& fibre = *fibres[t];
@@ -147,18 +158,19 @@ bool run_block() {
   waiting = 0;
   for (auto& [declaration, object] : shared) std::memset(object.memory.get(), 0xff, object.bytes);
 
+  // In order, a warp runs as far ahead of the others as it can; at random, nobody runs ahead for long.
+  const int step = schedule == Schedule::random ? threads : lanes;
   std::vector<int> order(threads);
   std::iota(order.begin(), order.end(), 0);
   if (schedule == Schedule::reverse) std::reverse(order.begin(), order.end());
   for (;;) {
     if (schedule == Schedule::random) std::shuffle(order.begin(), order.end(), generator);
     bool ran = false;
-    for (const int t : order)
-      if (fibres[t]->state == State::ready) {
-        to_fibre(t);
-        ran = true;
-        if (waiting == threads && !release_barrier()) return false;
-      }
+    for (int first = 0; first < threads; first += step) {
+      const auto begin = order.begin() + first, end = order.begin() + std::min(first + step, threads);
+      while (run_once(begin, end)) ran = true;
+    }
+    if (waiting == threads && !release_barrier()) return false;
     if (ran) continue;
     if (std::all_of(fibres.begin(), fibres.begin() + threads, [](auto& f) { return f->state == State::returned; }))
       return true;
