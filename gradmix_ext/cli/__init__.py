@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ._main import cli, main
+from gradmix_ext.cli._main import cli, main
 
 __all__ = ["cli", "main"]

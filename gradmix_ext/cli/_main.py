@@ -24,6 +24,11 @@ _COMMANDS = {
         "Attack trained models, and plot the result.",
     ),
     "explain": ("explain", "explain_command", "Show what mixup does to a trained model."),
+    "rare-features": (
+        "rare_features",
+        "rare_features_command",
+        "Which trainings learn rare features, and when mixup may stop.",
+    ),
     "build": ("build", "build_command", "Compile the kernels now, instead of at first use."),
     "info": ("info", "info_command", "Say what is installed and which backend runs."),
 }

@@ -12,15 +12,14 @@ import click
 import torch
 
 from gradmix_ext import loader
+from gradmix_ext.cli._errors import InputError, RunError, wrong_input
+from gradmix_ext.cli._options import experiment_config
+from gradmix_ext.cli._report import RichProgress, print_files, print_table
 from gradmix_ext.continual.compare import Comparison
 from gradmix_ext.continual.experiment import Arm, Experiment
 from gradmix_ext.continual.run_folder import RunFolder, default_folder
 from gradmix_ext.continual.summary import describe
 from gradmix_ext.continual.trainer import DivergedError
-
-from ._errors import InputError, RunError, wrong_input
-from ._options import experiment_config
-from ._report import RichProgress, print_files, print_table
 
 __all__ = ["run_comparison"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ._options import SectionedCommand, experiment_options, read_seeds, section
+from gradmix_ext.cli._options import SectionedCommand, experiment_options, read_seeds, section
 
 __all__ = ["compare_command"]
 
@@ -54,8 +54,7 @@ Examples:
 @experiment_options
 def compare_command(arms: tuple[str, ...], seeds: tuple[int, ...], **params: Any) -> None:
     """Compare arms."""
+    from gradmix_ext.cli._run import run_comparison
     from gradmix_ext.continual.experiment import DEFAULT_ARMS
-
-    from ._run import run_comparison
 
     run_comparison("compare", arms or DEFAULT_ARMS, seeds, **params)

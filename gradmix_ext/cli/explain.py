@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._options import SectionedCommand, section
+from gradmix_ext.cli._options import SectionedCommand, section
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,10 +88,9 @@ def explain_command(run: str, **params: Any) -> None:
     """Read the input, compute, write."""
     import torch
 
+    from gradmix_ext.cli._errors import RunError, wrong_input
     from gradmix_ext.theory.explain import explain
     from gradmix_ext.theory.page import render
-
-    from ._errors import RunError, wrong_input
 
     torch.set_num_threads(params["threads"])
     with wrong_input():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._options import SectionedCommand, section
+from gradmix_ext.cli._options import SectionedCommand, section
 
 if TYPE_CHECKING:
     from gradmix_ext.continual.saved import SavedRun
@@ -117,11 +117,10 @@ def robustness_command(runs: tuple[str, ...], **params: Any) -> None:
     """Read the input, compute, write."""
     import torch
 
+    from gradmix_ext.cli._errors import InputError, RunError, wrong_input
+    from gradmix_ext.cli._report import print_files
     from gradmix_ext.robustness.autoattack import require_autoattack
     from gradmix_ext.robustness.curves import Curves
-
-    from ._errors import InputError, RunError, wrong_input
-    from ._report import print_files
 
     torch.set_num_threads(params["threads"])
     with wrong_input():

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ._options import SectionedCommand, experiment_options, read_seeds, section
+from gradmix_ext.cli._options import SectionedCommand, experiment_options, read_seeds, section
 
 __all__ = ["train_command"]
 
@@ -59,7 +59,7 @@ Examples:
 @experiment_options
 def train_command(method: str, augment: str, seeds: tuple[int, ...], **params: Any) -> None:
     """Train one arm."""
-    from ._run import run_comparison
+    from gradmix_ext.cli._run import run_comparison
 
     arm = method if augment == "none" else f"{method}+{augment}"
     run_comparison("train", [arm], seeds, **params)

@@ -8,16 +8,24 @@ torch.Size([5, 5])
 
 from __future__ import annotations
 
-from .buffer import ReplayBuffer
-from .callbacks import Callback, EpochEnd, PairMapRecorder, PairMaps, TaskEnd
-from .data import ArrayDataset
-from .evaluate import Evaluation, Evaluator
-from .loaders import dataset_names, load_dataset, register_dataset
-from .methods import ER, METHODS, Finetune, Joint, Method, Stage, method_by_name
-from .models import mlp
-from .result import Result
-from .scenario import Scenario, Task, class_incremental
-from .trainer import DivergedError, Trainer
+from gradmix_ext.continual.buffer import ReplayBuffer
+from gradmix_ext.continual.callbacks import Callback, EpochEnd, PairMapRecorder, PairMaps, TaskEnd
+from gradmix_ext.continual.data import ArrayDataset
+from gradmix_ext.continual.evaluate import Evaluation, Evaluator
+from gradmix_ext.continual.loaders import dataset_names, load_dataset, register_dataset
+from gradmix_ext.continual.methods import (
+    ER,
+    METHODS,
+    Finetune,
+    Joint,
+    Method,
+    Stage,
+    method_by_name,
+)
+from gradmix_ext.continual.models import mlp
+from gradmix_ext.continual.result import Result
+from gradmix_ext.continual.scenario import Scenario, Task, class_incremental
+from gradmix_ext.continual.trainer import DivergedError, Trainer
 
 __all__ = [
     "ER",

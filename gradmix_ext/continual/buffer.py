@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .selection import balanced_quota, herding_rank, rank_within_class
+from gradmix_ext.continual.selection import balanced_quota, herding_rank, rank_within_class
 
 __all__ = ["POLICIES", "ReplayBuffer"]
 

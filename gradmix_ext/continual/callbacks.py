@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gradmix_ext.continual.evaluate import Evaluation
+from gradmix_ext.continual.scenario import Scenario, Task
 from gradmix_ext.mixers import GradMix, Mixer
-
-from .evaluate import Evaluation
-from .scenario import Scenario, Task
 
 __all__ = ["Callback", "EpochEnd", "PairMapRecorder", "PairMaps", "TaskEnd"]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .callbacks import Callback
-from .experiment import Arm, Experiment, Run
-from .result import METRICS
-from .run_folder import RunFolder
+from gradmix_ext.continual.callbacks import Callback
+from gradmix_ext.continual.experiment import Arm, Experiment, Run
+from gradmix_ext.continual.result import METRICS
+from gradmix_ext.continual.run_folder import RunFolder
 
 __all__ = ["FORMULAS", "Comparison", "Estimate", "Progress", "half_width", "percent"]
 

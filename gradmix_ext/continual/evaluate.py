@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gradmix_ext.continual.scenario import Scenario
 from gradmix_ext.mixers.head import evaluation
-
-from .scenario import Scenario
 
 __all__ = ["Evaluation", "Evaluator"]
 

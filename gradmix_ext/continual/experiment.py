@@ -11,17 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradmix_ext.continual.buffer import ReplayBuffer
+from gradmix_ext.continual.callbacks import Callback, EpochEnd, PairMapRecorder, PairMaps, TaskEnd
+from gradmix_ext.continual.data import ArrayDataset
+from gradmix_ext.continual.loaders import load_dataset
+from gradmix_ext.continual.methods import METHODS, Method, method_by_name
+from gradmix_ext.continual.models import mlp
+from gradmix_ext.continual.result import Result
+from gradmix_ext.continual.scenario import Scenario, class_incremental
+from gradmix_ext.continual.trainer import Trainer, random_stream
 from gradmix_ext.mixers import MIXERS, by_name
-
-from .buffer import ReplayBuffer
-from .callbacks import Callback, EpochEnd, PairMapRecorder, PairMaps, TaskEnd
-from .data import ArrayDataset
-from .loaders import load_dataset
-from .methods import METHODS, Method, method_by_name
-from .models import mlp
-from .result import Result
-from .scenario import Scenario, class_incremental
-from .trainer import Trainer, random_stream
 
 __all__ = ["DEFAULT_ARMS", "Arm", "Experiment", "ExperimentConfig", "Run"]
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .data import ArrayDataset
+from gradmix_ext.continual.data import ArrayDataset
 
 __all__ = ["dataset_names", "load_dataset", "register_dataset"]
 

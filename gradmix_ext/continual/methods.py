@@ -13,12 +13,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gradmix_ext.continual.buffer import ReplayBuffer
+from gradmix_ext.continual.replay import (
+    REPLAY_MODES,
+    Samples,
+    shuffled_batches,
+    split_batches,
+    union_batches,
+)
+from gradmix_ext.continual.scenario import Task
 from gradmix_ext.mixers import MixedBatch
 from gradmix_ext.mixers.head import HeadInput, evaluation, find_head
-
-from .buffer import ReplayBuffer
-from .replay import REPLAY_MODES, Samples, shuffled_batches, split_batches, union_batches
-from .scenario import Task
 
 __all__ = ["ER", "METHODS", "Finetune", "Joint", "Method", "Stage", "method_by_name"]
 

@@ -12,10 +12,10 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .experiment import Run
+from gradmix_ext.continual.experiment import Run
 
 if TYPE_CHECKING:
-    from .compare import Comparison
+    from gradmix_ext.continual.compare import Comparison
 
 __all__ = ["COLOURS", "MARKERS", "new_figure", "plot_accuracy", "plot_class_pairs"]
 
@@ -32,7 +32,7 @@ _MAX_COLUMNS = 5
 
 def plot_accuracy(comparison: Comparison, path: Path) -> None:
     """Mean accuracy over the tasks seen so far, after each task, with 95 % confidence bands."""
-    from .compare import half_width
+    from gradmix_ext.continual.compare import half_width
 
     curves = []
     for arm in comparison.finished_arms():

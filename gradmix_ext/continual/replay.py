@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .buffer import ReplayBuffer
+from gradmix_ext.continual.buffer import ReplayBuffer
 
 __all__ = ["REPLAY_MODES", "shuffled_batches", "split_batches", "union_batches"]
 

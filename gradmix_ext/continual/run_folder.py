@@ -27,11 +27,10 @@ import numpy as np
 import torch
 
 from gradmix_ext._version import __version__
-
-from .experiment import Arm, ExperimentConfig, Run
+from gradmix_ext.continual.experiment import Arm, ExperimentConfig, Run
 
 if TYPE_CHECKING:
-    from .compare import Comparison
+    from gradmix_ext.continual.compare import Comparison
 
 __all__ = ["RunFolder", "default_folder"]
 
@@ -131,8 +130,8 @@ class RunFolder:
 
         Works as well on a comparison that was cut short.
         """
-        from .plots import plot_accuracy, plot_class_pairs
-        from .summary import summary_markdown
+        from gradmix_ext.continual.plots import plot_accuracy, plot_class_pairs
+        from gradmix_ext.continual.summary import summary_markdown
 
         if not comparison.runs:
             return []

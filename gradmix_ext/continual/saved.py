@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .experiment import Arm, Experiment, ExperimentConfig
-from .scenario import Scenario
+from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.continual.scenario import Scenario
 
 __all__ = ["SavedRun", "load_runs"]
 

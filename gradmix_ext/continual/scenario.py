@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .data import ArrayDataset
-from .loaders import load_dataset
+from gradmix_ext.continual.data import ArrayDataset
+from gradmix_ext.continual.loaders import load_dataset
 
 __all__ = ["Scenario", "Task", "class_incremental"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .compare import FORMULAS, Comparison
+from gradmix_ext.continual.compare import FORMULAS, Comparison
 
 __all__ = ["describe", "summary_markdown"]
 

@@ -9,15 +9,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from gradmix_ext.continual.buffer import ReplayBuffer
+from gradmix_ext.continual.callbacks import Callback, EpochEnd, TaskEnd
+from gradmix_ext.continual.evaluate import Evaluator
+from gradmix_ext.continual.methods import Method, Stage, method_by_name
+from gradmix_ext.continual.models import mlp, seeded
+from gradmix_ext.continual.result import Result
+from gradmix_ext.continual.scenario import Scenario
 from gradmix_ext.mixers import Mixer, by_name
-
-from .buffer import ReplayBuffer
-from .callbacks import Callback, EpochEnd, TaskEnd
-from .evaluate import Evaluator
-from .methods import Method, Stage, method_by_name
-from .models import mlp, seeded
-from .result import Result
-from .scenario import Scenario
 
 __all__ = ["DivergedError", "Trainer", "random_stream"]
 

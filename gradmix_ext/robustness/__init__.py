@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
-from .attacks import ATTACKS, Attack
-from .calibration import expected_calibration_error
-from .evaluate import RobustAccuracy, evaluate
+from gradmix_ext.robustness.attacks import ATTACKS, Attack
+from gradmix_ext.robustness.calibration import expected_calibration_error
+from gradmix_ext.robustness.evaluate import RobustAccuracy, evaluate
 
 __all__ = ["ATTACKS", "Attack", "RobustAccuracy", "evaluate", "expected_calibration_error"]

@@ -62,7 +62,7 @@ class Attack:
             ValueError: the attack does not work within these bounds.
         """
         if self.name == "autoattack":
-            from .autoattack import autoattack
+            from gradmix_ext.robustness.autoattack import autoattack
 
             return autoattack(logits, x, y, eps, self.low, self.high, self.generator)
         if self.name == "fgsm":

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from gradmix_ext.continual.compare import Estimate, half_width
 from gradmix_ext.continual.plots import COLOURS, MARKERS, new_figure
-
-from .attacks import ATTACKS
-from .evaluate import RobustAccuracy
+from gradmix_ext.robustness.attacks import ATTACKS
+from gradmix_ext.robustness.evaluate import RobustAccuracy
 
 __all__ = ["Curves"]
 

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from gradmix_ext import _checks as checks
 from gradmix_ext.mixers.head import evaluation
-
-from .attacks import ATTACKS, Attack
-from .autoattack import require_autoattack
-from .calibration import expected_calibration_error
+from gradmix_ext.robustness.attacks import ATTACKS, Attack
+from gradmix_ext.robustness.autoattack import require_autoattack
+from gradmix_ext.robustness.calibration import expected_calibration_error
 
 __all__ = ["RobustAccuracy", "evaluate"]
 

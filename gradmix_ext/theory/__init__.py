@@ -11,15 +11,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .adversarial import (
+from gradmix_ext.theory.adversarial import (
     RobustRadius,
     adversarial_loss_second_order,
     mixup_loss_second_order,
     mixup_robust_radius,
 )
-from .glm import glm_moment, glm_regularizer
-from .moments import MixupMoments, mixup_moments, sample_lam
-from .taylor import ClassPairTerms, MixupTaylor, mixup_class_pairs, mixup_taylor
+from gradmix_ext.theory.glm import glm_moment, glm_regularizer
+from gradmix_ext.theory.moments import MixupMoments, mixup_moments, sample_lam
+from gradmix_ext.theory.taylor import ClassPairTerms, MixupTaylor, mixup_class_pairs, mixup_taylor
 
 if TYPE_CHECKING:
     from gradmix_ext.theory import rare_features

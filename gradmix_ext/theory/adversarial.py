@@ -20,8 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradmix_ext.mixers.head import evaluation
-
-from .moments import mixup_moments
+from gradmix_ext.theory.moments import mixup_moments
 
 __all__ = [
     "RobustRadius",

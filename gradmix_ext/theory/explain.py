@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from gradmix_ext.mixers import GradMix
 from gradmix_ext.mixers.base import Samples
-
-from .adversarial import mixup_robust_radius
-from .taylor import ClassPairTerms, MixupTaylor, mixup_class_pairs, mixup_taylor
+from gradmix_ext.theory.adversarial import mixup_robust_radius
+from gradmix_ext.theory.taylor import ClassPairTerms, MixupTaylor, mixup_class_pairs, mixup_taylor
 
 __all__ = ["Explanation", "PairRadius", "explain"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from statistics import median
 
-from .explain import Explanation
+from gradmix_ext.theory.explain import Explanation
 
 __all__ = ["render"]
 

@@ -16,8 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradmix_ext import _checks as checks
 from gradmix_ext.mixers.head import evaluation
-
-from .moments import MixupMoments, mixup_moments, sample_lam
+from gradmix_ext.theory.moments import MixupMoments, mixup_moments, sample_lam
 
 __all__ = ["ClassPairTerms", "MixupTaylor", "mixup_class_pairs", "mixup_taylor"]
 
