@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .adversarial import checked_linear
-from .moments import beta_parameters
+from gradmix_ext.theory.adversarial import checked_linear
+from gradmix_ext.theory.moments import beta_parameters
 
 __all__ = ["glm_moment", "glm_regularizer"]
 
