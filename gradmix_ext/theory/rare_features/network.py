@@ -102,4 +102,5 @@ class PatchNetwork:
 
 def _by_class(values: Tensor) -> Tensor:
     """Sum over the filters of each class, [N, 2 m] to [N, 2]."""
-    return values.unflatten(1, (2, -1)).sum(dim=2)
+    sums: Tensor = values.unflatten(1, (2, -1)).sum(dim=2)
+    return sums

@@ -1,0 +1,365 @@
+"""`gradmix rare-features`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ._options import SectionedCommand, read_seeds, section
+
+if TYPE_CHECKING:
+    from gradmix_ext.theory.rare_features.experiment import Experiment
+    from gradmix_ext.theory.rare_features.folder import ResultFolder
+    from gradmix_ext.theory.rare_features.results import StopMap, Table
+
+__all__ = ["rare_features_command"]
+
+_COUNT = click.IntRange(min=1)
+
+
+def _option(*names: str, **settings: Any) -> Callable[..., Any]:
+    return click.option(*names, show_default=settings.pop("show_default", True), **settings)
+
+
+def _read_numbers(
+    ctx: click.Context, param: click.Parameter, text: str | None
+) -> tuple[float, ...] | None:
+    """Numbers separated by commas, None if there are none given."""
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is not a list of numbers such as 0.05,0.1") from None
+    if len(set(numbers)) < len(numbers):
+        raise click.BadParameter(f"'{text}' names a value twice")
+    return numbers
+
+
+@click.command("rare-features", cls=SectionedCommand)
+@click.argument("trainings", nargs=-1, metavar="[TRAINING]...")
+@section(
+    "Seeds",
+    _option(
+        "--seeds",
+        callback=read_seeds,
+        default="5",
+        metavar="N|LIST",
+        help="A count (5: seeds 0 to 4) or the seeds themselves. All trainings of a seed share "
+        "features, data and initial weights.",
+    ),
+)
+@section(
+    "Data",
+    _option("--n", type=int, default=150, help="Training samples."),
+    _option("--d", type=int, default=800, help="Entries of a patch."),
+    _option("--patches", type=int, default=5, help="Patches of a sample, P."),
+    _option("--alpha", type=float, default=0.3, help="Coefficient of the feature noise."),
+    _option("--rho", type=float, default=0.1, help="Probability of the rare feature."),
+    _option("--sigma-p", type=float, default=0.15, help="Standard deviation of the noise."),
+    _option(
+        "--feature-noise",
+        type=click.Choice(["other", "either"]),
+        default="other",
+        help="Whose common feature is the feature noise in training: the other class's, or that of "
+        "either class, half and half. Test data have either.",
+    ),
+    _option(
+        "--rare-count",
+        type=click.Choice(["exact", "binomial"]),
+        default="exact",
+        help="exact: rho n rare samples, evenly over the classes. binomial: each for itself.",
+    ),
+    _option("--shuffle-patches", is_flag=True, show_default=False, help="Patches in random order."),
+    _option("--test-samples", type=int, default=500, help="Samples of either test set."),
+)
+@section(
+    "Network and training",
+    _option("--filters", type=int, default=10, help="Filters of each class, m."),
+    _option(
+        "--activation",
+        type=click.Choice(["square", "cube", "relu"]),
+        default="square",
+        help="σ of the network.",
+    ),
+    _option("--init-std", type=float, default=0.01, help="Standard deviation of initial weights."),
+    _option("--lr", type=float, default=0.1, help="Learning rate."),
+    _option("--steps", type=int, default=2400, help="Steps of trainings that mix."),
+    _option("--standard-steps", type=int, default=6000, help="Steps of standard training."),
+    _option("--record-every", type=int, default=50, help="Steps between points of the curves."),
+    _option(
+        "--device", default="cpu", metavar="DEVICE", help="cpu, cuda, ...; auto: a GPU if any."
+    ),
+    _option("--threads", type=_COUNT, default=1, help="CPU threads of PyTorch."),
+)
+@section(
+    "Sweep",
+    _option(
+        "--sweep",
+        type=click.Choice(["rho", "sigma-p", "alpha", "lam", "steps"]),
+        help="Draw the map of stop step against this setting, instead of the table. TRAINING is "
+        "the mixup that is stopped.  [default: 0.6/0.6]",
+        show_default=False,
+    ),
+    _option(
+        "--values",
+        callback=_read_numbers,
+        metavar="LIST",
+        help="Values of the swept setting.  [default: six or so around the usual one]",
+        show_default=False,
+    ),
+    _option("--stops", type=_COUNT, default=10, help="Stops, evenly spread; the last is the end."),
+)
+@section(
+    "Output",
+    _option(
+        "--out",
+        metavar="DIR",
+        help="Folder for the results.  [default: a new one under runs/]",
+        show_default=False,
+    ),
+    _option(
+        "--overwrite", is_flag=True, show_default=False, help="Replace earlier results in --out."
+    ),
+)
+def rare_features_command(
+    trainings: tuple[str, ...], seeds: tuple[int, ...], **params: Any
+) -> None:
+    r"""Which trainings learn the rare features of a class, and when mixup may stop.
+
+    Two classes; a sample shows its class's common feature or, seldom, its rare one, among noise. A
+    two-layer network is trained by gradient descent on all pairs of samples at once.
+
+    \b
+    TRAINING  standard      no mixing
+              0.6/0.6       mixup: λ of the inputs / λ of the labels
+              0.8/0.6       asymmetric
+              0.6/1         inputs only
+              0.6/0.6@1000  mixup stopped after 1000 steps
+              0.6/0.6~2400  mixup tapered to none over 2400 steps
+
+    Without trainings: a table of eleven.
+
+    \b
+    Examples:
+      gradmix rare-features                            the table, five seeds
+      gradmix rare-features standard 0.6 --seeds 20    two rows of it, twenty seeds
+      gradmix rare-features --sweep rho                when to stop, by share of rare samples
+      gradmix rare-features 0.5 --sweep sigma-p --values 0.05,0.1 --steps 600
+    """
+    import torch
+
+    from gradmix_ext.continual.run_folder import default_folder
+    from gradmix_ext.continual.trainer import DivergedError
+    from gradmix_ext.theory.rare_features.folder import ResultFolder
+    from gradmix_ext.theory.rare_features.results import Table, describe
+
+    from ._errors import RunError, wrong_input
+    from ._report import print_files
+
+    torch.set_num_threads(params["threads"])
+    with wrong_input():
+        experiment, results = _plan(trainings, seeds, params)
+        folder = ResultFolder(params["out"] or default_folder("rare-features"), params["overwrite"])
+        labels = (
+            [arm.label for arm in results.arms]
+            if isinstance(results, Table)
+            else [results.arm.label]
+        )
+        folder.write_config(
+            experiment.config, labels, seeds, shlex.join(["gradmix", *sys.argv[1:]])
+        )
+    click.echo(describe(experiment.config))
+    try:
+        if isinstance(results, Table):
+            _run_table(experiment, results, folder)
+        else:
+            _run_sweep(experiment, results, folder)
+    except KeyboardInterrupt:
+        folder.finish(results)
+        click.echo(
+            f"gradmix: interrupted: {len(results.runs)} of {len(results.jobs)} runs finished, "
+            f"kept in {folder.path}",
+            err=True,
+        )
+        sys.exit(130)
+    except DivergedError as error:
+        folder.finish(results)
+        raise RunError(f"{error}; what was finished is in {folder.path}") from error
+    except OSError as error:
+        raise RunError(f"cannot write {folder.path}: {error}") from error
+    _print(results)
+    print_files(folder.finish(results))
+
+
+def _plan(
+    trainings: Sequence[str], seeds: Sequence[int], params: dict[str, Any]
+) -> tuple[Experiment, Table | StopMap]:
+    """The experiment and what will be filled, all checked.
+
+    Raises:
+        ValueError: a setting is wrong, or two do not go together.
+    """
+    from dataclasses import fields
+
+    from gradmix_ext.theory.rare_features.experiment import (
+        AXES,
+        Experiment,
+        ExperimentConfig,
+        default_arms,
+        default_stops,
+    )
+    from gradmix_ext.theory.rare_features.results import StopMap, Table
+    from gradmix_ext.theory.rare_features.training import Schedule
+
+    names = {field.name for field in fields(ExperimentConfig)}
+    config = ExperimentConfig(**{name: params[name] for name in names})
+    experiment = Experiment(config)
+    arms = [Schedule.parse(text) for text in trainings]
+    if params["sweep"] is None:
+        if params["values"] is not None:
+            raise ValueError("--values needs --sweep")
+        chosen = arms or default_arms(config.steps)
+        experiment.check(chosen)
+        return experiment, Table(config, chosen, seeds)
+    axis = params["sweep"].replace("-", "_")
+    arm = arms[0] if arms else Schedule(0.6, 0.6)
+    if len(arms) > 1 or arm.stop is not None or arm == Schedule():
+        raise ValueError(
+            f"--sweep takes one training that mixes, without a stop, got {' '.join(trainings)}"
+        )
+    values = params["values"] or AXES[axis]
+    for value in values:
+        experiment.at(axis, value, arm)  # every value is checked before the first run
+    stops = default_stops(params["stops"])
+    return experiment, StopMap(config, arm, axis, values, stops, seeds)
+
+
+def _run_table(experiment: Experiment, table: Table, folder: ResultFolder) -> None:
+    """Do all runs; each is written as soon as it is finished."""
+    with _Progress(len(table.jobs)) as progress:
+        for arm, seed in table.jobs:
+            tick = progress.begin(f"{arm.label:<14} seed {seed}", experiment.steps(arm))
+            run = experiment.run(arm, seed, tick)
+            folder.write_run(run)
+            table.runs.append(run)
+            progress.end(f"rare {100 * run.final()['rare']:5.1f} %  ({run.seconds:.1f} s)")
+
+
+def _run_sweep(experiment: Experiment, results: StopMap, folder: ResultFolder) -> None:
+    """Do all runs; each is written as soon as it is finished."""
+    with _Progress(len(results.jobs)) as progress:
+        for value, seed in results.jobs:
+            steps = experiment.at(results.axis, value, results.arm)[0].config.steps
+            # Mixup to the end once, and what is left after every stop.
+            total = round(steps * (1 + sum(1 - stop for stop in results.stops)))
+            tick = progress.begin(f"{results.axis} {value:<5g} seed {seed}", total)
+            run = experiment.sweep(results.arm, results.axis, value, results.stops, seed, tick)
+            folder.write_sweep_run(results.axis, run)
+            results.runs.append(run)
+            rare = " ".join(f"{100 * run.final[stop]['rare']:.0f}" for stop in results.stops)
+            progress.end(f"rare {rare} %  ({run.seconds:.1f} s)")
+
+
+class _Progress:
+    """A bar over all runs on a terminal, and a plain line per finished run elsewhere."""
+
+    def __init__(self, runs: int) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        console = Console()
+        self._terminal = console.is_terminal
+        self._runs, self._done, self._name, self._steps = runs, 0, "", 1
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self._terminal,
+            transient=True,
+        )
+        self._bar = self._bars.add_task("", total=runs)
+
+    def __enter__(self) -> _Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bars.stop()
+
+    def begin(self, name: str, steps: int) -> Callable[[int], None]:
+        """A run of so many steps starts; returns what is to hear of steps done."""
+        self._name, self._steps = name, steps
+        before, latest = 0, 0
+
+        def tick(step: int) -> None:
+            # A sweep counts its steps from 0 again after every stop.
+            nonlocal before, latest
+            if step < latest:
+                before += latest
+            latest = step
+            share = min(1.0, (before + latest) / steps)
+            self._bars.update(self._bar, completed=self._done + share, description=name)
+
+        return tick
+
+    def end(self, text: str) -> None:
+        """The run is finished and written."""
+        self._done += 1
+        self._bars.update(self._bar, completed=self._done)
+        if not self._terminal:
+            print(f"[{self._done}/{self._runs}] {self._name}  {text}", flush=True)
+
+
+def _print(results: Table | StopMap) -> None:
+    """The table, or the map as a table."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    from gradmix_ext.theory.rare_features.experiment import COLUMNS
+    from gradmix_ext.theory.rare_features.results import Table
+
+    seeds = len(results.seeds)
+    over = f"mean ± 95 % CI over {seeds} seeds" if seeds > 1 else f"seed {results.seeds[0]}"
+    if isinstance(results, Table):
+        shown = RichTable(title=f"Accuracy in percent, {over}", title_justify="left")
+        shown.add_column("training")
+        for heading in ("steps", *(heading for _, heading, _ in COLUMNS)):
+            shown.add_column(heading, justify="right")
+        for arm in results.finished_arms():
+            shown.add_row(*results.row(arm))
+        Console().print(shown)
+        for _, heading, meaning in COLUMNS:
+            print(f"{heading:<13} = {meaning}")
+        return
+    shown = RichTable(
+        title=f"Accuracy on rare test data in percent, mixup {results.arm.label} stopped after a "
+        f"share of the steps, {over}",
+        title_justify="left",
+    )
+    shown.add_column(results.axis)
+    for stop in results.stops:
+        shown.add_column(f"{stop:.0%}", justify="right")
+    for value in results.values:
+        cells = [results.accuracy(value, stop).percent() for stop in results.stops]
+        shown.add_row(f"{value:g}", *cells)
+    Console().print(shown)
+    count = results.counts()
+    print(
+        f"{results.budget} Against never stopping (100%), seed by seed: stopping helps in {count['helps']} "
+        f"cells, hurts in {count['hurts']}, no difference beyond the interval in {count['']}"
+    )
