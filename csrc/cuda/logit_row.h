@@ -1,6 +1,6 @@
 // One row of logits, its softmax over the allowed classes and its target distribution, worked on by a team of threads.
 //
-// A team is a warp, which keeps the row in registers (up to `held_classes`), or a block, which reads a longer row again; the second
+// A team is a warp, which keeps the row in registers (up to held_classes), or a block, which reads a longer row again; the second
 // read comes from the caches. Either way the row is read from memory once.
 #pragma once
 
@@ -11,7 +11,9 @@
 namespace gradmix::cuda {
 
 constexpr int row_threads = 256;
-constexpr int held_classes = 1024;
+// 32 registers a thread of either kind.
+template <class T>
+constexpr int held_classes = sizeof(T) == 8 ? 512 : 1024;
 
 template <class T, int P, int TEAM>
 class LogitRow {
@@ -126,7 +128,7 @@ class LogitRow {
     }
   }
 
-  static constexpr int slots = TEAM == warp_lanes ? held_classes / (warp_lanes * P) : 1;
+  static constexpr int slots = TEAM == warp_lanes ? held_classes<T> / (warp_lanes * P) : 1;
   const LogitParams& params;
   const T* row;
   V held[slots];
@@ -160,15 +162,18 @@ __device__ int64_t team_row() {
 }
 
 // Calls f with the packet size and the team that suit the shape; `others` are further arrays of rows of C elements of the same type.
+// Packets only where they count, to keep the number of kernels down: neighbouring threads' single loads combine as well.
 template <class T, class F>
 cudaError_t with_team(const LogitParams& p, bool others_aligned, F&& f) {
-  constexpr int wide = packet_size<T>;
-  const bool packed = others_aligned && aligned(p.logits) && p.row_stride % wide == 0 && p.classes % wide == 0;
-  const auto with_size = [&](auto size) {
-    return p.classes <= held_classes ? f(size, std::integral_constant<int, warp_lanes>{})
-                                     : f(size, std::integral_constant<int, row_threads>{});
-  };
-  return packed ? with_size(std::integral_constant<int, wide>{}) : with_size(std::integral_constant<int, 1>{});
+  using Warp = std::integral_constant<int, warp_lanes>;
+  using Block = std::integral_constant<int, row_threads>;
+  constexpr int wide = sizeof(T) == 8 ? 1 : packet_size<T>;
+  using One = std::integral_constant<int, 1>;
+  if (p.classes > held_classes<T>) return f(One{}, Block{});
+  if constexpr (wide > 1)
+    if (others_aligned && aligned(p.logits) && p.row_stride % wide == 0 && p.classes % wide == 0)
+      return f(std::integral_constant<int, wide>{}, Warp{});
+  return f(One{}, Warp{});
 }
 
 template <class P>

@@ -21,7 +21,15 @@ EMULATOR = Path(__file__).parent / "emulator"
 NAMESPACE = "gradmix_emulated"
 SANITISE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 _TORCH = Path(torch.__file__).parent
-_FLAGS = ("-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas")
+_FLAGS = (
+    "-std=c++20",
+    "-O1",
+    "-g1",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wno-unknown-pragmas",
+)
 
 
 def kernel_sources() -> list[Path]:
@@ -69,7 +77,11 @@ def build(sources: list[Path], folder: Path, *more_flags: str) -> Path:
 
 
 def _digest(sources: list[Path], words: list[str]) -> str:
-    headers = [*(CSRC / "cuda").rglob("*.h"), *(CSRC / "common").rglob("*.h"), *EMULATOR.rglob("*.h")]
+    headers = [
+        *(CSRC / "cuda").rglob("*.h"),
+        *(CSRC / "common").rglob("*.h"),
+        *EMULATOR.rglob("*.h"),
+    ]
     content = hashlib.sha256(" ".join([*words, torch.__version__]).encode())
     for path in [*sources, *sorted(headers)]:
         content.update(path.read_bytes())

@@ -114,7 +114,9 @@ def test_losses_of_infinite_logits(emulated):
     y = torch.tensor([1450, 1, 1, 1450])
     for logits in (z, z[:, 1300:].contiguous()):
         label = y.clamp(max=logits.shape[1] - 1)
-        got = emulated.mixup_cross_entropy(logits, label, label, torch.tensor(0.4), reduction="none")
+        got = emulated.mixup_cross_entropy(
+            logits, label, label, torch.tensor(0.4), reduction="none"
+        )
         want = torch.nn.functional.cross_entropy(logits, label, reduction="none")
         torch.testing.assert_close(got, want, equal_nan=True)
         grad = emulated.mixup_cross_entropy_backward(

@@ -91,9 +91,7 @@ print("survived")
 
 @pytest.mark.parametrize("shared", [0, 1], ids=["global", "shared"])
 def test_an_out_of_bounds_write_is_caught(build_folder, shared):
-    library = emulation.build(
-        [emulation.EMULATOR / "broken.cu"], build_folder, *emulation.SANITISE
-    )
+    library = emulation.build([emulation.EMULATOR / "broken.cu"], build_folder, *emulation.SANITISE)
     done = subprocess.run(
         [sys.executable, "-c", OUT_OF_BOUNDS, str(library), str(shared)],
         capture_output=True, text=True, check=False, env=emulation.sanitised_environment(),
