@@ -327,6 +327,7 @@ class _Progress:
 
 def _print(results: Table | StopMap) -> None:
     """The table, or the map as a table."""
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table as RichTable
 
@@ -348,18 +349,25 @@ def _print(results: Table | StopMap) -> None:
         return
     shown = RichTable(
         title=f"Accuracy on rare test data in percent, mixup {results.arm.label} stopped after a "
-        f"share of the steps, {over}",
+        f"share of the steps, {over.replace(' ± 95 % CI', '')}",
         title_justify="left",
+        box=SIMPLE,
+        pad_edge=False,
     )
     shown.add_column(results.axis)
     for stop in results.stops:
         shown.add_column(f"{stop:.0%}", justify="right")
+    marks = {"helps": "+", "hurts": "-", "": " "}
     for value in results.values:
-        cells = [results.accuracy(value, stop).percent() for stop in results.stops]
+        cells = [
+            f"{100 * results.accuracy(value, stop).mean:.0f}{marks[results.verdict(value, stop)]}"
+            for stop in results.stops
+        ]
         shown.add_row(f"{value:g}", *cells)
     Console().print(shown)
     count = results.counts()
     print(
-        f"{results.budget} Against never stopping (100%), seed by seed: stopping helps in {count['helps']} "
-        f"cells, hurts in {count['hurts']}, no difference beyond the interval in {count['']}"
+        f"{results.budget} Against never stopping (100%), seed by seed, stopping helps (+) in "
+        f"{count['helps']} cells, hurts (-) in {count['hurts']}, and makes no difference beyond "
+        f"the 95 % interval in {count['']}."
     )

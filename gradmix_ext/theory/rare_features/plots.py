@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, Normalize, TwoSlopeNorm
 from numpy.typing import NDArray
 
 from gradmix_ext.continual.compare import half_width
@@ -84,9 +84,10 @@ def plot_stop_map(results: StopMap, path: Path) -> None:
     marks = [[results.verdict(v, s) for s in stops[:-1]] for v in values]
     figure = new_figure(1.6 + 1.25 * len(stops), 1.7 + 0.42 * len(values))
     left, right = figure.subplots(1, 2, width_ratios=[len(stops), len(stops) - 1])
-    first = _draw_map(left, accuracy, _ACCURACY, 40.0, 100.0)
-    reach = max(10.0, float(np.abs(gain).max()))
-    second = _draw_map(right, gain, _GAIN, -reach, reach)
+    first = _draw_map(left, accuracy, _ACCURACY, Normalize(40.0, 100.0))
+    # Gains are small beside losses: either side of 0 has its own scale.
+    scale = TwoSlopeNorm(0.0, min(-10.0, float(gain.min())), max(10.0, float(gain.max())))
+    second = _draw_map(right, gain, _GAIN, scale, signed=True)
     for row, cells in enumerate(marks):
         for column, verdict in enumerate(cells):
             if verdict:
@@ -97,7 +98,7 @@ def plot_stop_map(results: StopMap, path: Path) -> None:
                     ha="center",
                     va="center",
                     fontsize=5.5,
-                    color=_ink(gain[row, column], -reach, reach, middle=True),
+                    color=_ink(_GAIN, scale, gain[row, column]),
                 )
     for axes, shown, title, image in (
         (left, stops, "rare test data: accuracy (%)", first),
@@ -125,22 +126,34 @@ def plot_stop_map(results: StopMap, path: Path) -> None:
     figure.savefig(path)
 
 
-def _draw_map(axes: Any, values: NDArray[np.float64], colours: Any, low: float, high: float) -> Any:
-    image = axes.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto")
-    signed = low < 0
+def _draw_map(
+    axes: Any,
+    values: NDArray[np.float64],
+    colours: LinearSegmentedColormap,
+    scale: Normalize,
+    signed: bool = False,
+) -> Any:
+    image = axes.imshow(values, cmap=colours, norm=scale, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        text = f"{value:+.0f}" if signed and round(value) else f"{value:.0f}".replace("-0", "0")
-        colour = _ink(value, low, high, middle=signed)
-        axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+        number = round(value)
+        axes.text(
+            column,
+            row,
+            f"{number:+d}" if signed and number else f"{number}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=_ink(colours, scale, value),
+        )
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return image
 
 
-def _ink(value: float, low: float, high: float, middle: bool) -> str:
-    """Black on light cells, white on dark ones; the light end is the middle or the low end."""
-    share = abs(value) / high if middle else (value - low) / (high - low)
-    return "white" if share > 0.65 else "black"
+def _ink(colours: LinearSegmentedColormap, scale: Normalize, value: float) -> str:
+    """Black on light cells, white on dark ones, by the cell's luminance."""
+    red, green, blue, _ = colours(float(scale(value)))
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
 
 
 def _styles(arms: list[Schedule]) -> dict[Schedule, tuple[str, Any]]:
