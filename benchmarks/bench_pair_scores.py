@@ -35,9 +35,9 @@ def mirrored(upper):
 
 
 def dense(h, z, a, b, lam, weight, bias):
-    """One einsum over residual, features and direction, and a scatter."""
+    """Residual, projected features, their product and a scatter, one PyTorch call after another."""
     delta = z.softmax(1) - soft_targets(z, a, b, lam)
-    value = torch.einsum("nc,nd,cd->n", delta, h, weight) + delta @ bias
+    value = (delta * torch.einsum("nd,cd->nc", h, weight)).sum(1) + delta @ bias
     cell = torch.minimum(a, b) * C + torch.maximum(a, b)
     return mirrored(value.new_zeros(C * C).index_add(0, cell, value).view(C, C))
 
