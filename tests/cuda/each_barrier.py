@@ -1,8 +1,8 @@
 """Switch off the barriers of csrc/cuda one at a time and say which of them nobody would miss.
 
-A program of its own, since a kernel without one of its barriers may also corrupt memory: each try runs
-in a forked process. Prints one line of JSON: barriers tried, and those without which every result
-was still right under every schedule.
+A program of its own, since a kernel without one of its barriers may also corrupt memory: each try
+runs in a forked process. Prints one line of JSON: barriers tried, and those without which every
+result was still right under every schedule.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Run the samples of every op through an emulated library that was built with sanitisers.
 
-A program of its own: the sanitisers have to be loaded before anything else. Any access out of bounds
-ends it. Prints how many calls it made.
+A program of its own: the sanitisers have to be loaded before anything else. Any access out of
+bounds ends it. Prints how many calls it made.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import special_cases  # noqa: E402
 from emulation import EmulatedOps  # noqa: E402
 from samples import samples  # noqa: E402
 
-import gradmix_ext as gx  # noqa: E402
+import gradmix_ext  # noqa: E402, F401 - defines the ops
 
-SIZES = ((0, 3, 4), (1, 1, 1), (5, 3, 0), (13, 11, 17), (67, 10, 37))
+SIZES = ((0, 3, 4), (5, 3, 0), (13, 11, 17), (67, 10, 37))
 BAD = (-1, 10**12, -(10**12))
 
 
@@ -40,12 +40,12 @@ def out_of_range(sample):
 def main() -> None:
     ops = EmulatedOps(Path(sys.argv[1]))
     calls = 0
-    for op in (name for name in gx.ops.__all__ if name != "debug_checks"):
+    for op in special_cases.OPS:
         for dtype in (torch.float32, torch.float64, torch.bfloat16):
-            every = samples(op, dtype, SIZES if dtype == torch.float32 else SIZES[3:4])
+            every = samples(op, dtype, SIZES if dtype == torch.float32 else SIZES[2:3])
             if dtype == torch.float32 and op not in ("class_gradients", "class_gram"):
                 every += special_cases.wide_samples(op, dtype)
-            if op == "masked_mixup":
+            if op == "masked_mixup" and dtype != torch.float64:
                 every += special_cases.long_samples(dtype)
             for sample in [*every, *map(out_of_range, every)]:
                 getattr(ops, op)(*sample.args, **sample.kwargs)

@@ -5,7 +5,16 @@ from __future__ import annotations
 import torch
 from samples import Sample, samples
 
-# Odd beyond a warp's row; a multiple of a packet, held by a warp; the same beyond it; and several tiles.
+# The ops that csrc/cuda serves.
+OPS = (
+    "masked_mixup",
+    "mixup_cross_entropy",
+    "class_gradients",
+    "class_gram",
+    "pair_scores",
+    "draw_partners",
+)
+# Odd, beyond a warp's row; packets, held by a warp; beyond a warp's row; several tiles.
 WIDE = ((3, 1031, 2), (5, 64, 8), (2, 1040, 64), (200, 6, 129))
 
 

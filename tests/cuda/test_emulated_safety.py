@@ -1,4 +1,4 @@
-"""Barriers and bounds of the CUDA sources, emulated: each barrier is needed, no access is out of bounds."""
+"""The CUDA sources, emulated: each barrier is needed, and no access is out of bounds."""
 
 from __future__ import annotations
 

@@ -1,0 +1,233 @@
+"""Run what only a GPU can show and write down what it showed; started by gpu_check.sh."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+STEPS = ("tests", "sanitizer", "benchmarks")
+# Seconds; together with the build under 8 minutes, also where every step is cut off.
+LIMITS = {"build": 120, "tests": 120, "memcheck": 60, "racecheck": 60, "benchmarks": 100}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--skip", default="", help=f"steps to leave out, of {','.join(STEPS)}")
+    options = parser.parse_args()
+    skipped = [name for name in options.skip.split(",") if name]
+    if unknown := sorted(set(skipped) - set(STEPS)):
+        parser.error(f"--skip: no step {', '.join(unknown)}; there are {', '.join(STEPS)}")
+    if reason := why_not():
+        print(f"gpu_check: {reason}", file=sys.stderr)
+        return 2
+
+    report: dict[str, Any] = {"machine": machine(), "steps": {}}
+    steps = {"tests": tests, "sanitizer": sanitizer, "benchmarks": benchmarks}
+    with tempfile.TemporaryDirectory() as folder:
+        run_step(report, "build", build, Path(folder))
+        if report["steps"]["build"]["result"] == "passed":
+            for name, step in steps.items():
+                if name not in skipped:
+                    run_step(report, name, step, Path(folder))
+    path = write(report, options.out)
+    print(path.with_suffix(".md").read_text())
+    return 0 if all(s["result"] != "failed" for s in report["steps"].values()) else 1
+
+
+def why_not() -> str:
+    """Why this cannot run here, in one line; empty if it can."""
+    try:
+        import torch
+    except ImportError as error:
+        return f"no PyTorch in {sys.executable}: {error}"
+    if torch.version.cuda is None:
+        return f"PyTorch {torch.__version__} is a build without CUDA"
+    if not torch.cuda.is_available():
+        return (
+            f"no GPU: PyTorch {torch.__version__} (CUDA {torch.version.cuda}) sees no CUDA device"
+        )
+    return ""
+
+
+def output_of(*command: str) -> str:
+    """The first line that a program prints, empty if it is missing or fails."""
+    if shutil.which(command[0]) is None:
+        return ""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    lines = done.stdout.strip().splitlines()
+    return lines[0].strip() if done.returncode == 0 and lines else ""
+
+
+def machine() -> dict[str, Any]:
+    import torch
+
+    device = torch.cuda.get_device_properties(0)
+    changed = output_of("git", "status", "--porcelain", "--untracked-files=no")
+    commit = output_of("git", "rev-parse", "HEAD") or "unknown (not a git checkout)"
+    return {
+        "gpu": device.name,
+        "compute_capability": f"{device.major}.{device.minor}",
+        "multiprocessors": device.multi_processor_count,
+        "memory_GiB": round(device.total_memory / 2**30, 1),
+        "driver": output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda,
+        "python": platform.python_version(),
+        "commit": commit + (" with changes" if changed else ""),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def run_step(
+    report: dict[str, Any], name: str, step: Callable[[Path], dict[str, Any]], scratch: Path
+) -> None:
+    print(f"gpu_check: {name} ...", file=sys.stderr, flush=True)
+    started = time.monotonic()
+    result = step(scratch)
+    result["seconds"] = round(time.monotonic() - started, 1)
+    report["steps"][name] = result
+    summary = f"{result['result']} in {result['seconds']} s: {result.get('summary', '')}"
+    print(f"gpu_check: {name} {summary}", file=sys.stderr)
+    if result["result"] == "failed":
+        print(result.get("output", ""), file=sys.stderr)
+
+
+def run(command: list[str], limit: int, scratch: Path) -> tuple[int, str]:
+    """Exit status (124 when cut off) and output of a program in the environment of the checks."""
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    settings = {
+        "PYTHONPATH": str(ROOT),
+        "GRADMIX_EXT_BACKEND": "cuda",
+        "GRADMIX_EXT_CACHE": str(scratch / "libraries"),
+        # this GPU alone: half the compilation
+        "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}",
+        # without it cuBLAS refuses to run under torch.use_deterministic_algorithms(True)
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+        env={**os.environ, **settings}, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            output = process.communicate(timeout=limit)[0]
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # and the compilers or programs it started
+            return 124, process.communicate()[0]
+    return process.returncode, output
+
+
+def outcome(code: int, output: str, limit: int, summary: str) -> dict[str, Any]:
+    if code == 124:
+        summary = f"cut off after {limit} s"
+    passed = code == 0
+    kept = {} if passed else {"output": output[-4000:]}
+    return {"result": "passed" if passed else "failed", "summary": summary, **kept}
+
+
+def build(scratch: Path) -> dict[str, Any]:
+    code = "from gradmix_ext import loader; b = loader.build(cuda=True); print(b.origin, b.seconds)"
+    status, output = run([sys.executable, "-c", code], LIMITS["build"], scratch)
+    last = output.strip().splitlines()[-1:] or [""]
+    return outcome(status, output, LIMITS["build"], last[0])
+
+
+def tests(scratch: Path) -> dict[str, Any]:
+    try:
+        import pytest  # noqa: F401
+    except ImportError:
+        return {"result": "skipped", "summary": "pytest is not installed"}
+    # The options in pyproject.toml need plugins that may be missing here.
+    command = [
+        sys.executable, "-m", "pytest", "tests/cuda/test_on_gpu.py", "-q", "-o", "addopts=-ra",
+        "-p", "no:cacheprovider", "-p", "no:randomly",
+    ]  # fmt: skip
+    status, output = run(command, LIMITS["tests"], scratch)
+    last = output.strip().splitlines()[-1:] or [""]
+    return outcome(status, output, LIMITS["tests"], last[0].strip("= "))
+
+
+def sanitizer(scratch: Path) -> dict[str, Any]:
+    program = shutil.which("compute-sanitizer")
+    if program is None:
+        return {"result": "skipped", "summary": "compute-sanitizer is not on PATH"}
+    calls = [sys.executable, str(ROOT / "benchmarks" / "gpu_cases.py"), "--calls"]
+    found: list[str] = []
+    result: dict[str, Any] = {"result": "passed"}
+    for tool in ("memcheck", "racecheck"):
+        command = [program, "--tool", tool, "--error-exitcode", "9", *calls]
+        status, output = run(command, LIMITS[tool], scratch)
+        last = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", output)
+        if "Device not supported" in output:
+            found.append(f"{tool}: refused by this machine (device not supported)")
+            continue
+        one = outcome(status, output, LIMITS[tool], last[-1] if last else f"exit status {status}")
+        found.append(f"{tool}: {one['summary']}")
+        if one["result"] == "failed":
+            result = {"result": "failed", "output": one["output"]}
+    return {**result, "summary": "; ".join(found)}
+
+
+def benchmarks(scratch: Path) -> dict[str, Any]:
+    table = scratch / "benchmarks.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu_cases.py"), "--json", str(table)]
+    status, output = run(command, LIMITS["benchmarks"], scratch)
+    # What was measured before it was cut off counts: the file grows case by case.
+    measured = json.loads(table.read_text()) if table.exists() else []
+    result = outcome(status, output, LIMITS["benchmarks"], f"{len(measured)} cases")
+    return {**result, "cases": measured}
+
+
+def write(report: dict[str, Any], folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = report["machine"]
+    name = re.sub(r"[^a-z0-9]+", "-", facts["gpu"].lower()).strip("-")
+    path = folder / f"gpu-{name}.json"
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    lines = [f"# {facts['gpu']}, {facts['date']}", ""]
+    lines += [
+        f"Driver {facts['driver']}, torch {facts['torch']}, CUDA {facts['cuda']}, Python "
+        f"{facts['python']}, commit {facts['commit']}.",
+        "", "| step | result | seconds | |", "| --- | --- | ---: | --- |",
+    ]  # fmt: skip
+    for step, result in report["steps"].items():
+        row = (step, result["result"], result["seconds"], result.get("summary", ""))
+        lines.append(f"| {' | '.join(map(str, row))} |")
+    cases = report["steps"].get("benchmarks", {}).get("cases", [])
+    if cases:
+        lines += [
+            "",
+            "Microseconds, median (20 % to 80 %), caches flushed before each call; ratio to "
+            "gradmix_ext.",
+            "", "| workload | case | µs | ratio | GB/s |", "| --- | --- | ---: | ---: | ---: |",
+        ]  # fmt: skip
+        own = {c["workload"]: c["us"][1] for c in cases if c["case"] == "gradmix_ext"}
+        for case in cases:
+            low, middle, high = case["us"]
+            base = own.get(case["workload"])
+            lines.append(
+                f"| {case['workload']} | {case['case']} | {middle:.1f} ({low:.1f}-{high:.1f}) | "
+                f"{f'{middle / base:.2f}' if base else ''} | {case.get('GB_per_s', '')} |"
+            )
+    path.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

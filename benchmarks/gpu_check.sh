@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Everything that only a GPU can show, in under 8 minutes and without a network: builds the CUDA kernels, runs the ops on them
+# (values, gradients, graphs, streams, determinism, sizes beyond 2^31), compute-sanitizer over a short subset, and the benchmarks.
+#
+#   benchmarks/gpu_check.sh [--out FOLDER] [--skip STEP,...]     steps: tests, sanitizer, benchmarks
+#
+# Leaves one JSON and one Markdown table in FOLDER (default benchmarks/results). PYTHON names the interpreter (default python3); it
+# needs PyTorch with CUDA, NumPy, ninja and pytest. Exit status: 0 all passed, 1 something failed, 2 it cannot run here.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python="${PYTHON:-python3}"
+if ! command -v "$python" >/dev/null; then
+  echo "gpu_check: $python is not installed; name an interpreter: PYTHON=... $0" >&2
+  exit 2
+fi
+exec "$python" benchmarks/gpu_check.py "$@"

@@ -1,0 +1,224 @@
+"""The ops on a real GPU: values, gradients, streams, graphs, determinism, sizes beyond 32 bits."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import special_cases
+import torch
+from checks import assert_close, relative_error
+from samples import DTYPES, samples
+from special_cases import OPS
+
+import gradmix_ext as gx
+from gradmix_ext.ops._library import has_kernel
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a GPU: PyTorch sees no CUDA device"
+)
+BACKWARD = {
+    "masked_mixup_backward": special_cases.adjoint,
+    "mixup_cross_entropy_backward": special_cases.loss_gradient,
+}
+
+
+def on_gpu(sample):
+    """The call with its tensors on the GPU, in the same layout."""
+    return sample.map(lambda t: t.cuda())
+
+
+def call(sample):
+    return getattr(gx.ops, sample.op)(*sample.args, **sample.kwargs)
+
+
+def tuple_of(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
+@pytest.fixture(autouse=True)
+def exact_products():
+    """No TF32, and cuBLAS deterministic, whatever the machine's defaults are."""
+    assert not torch.backends.cuda.matmul.allow_tf32
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_the_kernels_run(op):
+    gx.loader.load()
+    assert gx.loader.status().active == "cuda", gx.loader.status().reason
+    packet = getattr(torch.ops.gradmix_ext, op)
+    assert has_kernel(packet.default, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_values(op, dtype):
+    every = samples(op, dtype) + special_cases.wide_samples(op, dtype)
+    if op == "masked_mixup":
+        every += special_cases.long_samples(dtype)
+    for sample in every:
+        assert_close(sample, call(on_gpu(sample)), dtype, terms=256)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("op", ["masked_mixup", "mixup_cross_entropy"])
+def test_gradients(op, dtype):
+    for sample in samples(op, dtype) + special_cases.wide_samples(op, dtype):
+        name, args, kwargs = special_cases.backward_samples(sample, dtype)
+        moved = [t.cuda() for t in args]
+        options = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()}
+        got = getattr(torch.ops.gradmix_ext, name)(*moved, **options).cpu()
+        accumulated = torch.float64 if dtype == torch.float64 else torch.float32
+        tolerance = 256 * torch.finfo(accumulated).eps + torch.finfo(dtype).eps
+        assert relative_error(got, BACKWARD[name](*args, **kwargs)) <= tolerance, str(sample)
+
+
+def typical(op: str):
+    """One call of a size at which many blocks run."""
+    make = torch.Generator().manual_seed(3)
+    n, c, d = 1000, 40, 129
+    h, z = torch.randn(n, d, generator=make), torch.randn(n, c, generator=make)
+    y, y2 = torch.randint(c, (2, n), generator=make)
+    lam, partner = torch.rand(n, generator=make), torch.randint(n, (n,), generator=make)
+    direction = torch.randn(c, d, generator=make), torch.randn(c, generator=make)
+    allowed = torch.rand(c, c, generator=make) < 0.3
+    noise = torch.rand(n, generator=make, dtype=torch.float64)
+    args, kwargs = {
+        "masked_mixup": ((h, partner, lam), {}),
+        "mixup_cross_entropy": ((z, y, y2, lam), {}),
+        "class_gradients": ((h, z, y), {}),
+        "class_gram": ((h, z, y), {"algorithm": "pairwise"}),
+        "pair_scores": ((h, z, y, y2, lam, *direction), {"num_classes": c}),
+        "draw_partners": ((y, allowed), {"noise": noise}),
+    }[op]
+    moved = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()}
+    return getattr(gx.ops, op), [t.cuda() for t in args], moved
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_nothing_waits_for_the_device(op):
+    function, args, kwargs = typical(op)
+    function(*args, **kwargs)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        function(*args, **kwargs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_cuda_graph(op):
+    function, args, kwargs = typical(op)
+    want = tuple_of(function(*args, **kwargs))
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        function(*args, **kwargs)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = tuple_of(function(*args, **kwargs))
+    for t in got:
+        t.zero_()
+    graph.replay()
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_two_streams(op):
+    """Two streams at once, each waiting on its own input, do not see each other."""
+    function, args, kwargs = typical(op)
+    want = tuple_of(function(*args, **kwargs))
+    streams = [torch.cuda.Stream() for _ in range(2)]
+    results = [[], []]
+    for _ in range(20):
+        for stream, got in zip(streams, results, strict=True):
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                torch.cuda._sleep(10_000)
+                got.append(tuple_of(function(*args, **kwargs)))
+    torch.cuda.synchronize()
+    for outputs in (*results[0], *results[1]):
+        for a, b in zip(outputs, want, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_deterministic(op):
+    function, args, kwargs = typical(op)
+    torch.use_deterministic_algorithms(True)
+    try:
+        want = tuple_of(function(*args, **kwargs))
+        for _ in range(10):
+            for a, b in zip(tuple_of(function(*args, **kwargs)), want, strict=True):
+                assert torch.equal(a, b)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_gradients_reach_the_network():
+    """Through autograd, mixing and loss together, against the reference in float64."""
+    torch.manual_seed(0)
+    x, y = torch.randn(64, 20, device="cuda"), torch.randint(7, (64,), device="cuda")
+    head = torch.nn.Linear(20, 7).cuda()
+    partner, lam = torch.randperm(64, device="cuda"), torch.rand(64, device="cuda")
+    x.requires_grad_()
+    loss = gx.ops.mixup_cross_entropy(
+        head(gx.ops.masked_mixup(x, partner, lam)), y, y[partner], lam
+    )
+    got = torch.autograd.grad(loss, (x, head.weight))
+    double, wide = head.double(), x.detach().double().requires_grad_()
+    loss = gx.reference.mixup_cross_entropy(
+        double(gx.reference.masked_mixup(wide, partner, lam)), y, y[partner], lam
+    )
+    for a, b in zip(got, torch.autograd.grad(loss, (wide, double.weight)), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [-1, 10**12, 5])
+def test_out_of_range_partners_stay_unmixed(bad):
+    x, lam = torch.randn(5, 7, device="cuda"), torch.rand(5, device="cuda")
+    partner = torch.tensor([1, bad, 0, 4, 3], device="cuda")
+    out = gx.ops.masked_mixup(x, partner, lam)
+    assert torch.equal(out[1], x[1])
+    torch.cuda.synchronize()
+
+
+def free_bytes() -> int:
+    return torch.cuda.mem_get_info()[0]
+
+
+def test_more_than_2_31_elements_of_a_batch():
+    count, size = 3, (1 << 30) + 8
+    if free_bytes() < 3 * count * size * 2:
+        pytest.skip(f"needs {3 * count * size * 2 / 2**30:.0f} GiB of GPU memory")
+    x = torch.randn(count, size, device="cuda", dtype=torch.float16)
+    partner, lam = torch.tensor([2, 0, 1], device="cuda"), torch.tensor([0.25, 0.5, 0.75]).cuda()
+    out = gx.ops.masked_mixup(x, partner, lam)
+    for i in range(count):
+        for at in (0, 1 << 29, size - 5):
+            a, b = x[i, at : at + 5].float(), x[partner[i], at : at + 5].float()
+            want = lam[i] * a + (1 - lam[i]) * b
+            torch.testing.assert_close(out[i, at : at + 5].float(), want, rtol=1e-3, atol=1e-3)
+
+
+def test_more_than_2_31_logits():
+    n, c = (1 << 21) + 3, 1024
+    if free_bytes() < 3 * n * c * 2:
+        pytest.skip(f"needs {3 * n * c * 2 / 2**30:.0f} GiB of GPU memory")
+    z = torch.randn(n, c, device="cuda", dtype=torch.bfloat16)
+    y, lam = torch.randint(c, (n,), device="cuda"), torch.rand(n, device="cuda")
+    loss = gx.ops.mixup_cross_entropy(z, y, y.flip(0), lam, reduction="none")
+    grad = torch.ops.gradmix_ext.mixup_cross_entropy_backward(
+        torch.ones(n, device="cuda", dtype=z.dtype), z, y, y.flip(0), lam, reduction="none"
+    )
+    last = slice(n - 4, n)
+    options = {"reduction": "none"}
+    rows = z[last], y[last], y.flip(0)[last], lam[last]
+    want = gx.reference.mixup_cross_entropy(*(t.double() if t.is_floating_point() else t
+                                              for t in rows), **options)  # fmt: skip
+    torch.testing.assert_close(loss[last].double(), want, rtol=2e-2, atol=1e-2)
+    assert grad[last].isfinite().all()
+    assert grad[last].float().sum(1).abs().max() < 0.05
