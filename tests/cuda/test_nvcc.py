@@ -96,3 +96,29 @@ def test_links_and_loads(built):
         "without": [],
         "initialised": False,
     }
+
+
+OTHER = """
+import importlib.machinery, importlib.util, sys, torch, gradmix_ext
+path = sys.argv[1]
+loader = importlib.machinery.ExtensionFileLoader("gradmix_ext._C", path)
+spec = importlib.util.spec_from_file_location("gradmix_ext._C", path, loader=loader)
+loader.exec_module(importlib.util.module_from_spec(spec))
+x, partner = torch.randn(4, 3), torch.tensor([3, 2, 1, 0])
+out = torch.ops.gradmix_ext.masked_mixup(x, partner, torch.tensor(0.25))
+torch.testing.assert_close(out, 0.25 * x + 0.75 * x[partner])
+print(torch.__version__)
+"""
+
+
+def test_the_same_file_loads_in_another_pytorch(built):
+    python = os.environ.get("GRADMIX_EXT_TEST_OTHER_PYTHON")
+    if not python:
+        pytest.skip("GRADMIX_EXT_TEST_OTHER_PYTHON names no interpreter with another PyTorch")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GRADMIX_EXT_BACKEND": "torch"}
+    done = subprocess.run(
+        [python, "-c", OTHER, str(built.library)],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() != torch.__version__
