@@ -40,7 +40,32 @@ def _read_numbers(
     return numbers
 
 
-@click.command("rare-features", cls=SectionedCommand)
+_HELP = """\
+Which trainings learn the rare features of a class, and when mixup may stop.
+
+Two classes; a sample shows its class's common feature or, seldom, its rare one, among noise. A
+two-layer network is trained by gradient descent on all pairs of samples at once.
+
+\b
+TRAINING  standard      no mixing
+          0.6/0.6       mixup: λ of the inputs / λ of the labels
+          0.8/0.6       asymmetric
+          0.6/1         inputs only
+          0.6/0.6@1000  mixup stopped after 1000 steps
+          0.6/0.6~2400  mixup tapered to none over 2400 steps
+
+Without trainings: a table of eleven.
+
+\b
+Examples:
+  gradmix rare-features                            the table, five seeds
+  gradmix rare-features standard 0.6 --seeds 20    two rows of it, twenty seeds
+  gradmix rare-features --sweep rho                when to stop, by share of rare samples
+  gradmix rare-features 0.5 --sweep sigma-p --values 0.05,0.1 --steps 600
+"""
+
+
+@click.command("rare-features", cls=SectionedCommand, help=_HELP)
 @click.argument("trainings", nargs=-1, metavar="[TRAINING]...")
 @section(
     "Seeds",
@@ -129,28 +154,7 @@ def _read_numbers(
 def rare_features_command(
     trainings: tuple[str, ...], seeds: tuple[int, ...], **params: Any
 ) -> None:
-    r"""Which trainings learn the rare features of a class, and when mixup may stop.
-
-    Two classes; a sample shows its class's common feature or, seldom, its rare one, among noise. A
-    two-layer network is trained by gradient descent on all pairs of samples at once.
-
-    \b
-    TRAINING  standard      no mixing
-              0.6/0.6       mixup: λ of the inputs / λ of the labels
-              0.8/0.6       asymmetric
-              0.6/1         inputs only
-              0.6/0.6@1000  mixup stopped after 1000 steps
-              0.6/0.6~2400  mixup tapered to none over 2400 steps
-
-    Without trainings: a table of eleven.
-
-    \b
-    Examples:
-      gradmix rare-features                            the table, five seeds
-      gradmix rare-features standard 0.6 --seeds 20    two rows of it, twenty seeds
-      gradmix rare-features --sweep rho                when to stop, by share of rare samples
-      gradmix rare-features 0.5 --sweep sigma-p --values 0.05,0.1 --steps 600
-    """
+    """Read the input, train, write."""
     import torch
 
     from gradmix_ext.continual.run_folder import default_folder

@@ -33,6 +33,15 @@ SMALL = rf.ExperimentConfig(
 QUICK = ["--n", "24", "--d", "30", "--steps", "12", "--standard-steps", "20", "--test-samples", "8"]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """All is small here, and threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(7)
@@ -47,7 +56,6 @@ def small_data(generator):
 @pytest.fixture
 def gradmix(capsys, monkeypatch, tmp_path):
     """Run a command in this process; gives exit code, stdout and stderr."""
-    threads = torch.get_num_threads()
     monkeypatch.chdir(tmp_path)
 
     def run(*args: object) -> tuple[int, str, str]:
@@ -56,8 +64,7 @@ def gradmix(capsys, monkeypatch, tmp_path):
         out, err = capsys.readouterr()
         return exit_.value.code, out, err
 
-    yield run
-    torch.set_num_threads(threads)
+    return run
 
 
 def brute_force_logits(weight, x, lam, activation):
