@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from gradmix_ext.continual.experiment import ExperimentConfig
 
 __all__ = [
+    "COUNT",
+    "MAX_COUNT",
+    "SEED",
+    "THREADS",
     "SectionedCommand",
     "experiment_config",
     "experiment_options",
@@ -21,6 +25,16 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SECTION = "gradmix_section"
+
+# What is accepted ends far above what is of use, and below where arithmetic in 64 bits, or the
+# runtime of the threads, breaks down.
+MAX_COUNT = 10_000_000
+_MAX_SEED = 2**53
+_MAX_SEEDS = 10_000
+
+COUNT = click.IntRange(min=1, max=MAX_COUNT)
+SEED = click.IntRange(min=-_MAX_SEED, max=_MAX_SEED)
+THREADS = click.IntRange(min=1, max=1024)
 
 
 class SectionedCommand(click.Command):
@@ -54,19 +68,26 @@ def section(title: str, *options: Callable[[F], F]) -> Callable[[F], F]:
 def read_seeds(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, ...]:
     """``5`` is the seeds 0 to 4; ``0,3,7``, ``2-5`` and ``0-4,9`` are the seeds themselves."""
     try:
-        if text.isdigit():
-            seeds = list(range(int(text)))
+        if text.isdecimal():
+            ranges = [range(int(text))]
         else:
-            seeds = []
+            ranges = []
             for part in filter(None, text.split(",")):
                 first, dash, last = part.partition("-")
-                seeds += range(int(first), int(last if dash else first) + 1)
+                ranges.append(range(int(first), int(last if dash else first) + 1))
     except ValueError:
         raise click.BadParameter(
             f"'{text}' is neither a count nor a list such as 0,1,2 or 0-9"
         ) from None
+    # Before the seeds are listed: a slip of the keyboard must not fill the memory. The length of a
+    # range is worked out by hand, since len() refuses what does not fit 64 bits.
+    if sum(max(0, each.stop - each.start) for each in ranges) > _MAX_SEEDS:
+        raise click.BadParameter(f"'{text}' names more than {_MAX_SEEDS} seeds")
+    seeds = [seed for each in ranges for seed in each]
     if not seeds:
         raise click.BadParameter(f"'{text}' names no seed")
+    if max(seeds) > _MAX_SEED:
+        raise click.BadParameter(f"seed {max(seeds)} is larger than {_MAX_SEED}")
     if len(set(seeds)) < len(seeds):
         raise click.BadParameter(f"'{text}' names a seed twice")
     return tuple(seeds)
@@ -89,9 +110,15 @@ def _read_update(ctx: click.Context, param: click.Parameter, text: str) -> str |
     """``epoch``, ``online``, or a number of steps."""
     if text in ("epoch", "online"):
         return text
-    if text.isdigit() and int(text) > 0:
-        return int(text)
-    raise click.BadParameter(f"'{text}' is none of epoch, online and a positive number of steps")
+    try:
+        steps = int(text) if text.isdecimal() else 0
+    except ValueError:  # thousands of digits
+        steps = 0
+    if 1 <= steps <= MAX_COUNT:
+        return steps
+    raise click.BadParameter(
+        f"'{text}' is none of epoch, online and a number of steps from 1 to {MAX_COUNT}"
+    )
 
 
 def _read_fixed_lam(
@@ -105,9 +132,6 @@ def _read_fixed_lam(
     except ValueError:
         raise click.BadParameter(f"'{text}' is not a pair of numbers such as 0.8,0.6") from None
     return lam_x, lam_y
-
-
-_COUNT = click.IntRange(min=1)
 
 
 def _option(*names: str, **settings: Any) -> Callable[[F], F]:
@@ -124,7 +148,7 @@ _DATA = section(
         "x_train, y_train, x_test and y_test.",
     ),
     _option("--data-dir", metavar="DIR", help="Folder in which data files are looked for."),
-    _option("--tasks", type=_COUNT, help="Number of tasks.  [default: 5]", show_default=False),
+    _option("--tasks", type=COUNT, help="Number of tasks.  [default: 5]", show_default=False),
     _option(
         "--increment",
         callback=_read_increment,
@@ -133,13 +157,13 @@ _DATA = section(
     ),
     _option(
         "--base",
-        type=click.IntRange(min=0),
+        type=click.IntRange(min=0, max=MAX_COUNT),
         default=0,
         help="Classes of the first task (B5-Inc1: --base 5 --increment 1); 0: like the others.",
     ),
     _option(
         "--class-order-seed",
-        type=int,
+        type=SEED,
         help="Seed of the order of classes.  [default: the run's own seed]",
         show_default=False,
     ),
@@ -147,7 +171,7 @@ _DATA = section(
 
 _REPLAY = section(
     "Replay buffer",
-    _option("--buffer-size", type=_COUNT, default=20, help="Samples in total, over all classes."),
+    _option("--buffer-size", type=COUNT, default=20, help="Samples in total, over all classes."),
     _option(
         "--buffer-policy",
         type=click.Choice(["reservoir", "class-balanced", "herding"]),
@@ -170,8 +194,8 @@ _REPLAY = section(
 
 _TRAINING = section(
     "Training",
-    _option("--epochs", type=_COUNT, default=10, help="Epochs per task."),
-    _option("--batch-size", type=_COUNT, default=64, help="Samples per batch."),
+    _option("--epochs", type=COUNT, default=10, help="Epochs per task."),
+    _option("--batch-size", type=COUNT, default=64, help="Samples per batch."),
     _option("--lr", type=float, default=0.05, help="Learning rate of SGD."),
     _option("--momentum", type=float, default=0.9, help="Momentum of SGD."),
     _option("--weight-decay", type=float, default=0.0, help="Weight decay of SGD."),
@@ -183,7 +207,7 @@ _TRAINING = section(
     ),
     _option(
         "--threads",
-        type=_COUNT,
+        type=THREADS,
         default=1,
         help="CPU threads of PyTorch. Models as small as the default one gain nothing from more.",
     ),
@@ -208,7 +232,7 @@ _MIXING = section(
     ),
     _option(
         "--stop-epoch",
-        type=click.IntRange(min=0),
+        type=click.IntRange(min=0, max=MAX_COUNT),
         help="Mix in this many epochs of each task, then train plainly.  [default: never stop]",
         show_default=False,
     ),
@@ -232,7 +256,7 @@ _MIXING = section(
         help="A detrimental pair gets another partner (redraw) or stays unmixed (skip).",
     ),
     _option("--threshold", type=float, default=0.0, help="Least score of a helpful pair."),
-    _option("--samples-per-pair", type=_COUNT, default=16, help="Mixed samples per scored pair."),
+    _option("--samples-per-pair", type=COUNT, default=16, help="Mixed samples per scored pair."),
     _option(
         "--update",
         callback=_read_update,

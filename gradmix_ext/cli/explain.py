@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradmix_ext.cli._options import SectionedCommand, section
+from gradmix_ext.cli._options import MAX_COUNT, SEED, THREADS, SectionedCommand, section
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +22,12 @@ def _read_pairs(ctx: click.Context, param: click.Parameter, text: str) -> str | 
     """``all`` or a positive number."""
     if text == "all":
         return text
-    if text.isdigit() and int(text) > 0:
-        return int(text)
+    try:
+        pairs = int(text) if text.isdecimal() else 0
+    except ValueError:  # thousands of digits
+        pairs = 0
+    if 1 <= pairs <= MAX_COUNT:
+        return pairs
     raise click.BadParameter(f"'{text}' is neither all nor a positive number of pairs")
 
 
@@ -53,7 +57,7 @@ Examples:
     "Batch",
     click.option(
         "--samples",
-        type=click.IntRange(min=2),
+        type=click.IntRange(min=2, max=MAX_COUNT),
         default=256,
         show_default=True,
         help="Training samples, drawn from all tasks.",
@@ -68,11 +72,11 @@ Examples:
         help="Pairs of samples for the expansion: all, or so many at random.",
     ),
     click.option(
-        "--draw-seed", type=int, default=0, show_default=True, help="Seed of batch and draws."
+        "--draw-seed", type=SEED, default=0, show_default=True, help="Seed of batch and draws."
     ),
     click.option(
         "--threads",
-        type=click.IntRange(min=1),
+        type=THREADS,
         default=1,
         show_default=True,
         help="CPU threads of PyTorch.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._options import SectionedCommand, read_seeds, section
+from ._options import COUNT, MAX_COUNT, THREADS, SectionedCommand, read_seeds, section
 
 if TYPE_CHECKING:
     from gradmix_ext.theory.rare_features.experiment import Experiment
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["rare_features_command"]
 
-_COUNT = click.IntRange(min=1)
+# Too small a number is reported together with what it must be; too large a one overflows.
+_NUMBER = click.IntRange(max=MAX_COUNT)
 
 
 def _option(*names: str, **settings: Any) -> Callable[..., Any]:
@@ -80,9 +81,9 @@ Examples:
 )
 @section(
     "Data",
-    _option("--n", type=int, default=150, help="Training samples."),
-    _option("--d", type=int, default=800, help="Entries of a patch."),
-    _option("--patches", type=int, default=5, help="Patches of a sample, P."),
+    _option("--n", type=_NUMBER, default=150, help="Training samples."),
+    _option("--d", type=_NUMBER, default=800, help="Entries of a patch."),
+    _option("--patches", type=_NUMBER, default=5, help="Patches of a sample, P."),
     _option("--alpha", type=float, default=0.3, help="Coefficient of the feature noise."),
     _option("--rho", type=float, default=0.1, help="Probability of the rare feature."),
     _option("--sigma-p", type=float, default=0.15, help="Standard deviation of the noise."),
@@ -100,11 +101,11 @@ Examples:
         help="exact: rho n rare samples, evenly over the classes. binomial: each for itself.",
     ),
     _option("--shuffle-patches", is_flag=True, show_default=False, help="Patches in random order."),
-    _option("--test-samples", type=int, default=500, help="Samples of either test set."),
+    _option("--test-samples", type=_NUMBER, default=500, help="Samples of either test set."),
 )
 @section(
     "Network and training",
-    _option("--filters", type=int, default=10, help="Filters of each class, m."),
+    _option("--filters", type=_NUMBER, default=10, help="Filters of each class, m."),
     _option(
         "--activation",
         type=click.Choice(["square", "cube", "relu"]),
@@ -113,13 +114,13 @@ Examples:
     ),
     _option("--init-std", type=float, default=0.01, help="Standard deviation of initial weights."),
     _option("--lr", type=float, default=0.1, help="Learning rate."),
-    _option("--steps", type=int, default=2400, help="Steps of trainings that mix."),
-    _option("--standard-steps", type=int, default=6000, help="Steps of standard training."),
-    _option("--record-every", type=int, default=50, help="Steps between points of the curves."),
+    _option("--steps", type=_NUMBER, default=2400, help="Steps of trainings that mix."),
+    _option("--standard-steps", type=_NUMBER, default=6000, help="Steps of standard training."),
+    _option("--record-every", type=_NUMBER, default=50, help="Steps between points of the curves."),
     _option(
         "--device", default="cpu", metavar="DEVICE", help="cpu, cuda, ...; auto: a GPU if any."
     ),
-    _option("--threads", type=_COUNT, default=1, help="CPU threads of PyTorch."),
+    _option("--threads", type=THREADS, default=1, help="CPU threads of PyTorch."),
 )
 @section(
     "Sweep",
@@ -137,7 +138,7 @@ Examples:
         help="Values of the swept setting.  [default: six or so around the usual one]",
         show_default=False,
     ),
-    _option("--stops", type=_COUNT, default=10, help="Stops, evenly spread; the last is the end."),
+    _option("--stops", type=COUNT, default=10, help="Stops, evenly spread; the last is the end."),
 )
 @section(
     "Output",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradmix_ext.cli._options import SectionedCommand, section
+from gradmix_ext.cli._options import COUNT, THREADS, SectionedCommand, section
 
 if TYPE_CHECKING:
     from gradmix_ext.continual.saved import SavedRun
@@ -83,12 +83,10 @@ Examples:
         metavar="LOW,HIGH",
         help="Range of the inputs.  [default: that of the data]",
     ),
-    click.option(
-        "--steps", type=click.IntRange(min=1), default=40, show_default=True, help="Steps of PGD."
-    ),
+    click.option("--steps", type=COUNT, default=40, show_default=True, help="Steps of PGD."),
     click.option(
         "--samples",
-        type=click.IntRange(min=1),
+        type=COUNT,
         help="Attack that many test samples, drawn once for all.  [default: all]",
     ),
 )
@@ -100,7 +98,7 @@ Examples:
     ),
     click.option(
         "--threads",
-        type=click.IntRange(min=1),
+        type=THREADS,
         default=1,
         show_default=True,
         help="CPU threads of PyTorch.",
