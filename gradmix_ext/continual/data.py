@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["ArrayDataset"]
+__all__ = ["ArrayDataset", "check_labels", "first_not_finite"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +16,7 @@ class ArrayDataset:
 
     Attributes:
         name: What results call it.
-        train_x: Training inputs, [N, ...], floating point.
+        train_x: Training inputs, [N, ...], floating point and finite.
         train_y: Training labels, [N], int64 in [0, number of classes).
         test_x: Test inputs, [M, ...], the same shape per sample.
         test_y: Test labels, [M], int64 in [0, number of classes).
@@ -26,7 +26,7 @@ class ArrayDataset:
 
     Raises:
         TypeError: a dtype is wrong.
-        ValueError: shapes disagree, or a label is out of range.
+        ValueError: shapes disagree, an input is infinite or NaN, or a label is out of range.
     """
 
     name: str
@@ -51,13 +51,12 @@ class ArrayDataset:
                     f"{self.name}: {split}_x must be [N, ...] and {split}_y [N], got "
                     f"{list(x.shape)} and {list(y.shape)}"
                 )
-            bad = ((y < 0) | (y >= self.num_classes)).nonzero().flatten()
-            if len(bad):
-                index = int(bad[0])
+            position = first_not_finite(x)
+            if position is not None:
                 raise ValueError(
-                    f"{self.name}: label out of range: {split}_y[{index}] = {int(y[index])}, but "
-                    f"there are {self.num_classes} classes (0 to {self.num_classes - 1})"
+                    f"{self.name}: {split}_x{list(position)} = {x[position].item()} is not finite"
                 )
+            check_labels(self.name, f"{split}_y", y, self.num_classes)
         if self.train_x.shape[1:] != self.test_x.shape[1:]:
             raise ValueError(
                 f"{self.name}: training samples have shape {list(self.train_x.shape[1:])}, test "
@@ -68,3 +67,24 @@ class ArrayDataset:
     def num_classes(self) -> int:
         """Number of classes, C."""
         return len(self.class_names)
+
+
+def first_not_finite(x: Tensor) -> tuple[int, ...] | None:
+    """Position of the first infinite or NaN value, None if there is none."""
+    finite = torch.isfinite(x)
+    return None if finite.all() else tuple((~finite).nonzero()[0].tolist())
+
+
+def check_labels(owner: str, name: str, y: Tensor, num_classes: int) -> None:
+    """Refuse labels [N] outside [0, num_classes).
+
+    Raises:
+        ValueError: naming the owner, the array, and the position and value of the first such label.
+    """
+    bad = ((y < 0) | (y >= num_classes)).nonzero().flatten()
+    if len(bad):
+        index = int(bad[0])
+        raise ValueError(
+            f"{owner}: label out of range: {name}[{index}] = {int(y[index])}, but there are "
+            f"{num_classes} classes (0 to {num_classes - 1})"
+        )

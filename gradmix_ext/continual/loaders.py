@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradmix_ext.continual.data import ArrayDataset
+from gradmix_ext.continual.data import ArrayDataset, check_labels, first_not_finite
 
 __all__ = ["dataset_names", "load_dataset", "register_dataset"]
 
@@ -100,7 +100,10 @@ def _load_npz(path: Path) -> ArrayDataset:
         x = _inputs(arrays["x"], path, "x").numpy()
         if len(x) != len(y):
             raise ValueError(f"{path}: x holds {len(x)} samples and y {len(y)} labels")
-        return _stratified(path.stem, x, y, _numbered_classes(y))
+        classes = _numbered_classes(y)
+        # Before the split, which would shuffle positions and complain of a class too small for it.
+        check_labels(str(path), "y", torch.from_numpy(y), len(classes))
+        return _stratified(path.stem, x, y, classes)
     found = ", ".join(sorted(arrays)) or "nothing"
     raise ValueError(
         f"{path} must hold x and y, or x_train, y_train, x_test and y_test; it holds {found}"
@@ -140,7 +143,13 @@ def _inputs(array: NDArray[np.generic], path: Path, key: str) -> Tensor:
             f"{path}: {key} must hold numbers of shape [N, ...], got {array.dtype} "
             f"{list(array.shape)}"
         )
-    values = torch.from_numpy(array.astype(np.float32))
+    with np.errstate(over="ignore"):  # what does not fit is reported below
+        values = torch.from_numpy(array.astype(np.float32))
+    position = first_not_finite(values)
+    if position is not None:
+        raise ValueError(
+            f"{path}: {key}{list(position)} = {array[position]} is not a finite number of 32 bits"
+        )
     return values / 255.0 if array.dtype == np.uint8 else values
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,12 @@ from gradmix_ext.continual import (
     register_dataset,
 )
 from gradmix_ext.continual.loaders import _LOADERS
+
+
+# One entry of 1, at a known position, among zeros; and the same with NaN.
+SPIKE = np.zeros((20, 2))
+SPIKE[3, 1] = 1
+NOT_FINITE = np.where(SPIKE == 1, np.nan, 0)
 
 
 def numbered(classes: int, per_class: int = 4) -> ArrayDataset:
@@ -156,9 +164,28 @@ def test_npz_that_is_split_here(tmp_path):
         ({"x": np.zeros((2, 2)), "y": np.array([0, 1])}, "no 80/20 split"),
         (
             {"x": np.zeros((20, 2)), "y": np.repeat([0, 7], 10)},
-            r"label out of range: train_y\[\d+\] = 7, but there are 2 classes",
+            r"label out of range: y\[10\] = 7, but there are 2 classes",
         ),
-        ({"x": np.zeros((20, 2)), "y": np.repeat([-1, 0], 10)}, r"train_y\[\d+\] = -1"),
+        ({"x": np.zeros((20, 2)), "y": np.repeat([-1, 0], 10)}, r"y\[0\] = -1"),
+        (
+            {"x": np.zeros((61, 2)), "y": np.append(np.repeat(np.arange(6), 10), 60)},
+            r"label out of range: y\[60\] = 60",
+        ),
+        (
+            {"x": np.zeros((61, 2)), "y": np.append(np.repeat(np.arange(6), 10), -1)},
+            r"label out of range: y\[60\] = -1",
+        ),
+        ({"x": NOT_FINITE, "y": np.repeat([0, 1], 10)}, r"x\[3, 1\] = nan is not a finite"),
+        ({"x": -1e39 * SPIKE, "y": np.repeat([0, 1], 10)}, r"x\[3, 1\] = -1e\+39 is not a finite"),
+        (
+            {
+                "x_train": np.zeros((20, 2)),
+                "y_train": np.repeat([0, 1], 10),
+                "x_test": np.float32("inf") ** SPIKE,
+                "y_test": np.repeat([0, 1], 10),
+            },
+            r"x_test\[3, 1\] = inf is not a finite",
+        ),
         (
             {
                 "x_train": np.zeros((2, 3)),
@@ -198,6 +225,8 @@ def test_a_data_set_is_checked():
         ArrayDataset("d", x, y, x, torch.tensor([0, 1, 0, 2]), names)
     with pytest.raises(ValueError, match=r"\[2\], test samples \[3\]"):
         ArrayDataset("d", x, y, torch.zeros(4, 3), y, names)
+    with pytest.raises(ValueError, match=r"test_x\[0, 1\] = inf is not finite"):
+        ArrayDataset("d", x, y, x.index_fill(1, torch.tensor(1), math.inf), y, names)
     with pytest.raises(ValueError, match="class_names is empty"):
         ArrayDataset("d", x, y, x, y, ())
     with pytest.raises(ValueError, match=r"class 2 \('c'\) has no training samples"):
