@@ -36,8 +36,7 @@ def run_comparison(kind: str, arms: Sequence[str], seeds: Sequence[int], **param
     torch.set_num_threads(params["threads"])
     with wrong_input():
         chosen = [Arm.parse(text) for text in arms]
-        if len(set(chosen)) < len(chosen):
-            raise ValueError(f"an arm is named twice: {' '.join(arms)}")
+        _require_distinct(chosen)
         experiment = Experiment(experiment_config(params), chosen)
         backend = _load_backend()
         folder = RunFolder(params["out"] or default_folder(kind), params["overwrite"])
@@ -62,6 +61,20 @@ def run_comparison(kind: str, arms: Sequence[str], seeds: Sequence[int], **param
         raise RunError(f"cannot write {folder.path}: {error}") from error
     print_table(comparison)
     print_files(folder.finish(comparison))
+
+
+def _require_distinct(arms: Sequence[Arm]) -> None:
+    """Refuse two arms that are the same run, however they are written ("mixup", "er+mixup").
+
+    Raises:
+        ValueError: naming both.
+    """
+    labels: dict[tuple[str, str], str] = {}
+    for arm in arms:
+        what = arm.method, arm.augment
+        if what in labels:
+            raise ValueError(f"an arm is named twice: {labels[what]} and {arm.label}")
+        labels[what] = arm.label
 
 
 def _load_backend() -> str:

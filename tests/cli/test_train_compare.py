@@ -236,7 +236,9 @@ ERRORS = [
     (["compare", "er", "mixdown"], "unknown arm 'mixdown': write METHOD[+AUGMENT]"),
     (["compare", "er+lwf"], "unknown arm 'er+lwf'"),
     (["compare", "mixup+gradmix"], "unknown arm 'mixup+gradmix'"),
-    (["compare", "er", "er"], "an arm is named twice"),
+    (["compare", "er", "er"], "an arm is named twice: er and er"),
+    (["compare", "er+mixup", "joint", "mixup"], "an arm is named twice: er+mixup and mixup"),
+    (["compare", "er+none", "er"], "an arm is named twice: er+none and er"),
     (["trian"], "No such command 'trian'"),
 ]
 
