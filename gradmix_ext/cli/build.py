@@ -38,18 +38,20 @@ def one_line_errors() -> Iterator[None]:
 
 
 @click.command(name="build", epilog=ENVIRONMENT)
-@click.option("--cuda", "kind", flag_value="cuda", help="With CUDA kernels (needs nvcc, no GPU).")
-@click.option("--cpu", "kind", flag_value="cpu", help="C++ kernels for the CPU only.")
+@click.option("--cuda", is_flag=True, help="With CUDA kernels (needs nvcc, no GPU).")
+@click.option("--cpu", is_flag=True, help="C++ kernels for the CPU only.")
 @click.option("--force", is_flag=True, help="Compile again, also what failed before.")
 @click.option("--clean", is_flag=True, help="Delete all compiled libraries and stop.")
-def build_command(kind: str | None, force: bool, clean: bool) -> None:
+def build_command(cuda: bool, cpu: bool, force: bool, clean: bool) -> None:
     """Compile the kernels into the cache.
 
     Without this command the first op that is called does it. By default CUDA kernels are part of
     it where there is a GPU. Prints the path of the library and the seconds it took.
     """
-    if clean and (force or kind):
+    if clean and (force or cuda or cpu):
         raise click.UsageError("--clean goes with no other option")
+    if cuda and cpu:
+        raise click.UsageError("give either --cuda or --cpu, not both")
     with one_line_errors():
         if clean:
             folder, removed, busy = loader.clean()
@@ -57,5 +59,5 @@ def build_command(kind: str | None, force: bool, clean: bool) -> None:
             if busy:
                 click.echo(f"left {busy} that another process is compiling")
             return
-        built = loader.build(cuda=None if kind is None else kind == "cuda", force=force)
+        built = loader.build(cuda=cuda if cuda or cpu else None, force=force)
     click.echo(f"{built.library} ({built.backend}, {built.origin}, {built.seconds:.1f} s)")

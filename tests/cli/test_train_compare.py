@@ -239,6 +239,8 @@ ERRORS = [
     (["compare", "er", "er"], "an arm is named twice: er and er"),
     (["compare", "er+mixup", "joint", "mixup"], "an arm is named twice: er+mixup and mixup"),
     (["compare", "er+none", "er"], "an arm is named twice: er+none and er"),
+    (["build", "--cuda", "--cpu"], "give either --cuda or --cpu, not both"),
+    (["build", "--clean", "--cpu"], "--clean goes with no other option"),
     (["trian"], "No such command 'trian'"),
 ]
 
