@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradmix_ext.continual.integers import integer
 from gradmix_ext.continual.selection import balanced_quota, herding_rank, rank_within_class
 
 __all__ = ["POLICIES", "ReplayBuffer"]
@@ -50,6 +51,7 @@ class ReplayBuffer:
         generator: torch.Generator | None = None,
         fill: bool = False,
     ) -> None:
+        capacity = integer("capacity", capacity)
         if capacity < 1:
             raise ValueError(f"capacity = {capacity} must be at least 1")
         if policy not in POLICIES:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gradmix_ext.continual.data import ArrayDataset
+from gradmix_ext.continual.integers import integer
 from gradmix_ext.continual.loaders import load_dataset
 
 __all__ = ["Scenario", "Task", "class_incremental"]
@@ -120,6 +123,7 @@ def class_incremental(
 
     Raises:
         ValueError: the sizes do not fit the classes, or a task would have no samples.
+        TypeError: a number is not an integer.
     """
     if isinstance(dataset, str):
         dataset = load_dataset(dataset)
@@ -152,11 +156,13 @@ def _task_sizes(
 ) -> list[int]:
     if (tasks is None) == (increment is None):
         raise ValueError("give either tasks or increment")
+    base = integer("base", base)
     if not 0 <= base <= classes:
         raise ValueError(f"base = {base} must be between 0 and the {classes} classes")
     first = [base] if base else []
     rest = classes - base
     if tasks is not None:
+        tasks = integer("tasks", tasks)
         if tasks < 1 or tasks > classes:
             raise ValueError(f"tasks = {tasks} must be between 1 and the {classes} classes")
         parts = tasks - len(first)
@@ -164,7 +170,9 @@ def _task_sizes(
             raise ValueError(f"{classes} classes do not make {tasks} tasks with base = {base}")
         small, larger = divmod(rest, parts) if parts else (0, 0)
         return first + [small + 1] * larger + [small] * (parts - larger)
-    if isinstance(increment, int):
+    assert increment is not None
+    if np.ndim(increment) == 0:
+        increment = integer("increment", cast("int", increment))
         if increment < 1 or increment > max(rest, 1):
             raise ValueError(
                 f"increment = {increment} must be between 1 and the {rest} classes that "
@@ -172,11 +180,11 @@ def _task_sizes(
             )
         whole, left = divmod(rest, increment)
         return first + [increment] * whole + ([left] if left else [])
-    assert increment is not None
-    sizes = first + list(increment)
+    listed = [integer("increment", size) for size in cast("Sequence[int]", increment)]
+    sizes = first + listed
     if any(size < 1 for size in sizes) or sum(sizes) != classes:
         raise ValueError(
-            f"increment = {list(increment)} with base = {base} must be positive numbers that sum "
+            f"increment = {listed} with base = {base} must be positive numbers that sum "
             f"to the {classes} classes"
         )
     return sizes
@@ -185,7 +193,7 @@ def _task_sizes(
 def _class_order(classes: int, seed: int | None) -> tuple[int, ...]:
     if seed is None:
         return tuple(range(classes))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(integer("class_order_seed", seed))
     return tuple(torch.randperm(classes, generator=generator).tolist())
 
 

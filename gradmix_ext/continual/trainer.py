@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gradmix_ext.continual.buffer import ReplayBuffer
 from gradmix_ext.continual.callbacks import Callback, EpochEnd, TaskEnd
 from gradmix_ext.continual.evaluate import Evaluator
+from gradmix_ext.continual.integers import integer
 from gradmix_ext.continual.methods import Method, Stage, method_by_name
 from gradmix_ext.continual.models import mlp, seeded
 from gradmix_ext.continual.result import Result
@@ -66,13 +67,16 @@ class Trainer:
         seed: int = 0,
         callbacks: Sequence[Callback] = (),
     ) -> None:
+        epochs, batch_size = integer("epochs", epochs), integer("batch_size", batch_size)
         for name, value in (("epochs", epochs), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        seed = integer("seed", seed)
         self.device = torch.device(device)
         self.method = method_by_name(method) if isinstance(method, str) else method
-        if isinstance(buffer, int):
-            buffer = ReplayBuffer(buffer, "class-balanced", random_stream(seed, 3, self.device))
+        if buffer is not None and not isinstance(buffer, ReplayBuffer):
+            capacity = integer("buffer", buffer)
+            buffer = ReplayBuffer(capacity, "class-balanced", random_stream(seed, 3, self.device))
         if self.method.uses_buffer and buffer is None:
             raise ValueError(f"{type(self.method).__name__} replays samples: give buffer")
         self.buffer = buffer

@@ -17,7 +17,6 @@ from gradmix_ext.continual import (
 )
 from gradmix_ext.continual.loaders import _LOADERS
 
-
 # One entry of 1, at a known position, among zeros; and the same with NaN.
 SPIKE = np.zeros((20, 2))
 SPIKE[3, 1] = 1
@@ -48,6 +47,10 @@ def numbered(classes: int, per_class: int = 4) -> ArrayDataset:
         (10, {"increment": 1, "base": 10}, [10]),
         (10, {"tasks": 1, "base": 10}, [10]),
         (1, {"tasks": 1}, [1]),
+        (10, {"tasks": np.int64(5)}, [2, 2, 2, 2, 2]),
+        (10, {"increment": np.int64(2), "base": np.uint8(5)}, [5, 2, 2, 1]),
+        (10, {"increment": np.array([4, 3, 3])}, [4, 3, 3]),
+        (10, {"increment": torch.tensor(5)}, [5, 5]),
     ],
 )
 def test_task_sizes(classes, how, sizes):
@@ -75,6 +78,22 @@ def test_task_sizes(classes, how, sizes):
 )
 def test_sizes_that_do_not_fit(how, message):
     with pytest.raises(ValueError, match=message):
+        class_incremental(numbered(10), **how)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"tasks": 2.0}, "tasks must be an integer, got 2.0"),
+        ({"increment": 2.5}, "increment must be an integer, got 2.5"),
+        ({"increment": "43"}, "increment must be an integer, got '43'"),
+        ({"increment": [5, 5.0]}, "increment must be an integer, got 5.0"),
+        ({"tasks": 2, "base": "1"}, "base must be an integer, got '1'"),
+        ({"tasks": 2, "class_order_seed": 0.5}, "class_order_seed must be an integer, got 0.5"),
+    ],
+)
+def test_sizes_that_are_no_integers(how, message):
+    with pytest.raises(TypeError, match=message):
         class_incremental(numbered(10), **how)
 
 

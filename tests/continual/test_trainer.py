@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -303,6 +304,18 @@ def test_errors():
         Trainer(method="derpp")
     with pytest.raises(ValueError, match="unknown replay 'both'"):
         ER("both")
+    for name in ("buffer", "epochs", "batch_size", "seed"):
+        with pytest.raises(TypeError, match=f"{name} must be an integer, got 12.0"):
+            Trainer(**{"buffer": 12} | {name: 12.0})
+
+
+def test_integers_of_any_kind(scenario):
+    numbers = {"buffer": 12, "epochs": 1, "batch_size": 16, "seed": 3}
+    plain = Trainer(**numbers).fit(scenario)
+    for kind in (np.int64, np.uint8, torch.tensor):
+        again = Trainer(**{name: kind(value) for name, value in numbers.items()})
+        assert same(again.fit(scenario), plain)
+        assert type(again.buffer.state_dict()["capacity"]) is int
 
 
 @pytest.mark.parametrize("name", ["r.json", "r.npz"])
