@@ -79,6 +79,18 @@ class ReplayBuffer:
         """Inputs [n, ...] and labels [n] of all held samples, or None while there are none."""
         return (self._columns["x"], self._columns["y"]) if len(self) else None
 
+    def require_room(self, num_classes: int) -> None:
+        """Check that a balanced policy can keep a sample of each of so many classes.
+
+        Raises:
+            ValueError: it cannot. A reservoir, which knows no classes, always can.
+        """
+        if self.policy != "reservoir" and num_classes > self.capacity:
+            raise ValueError(
+                f"buffer capacity {self.capacity} is smaller than the number of classes "
+                f"{num_classes}: each class needs room for one sample"
+            )
+
     def add(self, x: Tensor, y: Tensor, features: Tensor | None = None) -> None:
         """Offer samples, in the order in which they were seen.
 
@@ -189,11 +201,7 @@ class ReplayBuffer:
 
     def _add_balanced(self, x: Tensor, y: Tensor, features: Tensor | None) -> None:
         classes, counts = self._count_classes(y)
-        if len(classes) > self.capacity:
-            raise ValueError(
-                f"buffer capacity {self.capacity} is smaller than the number of classes "
-                f"{len(classes)}: each class needs room for one sample"
-            )
+        self.require_room(len(classes))
         quota = balanced_quota(counts, self.capacity, self.fill)
         if features is None:
             # A random priority per sample, drawn once: the first `quota` of a class are a uniform

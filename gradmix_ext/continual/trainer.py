@@ -92,7 +92,8 @@ class Trainer:
         """Train on every task in turn.
 
         Raises:
-            ValueError: the buffer already holds samples, as after an earlier `fit`.
+            ValueError: the buffer already holds samples, as after an earlier `fit`, or shares its
+                capacity out over more classes than it has room for.
             DivergedError: the loss became infinite or NaN.
         """
         if self.buffer is not None and len(self.buffer):
@@ -100,6 +101,8 @@ class Trainer:
                 f"the buffer already holds {len(self.buffer)} samples: a fit starts with an empty "
                 "one, so make a new Trainer"
             )
+        if self.method.uses_buffer and self.buffer is not None:
+            self.buffer.require_room(scenario.num_classes)
         scenario = scenario.to(self.device)
         model = self._build_model(scenario)
         mixer = self._build_mixer(scenario)

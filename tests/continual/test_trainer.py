@@ -346,6 +346,22 @@ def test_a_fit_starts_with_an_empty_buffer(scenario):
         once.fit(scenario)
 
 
+@pytest.mark.parametrize("policy", ["class-balanced", "herding"])
+def test_a_buffer_without_room_for_every_class_is_refused_before_training(scenario, policy):
+    epochs: list[int] = []
+
+    class Watch(Callback):
+        def on_epoch_end(self, event):
+            epochs.append(event.epoch)
+
+    with pytest.raises(ValueError, match="capacity 5 is smaller than the number of classes 6"):
+        trainer(buffer=ReplayBuffer(5, policy), callbacks=[Watch()]).fit(scenario)
+    assert not epochs
+    # Neither a reservoir nor a buffer that the method leaves alone needs the room.
+    trainer(buffer=ReplayBuffer(5), epochs=1).fit(scenario)
+    trainer(buffer=ReplayBuffer(5, policy), method="finetune", epochs=1).fit(scenario)
+
+
 def test_mixing_stops_in_each_task(scenario):
     """The trainer tells the mixer the epoch, counted anew in every task."""
     mixed: list[tuple[int, bool]] = []
