@@ -102,7 +102,10 @@ class ReplayBuffer:
         Raises:
             ValueError: shapes disagree, features are missing, or there are now more classes than
                 the capacity has room for (balanced policies).
+            TypeError: the labels are not int64.
         """
+        if y.dtype != torch.int64:
+            raise TypeError(f"y must be int64, got {y.dtype}")
         if y.ndim != 1 or len(x) != len(y):
             raise ValueError(
                 f"x must be [N, ...] and y [N], got {list(x.shape)} and {list(y.shape)}"

@@ -222,6 +222,16 @@ def test_sample_is_uniform_with_replacement():
     assert ((torch.bincount(y) / 20_000 - 0.2).abs() < 0.0127).all()  # 4.5 standard errors
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32])
+def test_labels_of_another_type_are_refused(policy, dtype):
+    buffer = ReplayBuffer(5, policy)
+    x, y = stream([0, 1])
+    with pytest.raises(TypeError, match=f"y must be int64, got {dtype}"):
+        buffer.add(x, y.to(dtype), x)
+    assert buffer.seen == len(buffer) == 0
+
+
 def test_errors():
     with pytest.raises(ValueError, match="capacity = 0"):
         ReplayBuffer(0)
