@@ -49,6 +49,8 @@ def tensor(op: str, name: str, value: object) -> None:
     """``value`` is a tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{op}: {name} must be a dense tensor, got layout {value.layout}")
 
 
 def floating(op: str, name: str, value: Tensor) -> None:

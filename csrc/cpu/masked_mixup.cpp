@@ -144,6 +144,15 @@ Tensor masked_mixup(const Tensor& x, const Tensor& partner, const Tensor& lam, c
   return out;
 }
 
+// Dense memory that is written while `t` is still being read has to be apart from it.
+void check_apart(const char* written, int64_t bytes, const Tensor& t, int64_t element, const char* name) {
+  if (bytes == 0 || t.numel() == 0) return;
+  int64_t last = 0;
+  for (int64_t d = 0; d < t.dim(); ++d) last += (t.size(d) - 1) * t.stride(d);
+  const char* read = static_cast<const char*>(t.const_data_ptr());
+  check(read + (last + 1) * element <= written || written + bytes <= read, op, ": out must not overlap ", name, " in memory");
+}
+
 void masked_mixup_out(const Tensor& x, const Tensor& partner, const Tensor& lam, const std::optional<Tensor>& mask,
                       Tensor out) {
   const Batch batch = read_batch(x, "x");
@@ -152,11 +161,10 @@ void masked_mixup_out(const Tensor& x, const Tensor& partner, const Tensor& lam,
   const auto want = x.sizes(), have = out.sizes();
   check(std::equal(want.begin(), want.end(), have.begin(), have.end()), op, ": out must have the shape of x");
   check(batch.bytes() == 0 || same_layout(out, batch.strides), op, ": out must have the strides of the result");
-  // The tensors are dense, so each spans exactly bytes() from its first element on (x before it was made contiguous may span more).
-  const char* source = static_cast<const char*>(batch.x.const_data_ptr());
   char* destination = static_cast<char*>(out.mutable_data_ptr());
-  check(batch.bytes() == 0 || source + batch.bytes() <= destination || destination + batch.bytes() <= source, op,
-        ": out must not overlap x in memory");
+  check_apart(destination, batch.bytes(), batch.x, element_bytes(batch.dtype), "x");
+  check_apart(destination, batch.bytes(), partner, sizeof(int64_t), "partner");
+  if (mask) check_apart(destination, batch.bytes(), *mask, sizeof(bool), "mask");
   mix(batch, partner, lam, mask, destination);
 }
 

@@ -193,8 +193,7 @@ def _features(model: nn.Module, x: Tensor) -> Tensor:
     try:
         with evaluation(model):
             for part in x.split(_CHUNK):
-                model(part)
-                parts.append(captured.take())
+                parts.append(captured.of(model(part)))
     finally:
         captured.remove()
     return torch.cat(parts)

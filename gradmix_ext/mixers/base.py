@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -92,7 +93,7 @@ class Mixer(ABC):
         model: nn.Module,
         current: Samples,
         buffer: Samples | None = None,
-        seen_classes: Tensor | None = None,
+        seen_classes: Tensor | Iterable[int] | None = None,
     ) -> None:
         """Learn from the model which pairs to mix; mixers without such a criterion do nothing."""
 

@@ -51,19 +51,15 @@ class Probe:
         captured = HeadInput(self.head)
         try:
             with evaluation(self.model):
-                outputs = [(self.model(part), captured.take()) for part in x.split(CHUNK)]
+                parts = [self.model(part) for part in x.split(CHUNK)]
+            features = torch.cat([captured.of(part) for part in parts])
         finally:
             captured.remove()
-        logits = torch.cat([logits for logits, _ in outputs])
-        features = torch.cat([features for _, features in outputs])
-        expected = (x.shape[0], self.head.out_features)
-        if logits.shape != expected or features.dim() != 2:
+        if features.dim() != 2:
             raise ValueError(
-                f"the model must return the output {list(expected)} of its head, a linear layer on "
-                f"[N, d] features; got logits {list(logits.shape)} from features "
-                f"{list(features.shape)}. Name the right layer by head="
+                f"the head must be applied to features [N, d], got {list(features.shape)}"
             )
-        return in_one_dtype(features, logits)
+        return in_one_dtype(features, torch.cat(parts))
 
     def mean_gradient(self, samples: Samples) -> Direction:
         """The mean gradient over samples, such as g_buf over the replay buffer."""
@@ -77,7 +73,8 @@ class Probe:
             num_groups=1,
             class_mask=self.class_mask,
         )
-        return Direction(weight[0], bias[0])
+        # A head without bias has no gradient there.
+        return Direction(weight[0], bias[0] if self.head.bias is not None else bias[0] * 0)
 
     def pair_scores(
         self, x: Tensor, y: Tensor, partner_y: Tensor, lam: Tensor, direction: Direction
@@ -164,7 +161,13 @@ def score_pairs(
     present[pool.classes] = True
     scored = present[:, None] & present
     if criterion == "gram":
-        return ops.class_gram(features, logits, pool.y, class_mask=probe.class_mask), scored
+        gram = ops.class_gram(features, logits, pool.y, class_mask=probe.class_mask)
+        if probe.head.bias is None:
+            _, bias, _ = ops.class_gradients(
+                features[:, :0], logits, pool.y, class_mask=probe.class_mask
+            )
+            gram = gram - bias @ bias.T
+        return gram, scored
     # A sample paired with itself is one of the pair (k, k): the diagonal holds Σ <g, direction>.
     total, count = ops.pair_scores(
         features,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import weakref
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradmix_ext import _checks as checks
 from gradmix_ext import ops
 from gradmix_ext.mixers.base import Mixer, Samples
 from gradmix_ext.mixers.batch import MixedBatch
 from gradmix_ext.mixers.criteria import CRITERIA, Direction, Pool, Probe, score_pairs
-from gradmix_ext.mixers.head import HeadInput, find_head, in_one_dtype
+from gradmix_ext.mixers.head import HeadInput, find_head, in_one_dtype, is_compiled
 from gradmix_ext.reference.draw_partners import POLICIES
 
 FIRST_TASK = ("mixup", "none")
@@ -86,6 +89,8 @@ class GradMix(Mixer):
             raise ValueError(
                 f"update must be 'epoch', 'online' or a positive number of steps, got {update!r}"
             )
+        if not math.isfinite(threshold):
+            raise ValueError(f"threshold must be finite, got {threshold}")
         for name, count in (("num_classes", num_classes), ("samples_per_pair", samples_per_pair)):
             if count < 1:
                 raise ValueError(f"{name} must be positive, got {count}")
@@ -109,6 +114,7 @@ class GradMix(Mixer):
         self._direction: Direction | None = None
         self._class_mask: Tensor | None = None
         self._head_input: HeadInput | None = None
+        self._latest: Callable[[], MixedBatch | None] = _no_batch
 
     # Mixing ---------------------------------------------------------------------------------------
 
@@ -142,7 +148,7 @@ class GradMix(Mixer):
         model: nn.Module,
         current: Samples,
         buffer: Samples | None = None,
-        seen_classes: Tensor | Sequence[int] | None = None,
+        seen_classes: Tensor | Iterable[int] | None = None,
     ) -> None:
         """Renew :attr:`scores` and :attr:`allowed`.
 
@@ -154,6 +160,7 @@ class GradMix(Mixer):
                 all by default.
         """
         if buffer is None or not buffer[1].numel():
+            self._stop_watching()
             self.allowed = torch.full_like(self.allowed, self.first_task == "mixup")
             return
         head = find_head(model, self.head)
@@ -167,6 +174,11 @@ class GradMix(Mixer):
         probe = Probe(model, head, class_mask)
         direction = probe.mean_gradient(buffer)
         if self.update_every == "online":
+            if is_compiled(model):
+                raise ValueError(
+                    "update='online' cannot see into a compiled model: use update='epoch', or give "
+                    "the model itself and compile parts of it"
+                )
             self._watch(head, direction, class_mask)
             return
         scores, scored = score_pairs(
@@ -191,19 +203,25 @@ class GradMix(Mixer):
         """Score the training forwards from now on, against this direction."""
         self.scores = self.scores.to(direction.bias)
         self.scored = self.scored.to(direction.bias.device)
-        self._direction, self._class_mask = direction, class_mask
         if self._head_input is None or self._head_input.head is not head:
-            if self._head_input is not None:
-                self._head_input.remove()
+            self._stop_watching()
             self._head_input = HeadInput(head)
+            weakref.finalize(self, self._head_input.remove)
+        self._direction, self._class_mask = direction, class_mask
+
+    def _stop_watching(self) -> None:
+        if self._head_input is not None:
+            self._head_input.remove()
+        self._head_input = self._direction = self._class_mask = None
 
     def _observe(self, batch: MixedBatch, logits: Tensor) -> None:
         """Take the scores of a batch into the moving average."""
-        assert self._head_input is not None
-        assert self._direction is not None
+        if self._head_input is None or self._direction is None or self._latest() is batch:
+            return  # watching has ended, or this is the loss of the same batch once more
+        self._latest = weakref.ref(batch)
         # What stayed unmixed is a plain sample of its own class.
         partner_target = torch.where(batch.mask, batch.partner_target, batch.target)
-        features, logits = in_one_dtype(self._head_input.take(), logits.detach())
+        features, logits = in_one_dtype(self._head_input.of(logits), logits.detach())
         total, count = ops.pair_scores(
             features,
             logits,
@@ -223,6 +241,11 @@ class GradMix(Mixer):
         )
         self.scored = self.scored | (count > 0)
         self.allowed = self._decide()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy watches no model until its own update: the head it would watch is the original's.
+        watching = {"_direction": None, "_class_mask": None, "_head_input": None}
+        return self.__dict__ | watching | {"_latest": _no_batch}
 
     # State ----------------------------------------------------------------------------------------
 
@@ -250,19 +273,30 @@ class GradMix(Mixer):
         )
 
 
+def _no_batch() -> None:
+    """Stands for a batch that is gone."""
+
+
 def as_class_mask(
-    classes: Tensor | Sequence[int] | None, num_classes: int, device: torch.device
+    classes: Tensor | Iterable[int] | None, num_classes: int, device: torch.device
 ) -> Tensor | None:
     """Classes given as indices or as a mask, as a mask [C] (bool)."""
     if classes is None:
         return None
-    given = torch.as_tensor(classes, device=device)
+    if not isinstance(classes, Tensor):
+        classes = torch.tensor([int(label) for label in classes], dtype=torch.int64)
+    given = classes.to(device)
     if given.dtype == torch.bool:
         if given.shape != (num_classes,):
             raise ValueError(
                 f"seen_classes must have shape [{num_classes}] as a mask, got {list(given.shape)}"
             )
         return given
+    if given.dtype != torch.int64:
+        raise TypeError(f"seen_classes must be indices (int64) or a mask (bool), got {given.dtype}")
+    checks.in_range(
+        "update", "seen_classes", given.flatten(), num_classes, f"{num_classes} classes"
+    )
     mask = torch.zeros(num_classes, dtype=torch.bool, device=device)
     mask[given] = True
     return mask

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 
 def find_head(model: nn.Module, head: nn.Linear | str | None = None) -> nn.Linear:
@@ -36,42 +37,60 @@ def find_head(model: nn.Module, head: nn.Linear | str | None = None) -> nn.Linea
 
 
 class HeadInput:
-    """Keeps the input of the latest forward through a head, detached, until it is taken."""
+    """Remembers, for every output of a head that is still in use, the input it came from."""
 
     def __init__(self, head: nn.Linear) -> None:
         self.head = head
-        self._features: Tensor | None = None
-        self._handle = head.register_forward_pre_hook(self._keep)
+        self._inputs = WeakTensorKeyDictionary()
+        self._handle = head.register_forward_hook(self._keep, with_kwargs=True)
 
-    def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._features = inputs[0].detach()
+    def _keep(
+        self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor
+    ) -> None:
+        features = args[0] if args else kwargs["input"]
+        self._inputs[output] = features.detach()
 
-    def take(self) -> Tensor:
-        """The features [N, d] of the latest forward; forgets them."""
-        features, self._features = self._features, None
+    def of(self, logits: object) -> Tensor:
+        """The features [N, d] that the head made ``logits`` of.
+
+        Raises:
+            ValueError: ``logits`` is not an output of the head.
+        """
+        if not isinstance(logits, Tensor):
+            raise ValueError(
+                f"the model must return a tensor of logits, got {type(logits).__name__}"
+            )
+        features: Tensor | None = self._inputs.get(logits)
         if features is None:
-            raise RuntimeError(
-                "no forward reached the head: the model does not call its last nn.Linear; "
-                "name the right layer by head="
+            raise ValueError(
+                f"the logits {list(logits.shape)} are not the output of the head {self.head}: the "
+                "model must return it unchanged. Name the right layer by head="
             )
         return features
 
     def remove(self) -> None:
         """Take the hook off the head."""
         self._handle.remove()
-        self._features = None
+        self._inputs.clear()
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether calling the model runs what ``torch.compile`` made of it."""
+    return hasattr(model, "_orig_mod") or model._compiled_call_impl is not None
 
 
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; each module's own mode is restored afterwards.
 
-    Otherwise looking at gradients would move the statistics of normalisation layers.
+    Otherwise looking at gradients would move the statistics of normalisation layers. A compiled
+    model runs eagerly meanwhile, since compiled code does not see hooks that were added later.
     """
     training = [module for module in model.modules() if module.training]
     model.eval()
+    eagerly = torch.compiler.set_stance("force_eager") if is_compiled(model) else nullcontext()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), eagerly:
             yield
     finally:
         for module in training:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from gradmix_ext.mixers.base import Samples
 from gradmix_ext.mixers.gradmix import GradMix
 
 
@@ -32,18 +34,26 @@ class RandomMaskMixup(GradMix):
             raise ValueError(f"fraction must be in [0, 1], got {fraction}")
         self.fraction = fraction
 
+    def update(
+        self,
+        model: nn.Module,
+        current: Samples,
+        buffer: Samples | None = None,
+        seen_classes: Tensor | Iterable[int] | None = None,
+    ) -> None:
+        """Draw a new order of the pairs; see :meth:`GradMix.update` for the arguments."""
+        shape = (self.num_classes, self.num_classes)
+        self._order = torch.rand(shape, device=current[1].device, generator=self.generator)
+        super().update(model, current, buffer, seen_classes)
+
     def _decide(self) -> Tensor:
-        """GradMix's decision, its pairs (a <= b) shuffled."""
+        """As many pairs (a <= b) as are helpful, the first ones in the order drawn."""
         helpful = super()._decide()
-        row, column = self.scored.triu().nonzero(as_tuple=True)
-        pairs = row.shape[0]
+        pairs = self.scored.triu()
         if self.fraction is None:
-            chosen = helpful[row, column]
+            count = (helpful & pairs).sum()
         else:
-            chosen = torch.arange(pairs, device=row.device) < round(self.fraction * pairs)
-        shuffle = torch.randperm(pairs, device=row.device, generator=self.generator)
-        chosen = chosen[shuffle]
-        allowed = helpful.clone()
-        allowed[row, column] = chosen
-        allowed[column, row] = chosen
-        return allowed
+            count = (self.fraction * pairs.sum()).round()
+        rank = torch.where(pairs, self._order, torch.inf).flatten().argsort().argsort()
+        chosen = (rank.reshape(pairs.shape) < count) & pairs
+        return torch.where(self.scored, chosen | chosen.T, helpful)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gradmix_ext import loader
 
@@ -34,7 +35,7 @@ def define(
 
     def fallback(*args: Any, **kwargs: Any) -> Any:
         loader.load()
-        if has_kernel(op, args[0].device):
+        if has_kernel(op, args[0]):
             return op(*args, **kwargs)
         return reference(**dict(zip(arguments, args, strict=False)), **kwargs)
 
@@ -54,7 +55,10 @@ def differentiable(
     )
 
 
-def has_kernel(op: torch._ops.OpOverload, device: torch.device) -> bool:
-    """Whether a compiled kernel of ``op`` serves tensors on ``device``."""
-    key = getattr(torch._C.DispatchKey, "CUDA" if device.type == "cuda" else device.type.upper())
-    return bool(op.has_kernel_for_dispatch_key(key))
+def has_kernel(op: torch._ops.OpOverload, tensor: Tensor) -> bool:
+    """Whether a compiled kernel of ``op`` takes tensors of this kind."""
+    keys = torch._C._dispatch_keys(tensor)
+    return any(
+        keys.has(key) and op.has_kernel_for_dispatch_key(key)
+        for key in (torch._C.DispatchKey.CPU, torch._C.DispatchKey.CUDA)
+    )

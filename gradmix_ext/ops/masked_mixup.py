@@ -51,7 +51,7 @@ def masked_mixup(
     if out is None:
         result: Tensor = torch.ops.gradmix_ext.masked_mixup(x, partner, lam, mask)
         return result
-    check_out(x, out)
+    check_out(x, out, partner, lam, mask)
     torch.ops.gradmix_ext.masked_mixup.out(x, partner, lam, mask, out=out)
     return out
 

@@ -27,7 +27,7 @@ def check_values(x: Tensor, partner: Tensor) -> None:
     checks.in_range("masked_mixup", "partner", partner, samples, f"a batch of {samples} samples")
 
 
-def check_out(x: Tensor, out: Tensor) -> None:
+def check_out(x: Tensor, out: Tensor, partner: Tensor, lam: Tensor, mask: Tensor | None) -> None:
     """``out`` can take the result in place of freshly allocated memory."""
     op = "masked_mixup"
     checks.tensor(op, "out", out)
@@ -47,8 +47,11 @@ def check_out(x: Tensor, out: Tensor) -> None:
             f"{op}: out must have strides {list(expected)} as the result, got {list(out.stride())}"
         )
     # A tensor under compilation has no address yet; there the compiler rules out the overlap.
-    if not torch.compiler.is_compiling() and x.numel() and _overlap(x, out):
-        raise ValueError(f"{op}: out must not overlap x in memory")
+    if torch.compiler.is_compiling() or not x.numel():
+        return
+    for name, value in (("x", x), ("partner", partner), ("lam", lam), ("mask", mask)):
+        if value is not None and value.numel() and _overlap(value, out):
+            raise ValueError(f"{op}: out must not overlap {name} in memory")
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
@@ -117,7 +120,7 @@ def masked_mixup(
     if checks.values_checked(x.device):
         check_values(x, partner)
     if out is not None:
-        check_out(x, out)
+        check_out(x, out, partner, lam, mask)
     index, weight = _rows(x, partner, lam, mask)
     wide = x.to(weight.dtype)
     mixed = (weight * wide + (1 - weight) * wide[index]).to(x.dtype)

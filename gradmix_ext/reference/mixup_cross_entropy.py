@@ -56,9 +56,8 @@ def mixup_cross_entropy(
         check_values(logits, target, partner_target, class_mask)
     q = target_distribution(logits, target, partner_target, lam, class_mask, label_smoothing)
     log_p = masked_logits(logits, class_mask).log_softmax(dim=1)
-    if class_mask is not None:
-        log_p = log_p.masked_fill(~class_mask, 0.0)  # 0 · -inf would be NaN
-    loss = -(q * log_p).sum(dim=1)
+    # A class without weight has no say, even where its logit is -inf: 0 · -inf would be NaN.
+    loss = -torch.where(q != 0, q * log_p, 0).sum(dim=1)
     if reduction == "mean":
         loss = loss.mean()
     elif reduction == "sum":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+
 import pytest
 import torch
 from torch import nn
@@ -120,6 +123,33 @@ class TestCriteria:
         unmasked.update(network(), self.current, self.buffer)
         assert not torch.allclose(unmasked.scores, scores[0])
 
+    @pytest.mark.parametrize(
+        ("seen", "message"),
+        [
+            ([0, -1], r"seen_classes\[1\] = -1 is out of range for 6 classes"),
+            ([99], r"seen_classes\[0\] = 99 is out of range"),
+            (torch.ones(4, dtype=torch.bool), r"must have shape \[6\] as a mask, got \[4\]"),
+            (torch.ones(C), "must be indices .int64. or a mask .bool., got torch.float32"),
+        ],
+    )
+    def test_bad_seen_classes(self, seen, message):
+        with pytest.raises((TypeError, ValueError, RuntimeError), match=message):
+            gx.GradMix(C).update(network(), self.current, self.buffer, seen_classes=seen)
+
+    def test_compiled_model_is_probed_eagerly(self):
+        """Also after it ran compiled, when hooks that are added later would not be seen."""
+        plain, compiled = network(), network()
+        compiled.compile(backend="eager")
+        with torch.no_grad():
+            compiled.eval()(self.current[0])
+        scores = []
+        for model in (plain, compiled, torch.compile(network(), backend="eager")):
+            mixer = gx.GradMix(C, criterion="linear")
+            mixer.update(model, self.current, self.buffer)
+            scores.append(mixer.scores)
+        torch.testing.assert_close(scores[0], scores[1])
+        torch.testing.assert_close(scores[0], scores[2])
+
     def test_threshold(self):
         mixer = gx.GradMix(C, criterion="linear")
         mixer.update(network(), self.current, self.buffer)
@@ -179,7 +209,7 @@ class TestHead:
             gx.GradMix(C).update(model, samples([2], 5), samples([0], 5))
         with pytest.raises(ValueError, match=r"\(classifier, auxiliary\), got 'fc'"):
             gx.GradMix(C, head="fc").update(model, samples([2], 5), samples([0], 5))
-        with pytest.raises(RuntimeError, match="no forward reached the head"):
+        with pytest.raises(ValueError, match="are not the output of the head"):
             gx.GradMix(2, head="auxiliary").update(model, samples([1], 5), samples([0], 5))
 
     def test_model_without_linear_layer(self):
@@ -188,8 +218,58 @@ class TestHead:
 
     def test_output_is_not_the_heads(self):
         model = nn.Sequential(nn.Linear(D, C), nn.Unflatten(1, (2, 3))).double()
-        with pytest.raises(ValueError, match="must return the output"):
+        with pytest.raises(ValueError, match=r"the logits \[5, 2, 3\] are not the output"):
             gx.GradMix(C).update(model, samples([2], 5), samples([0], 5))
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda z: 10 * z, "are not the output of the head"),
+            (lambda z: (z, z), "must return a tensor of logits, got tuple"),
+        ],
+    )
+    def test_output_is_changed_after_the_head(self, change, message):
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.fc = nn.Linear(D, C)
+
+            def forward(self, x):
+                return change(self.fc(x))
+
+        with pytest.raises(ValueError, match=message):
+            gx.GradMix(C).update(Net().double(), samples([2], 5), samples([0], 5))
+
+    def test_head_called_by_keyword(self):
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.fc = nn.Linear(D, C)
+
+            def forward(self, x):
+                return self.fc(input=x)
+
+        mixer = gx.GradMix(C)
+        mixer.update(Net().double(), samples([2], 5), samples([0], 5))
+        assert mixer.scored.any()
+
+    @pytest.mark.parametrize("criterion", criteria.CRITERIA)
+    def test_head_without_bias_has_no_bias_gradient(self, criterion, monkeypatch):
+        monkeypatch.setattr(LamLaw, "draw", lambda self, n, *_: (torch.full((n,), 0.3),) * 2)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Tanh(), nn.Linear(D, C, bias=False)).double()
+        current, buffer = samples([2], 1), samples([0], 1)
+        mixer = gx.GradMix(C, criterion=criterion, samples_per_pair=1)
+        mixer.update(model, current, buffer)
+        eye = torch.eye(C, dtype=torch.float64)
+        g = {k: head_gradient(model, x, y) for k, (x, y) in ((0, buffer), (2, current))}
+        mixed = 0.3 * buffer[0] + 0.7 * current[0]
+        want = {
+            "mixed": head_gradient(model, mixed, (0.3 * eye[0] + 0.7 * eye[2])[None]) @ g[0],
+            "linear": (g[0] + g[2]) @ g[0] / 2,
+            "gram": g[0] @ g[2],
+        }[criterion]
+        torch.testing.assert_close(mixer.scores[0, 2], want, rtol=1e-6, atol=1e-9)
 
 
 class TestPolicies:
@@ -266,6 +346,64 @@ class TestOnline:
         assert tried[0] == 0
         assert tried[1] > 0
 
+    def online(self, **options):
+        model, current, buffer = network(), samples([2, 3], 4), samples([0, 1], 4)
+        mixer = gx.GradMix(C, update="online", **options)
+        mixer.update(model, current, buffer)
+        return mixer, model, current, buffer
+
+    def test_each_batch_is_scored_by_its_own_forward(self):
+        """Other forwards in between, and losses in another order, change nothing."""
+        mixer, model, current, buffer = self.online(exploration=0.0, score_momentum=0.0)
+        first, second = mixer.mix(*current), mixer.mix(buffer[0][:5], buffer[1][:5])
+        outputs = model(first.x), model(second.x)
+        model(torch.randn(3, D).double())
+        second.loss(outputs[1])
+        first.loss(outputs[0])
+        scores = mixer.scores.clone()
+        assert scores[2:4, 2:4].any()
+        first.loss(outputs[0])  # once more, for a log
+        assert torch.equal(mixer.scores, scores)
+
+    def test_logits_of_something_else_are_an_error(self):
+        mixer, model, current, _ = self.online()
+        batch = mixer.mix(*current)
+        with pytest.raises(ValueError, match="are not the output of the head"):
+            batch.loss(model(batch.x) * 2)
+
+    def test_compiled_model_is_an_error(self):
+        model = torch.compile(network(), backend="eager")
+        with pytest.raises(ValueError, match="update='online' cannot see into a compiled model"):
+            gx.GradMix(C, update="online").update(model, samples([2], 4), samples([0], 4))
+
+    def test_leaves_no_hook_and_copies_cleanly(self):
+        mixer, model, current, buffer = self.online()
+        head = model[-1]
+        assert len(head._forward_hooks) == 1
+        copied = copy.deepcopy(mixer)
+        batch = copied.mix(*current)
+        batch.loss(model(batch.x))  # the copy watches nothing until its own update
+        assert torch.equal(copied.allowed, mixer.allowed)
+        mixer.update(model, current, None)
+        assert not head._forward_hooks
+        mixer.update(model, current, buffer)
+        del mixer
+        gc.collect()
+        assert not head._forward_hooks
+
+    def test_random_mask_holds_still_between_updates(self):
+        model, current, buffer = network(), samples([2, 3], 20), samples([0, 1], 20)
+        mixer = gx.RandomMaskMixup(C, update="online", fraction=0.5)
+        mixer.update(model, current, buffer)
+        x, y = torch.cat([current[0], buffer[0]]), torch.cat([current[1], buffer[1]])
+        masks = []
+        for _ in range(30):
+            batch = mixer.mix(x, y)
+            batch.loss(model(batch.x))
+            masks.append(mixer.allowed)
+        assert mixer.scored.sum() == 16
+        assert torch.equal(masks[-1], masks[-2])
+
     def test_training_forward_is_the_only_one(self):
         model, current, buffer = network(), samples([2, 3], 4), samples([0, 1], 4)
         mixer = gx.GradMix(C, update="online")
@@ -325,6 +463,7 @@ def test_state_dict_round_trip():
         ({"policy": "best"}, "policy must be one of redraw, skip, got 'best'"),
         ({"update": 0}, "update must be 'epoch', 'online' or a positive number of steps, got 0"),
         ({"update": "never"}, "got 'never'"),
+        ({"threshold": float("nan")}, "threshold must be finite, got nan"),
         ({"samples_per_pair": 0}, "samples_per_pair must be positive, got 0"),
         ({"first_task": "mix"}, "first_task must be one of mixup, none"),
         ({"exploration": 1.0}, r"exploration must be in \[0, 1\), got 1.0"),

@@ -53,7 +53,7 @@ class TestValues:
             assert_close(sample, getattr(gx.reference, op)(*sample.args, **sample.kwargs), dtype)
 
     def test_op(self, op, dtype, backend):
-        compiled = has_kernel(getattr(torch.ops.gradmix_ext, op).default, torch.device("cpu"))
+        compiled = has_kernel(getattr(torch.ops.gradmix_ext, op).default, torch.empty(0))
         assert compiled == (backend != "torch")
         for sample in samples(op, dtype):
             assert_close(sample, getattr(gx.ops, op)(*sample.args, **sample.kwargs), dtype)
@@ -107,6 +107,28 @@ class TestOut:
         with pytest.raises((TypeError, ValueError), match=message):
             module.masked_mixup(x, torch.arange(6), 0.5, out=make_out(x))
 
+    @pytest.mark.parametrize("name", ["partner", "mask", "lam"])
+    def test_refuses_overlap_with_what_is_still_read(self, module, name):
+        out = torch.zeros(6, 4, dtype=torch.float64)
+        shared = {
+            "partner": out.view(torch.int64).flatten()[:6],
+            "mask": out.view(torch.bool).flatten()[:6],
+            "lam": out.flatten()[:6],
+        }
+        arguments = {"partner": torch.arange(6), "lam": torch.rand(6), name: shared[name]}
+        with pytest.raises(ValueError, match=f"out must not overlap {name}"):
+            module.masked_mixup(torch.randn(6, 4).double(), out=out, **arguments)
+
+    def test_the_op_itself_refuses_overlap(self, module, backend):
+        """Also where the Python layer is passed by: indices that change while read are unsafe."""
+        memory = torch.zeros(4096 * 64, dtype=torch.float64)
+        partner = memory.view(torch.int64)[:4096]
+        partner.copy_(torch.arange(4096))
+        with pytest.raises((ValueError, RuntimeError), match="out must not overlap partner"):
+            torch.ops.gradmix_ext.masked_mixup.out(
+                torch.rand(4096, 64).double(), partner, torch.tensor(0.5), out=memory.view(4096, 64)
+            )
+
     def test_refuses_overlap_with_another_view(self, module):
         memory = torch.randn(7 * 4)
         with pytest.raises(ValueError, match="overlap"):
@@ -149,6 +171,25 @@ def test_cross_entropy_equals_soft_targets(backend):
             gx.ops.mixup_cross_entropy(z, y, y2, lam, **options),
             torch.nn.functional.cross_entropy(z, soft, **options),
         )
+
+
+@pytest.mark.parametrize("module", [gx.ops, gx.reference], ids=["op", "reference"])
+def test_minus_infinity_without_weight_is_harmless(module):
+    """Logits masked by hand give the loss of the classes that are left, as with class_mask."""
+    z, mask = torch.randn(4, 5), torch.tensor([True, True, False, True, False])
+    y, y2, lam = torch.tensor([0, 1, 3, 3]), torch.tensor([1, 1, 0, 2]), torch.rand(4)
+    lam[3] = 1.0  # the partner's class is masked, and has no weight
+    want = module.mixup_cross_entropy(z, y, torch.tensor([1, 1, 0, 3]), lam, class_mask=mask)
+    by_hand = z.masked_fill(~mask, float("-inf")).requires_grad_()
+    loss = module.mixup_cross_entropy(by_hand, y, y2, lam)
+    torch.testing.assert_close(loss.detach(), want)
+    assert torch.autograd.grad(loss, by_hand)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("call", [gx.ops.masked_mixup, torch.ops.gradmix_ext.masked_mixup])
+def test_sparse_tensors_are_an_error(call):
+    with pytest.raises(TypeError, match=r"x must be a dense tensor, got layout torch\.sparse_coo"):
+        call(torch.randn(4, 3).to_sparse(), torch.arange(4), torch.tensor(0.5))
 
 
 def test_lam_as_a_number_keeps_float64(backend):

@@ -27,7 +27,10 @@ void loss_rows(const CrossEntropyParams& p, int64_t begin, int64_t end) {
     const A top = row_max<T, Masked>(z, blocked, p.classes);
     const A log_sum = log_of(row_exp_sum<T, Masked, false>(z, blocked, p.classes, top, nullptr));
     // -log p_c = log_sum - (z_c - top)
-    A loss = q.first_weight * (log_sum - (widen(z[q.first]) - top)) + q.second_weight * (log_sum - (widen(z[q.second]) - top));
+    // A label without weight has no say, even where its logit is -inf.
+    A loss = 0;
+    if (q.first_weight != 0) loss += q.first_weight * (log_sum - (widen(z[q.first]) - top));
+    if (q.second_weight != 0) loss += q.second_weight * (log_sum - (widen(z[q.second]) - top));
     if (p.smoothing != 0)
       loss += q.rest * (static_cast<A>(p.allowed) * log_sum - row_shifted_sum<T, Masked>(z, blocked, p.classes, top));
     static_cast<A*>(p.loss)[i] = loss;
