@@ -19,7 +19,7 @@ def generator(seed: int) -> torch.Generator:
 def stream(labels: list[int], start: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs that carry their own number, so that a held sample tells which one it is."""
     numbers = torch.arange(start, start + len(labels), dtype=torch.float32)
-    return numbers[:, None], torch.tensor(labels)
+    return numbers[:, None], torch.tensor(labels, dtype=torch.int64)
 
 
 @pytest.mark.parametrize("chunks", [[30], [3, 5, 22], [7, 0, 1, 11, 11], [1] * 30])
