@@ -47,7 +47,9 @@ class Trainer:
         optimizer: Called with the parameters at the start of each task. The default is SGD with
             learning rate 0.05 and momentum 0.9.
         epochs: Epochs per task.
-        batch_size: Samples per batch (of current samples, in split replay).
+        batch_size: Samples per batch (of current samples, in split replay). An epoch's last batch
+            has what is left; one sample alone joins the batch before it (see
+            :func:`~gradmix_ext.continual.replay.shuffled_batches`).
         device: Where to train.
         seed: Seed of what the trainer builds or draws itself: initial weights, order of batches,
             and the mixer and the buffer unless they are given as objects.

@@ -290,6 +290,36 @@ def test_batches():
     assert orders[0] != orders[1]
 
 
+@pytest.mark.parametrize(
+    ("samples", "batch_size", "sizes"),
+    [
+        (9, 4, [4, 5]),
+        (10, 4, [4, 4, 2]),
+        (8, 4, [4, 4]),
+        (5, 4, [5]),
+        (3, 2, [3]),
+        (1, 4, [1]),
+        (3, 1, [1, 1, 1]),
+        (0, 4, [0]),
+    ],
+)
+def test_a_single_sample_left_over_joins_the_batch_before(samples, batch_size, sizes):
+    data = torch.arange(samples)[:, None].float(), torch.arange(samples)
+    g = torch.Generator().manual_seed(0)
+    batches = list(shuffled_batches(data, batch_size, g))
+    assert [len(y) for _, y in batches] == sizes
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(torch.cat([y for _, y in batches]), order)
+    assert all(torch.equal(x[:, 0].long(), y) for x, y in batches)
+
+
+@pytest.mark.parametrize("method", ["finetune", "er", "joint"])
+def test_batch_norm_trains_when_one_sample_is_left_over(scenario, method):
+    model = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 6))
+    assert len(scenario[0].train_y) % 13 == 1
+    trainer(model=model, method=method, batch_size=13, epochs=1).fit(scenario)
+
+
 def test_a_diverging_run_says_so(scenario):
     with pytest.raises(DivergedError, match=r"in epoch \d+ of task \d"):
         trainer(optimizer=lambda p: torch.optim.SGD(p, lr=1e20)).fit(scenario)
