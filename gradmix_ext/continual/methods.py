@@ -189,11 +189,9 @@ def _buffer(stage: Stage) -> ReplayBuffer:
 def _features(model: nn.Module, x: Tensor) -> Tensor:
     """What enters the head, [N, d], in evaluation mode."""
     captured = HeadInput(find_head(model))
-    parts = []
     try:
         with evaluation(model):
-            for part in x.split(_CHUNK):
-                parts.append(captured.of(model(part)))
+            parts = [captured.of(model(part)) for part in x.split(_CHUNK)]
     finally:
         captured.remove()
     return torch.cat(parts)
