@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._options import COUNT, MAX_COUNT, THREADS, SectionedCommand, read_seeds, section
+from gradmix_ext.cli._options import (
+    COUNT,
+    MAX_COUNT,
+    THREADS,
+    SectionedCommand,
+    read_seeds,
+    section,
+)
 
 if TYPE_CHECKING:
     from gradmix_ext.theory.rare_features.experiment import Experiment
@@ -158,13 +165,12 @@ def rare_features_command(
     """Read the input, train, write."""
     import torch
 
+    from gradmix_ext.cli._errors import RunError, wrong_input
+    from gradmix_ext.cli._report import print_files
     from gradmix_ext.continual.run_folder import default_folder
     from gradmix_ext.continual.trainer import DivergedError
     from gradmix_ext.theory.rare_features.folder import ResultFolder
     from gradmix_ext.theory.rare_features.results import Table, describe
-
-    from ._errors import RunError, wrong_input
-    from ._report import print_files
 
     torch.set_num_threads(params["threads"])
     with wrong_input():

@@ -23,12 +23,10 @@ from gradmix_ext.continual.replay import (
 )
 from gradmix_ext.continual.scenario import Task
 from gradmix_ext.mixers import MixedBatch
-from gradmix_ext.mixers.head import HeadInput, evaluation, find_head
+from gradmix_ext.mixers.criteria import Probe
+from gradmix_ext.mixers.head import find_head
 
 __all__ = ["ER", "METHODS", "Finetune", "Joint", "Method", "Stage", "method_by_name"]
-
-# Samples per forward pass when features are taken; bounds memory, changes no result.
-_CHUNK = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,10 +186,5 @@ def _buffer(stage: Stage) -> ReplayBuffer:
 
 def _features(model: nn.Module, x: Tensor) -> Tensor:
     """What enters the head, [N, d], in evaluation mode."""
-    captured = HeadInput(find_head(model))
-    try:
-        with evaluation(model):
-            parts = [captured.of(model(part)) for part in x.split(_CHUNK)]
-    finally:
-        captured.remove()
-    return torch.cat(parts)
+    features, _ = Probe(model, find_head(model), class_mask=None).forward(x)
+    return features

@@ -13,12 +13,19 @@ After Zou, Cao, Li, Gu: "The Benefits of Mixup for Feature Learning" (ICML 2023,
 
 from __future__ import annotations
 
-from .data import DataModel, PatchData
-from .experiment import Experiment, ExperimentConfig, Run, SweepRun, default_arms, default_stops
-from .network import PatchNetwork
-from .pairs import mixed_logits, mixup_loss
-from .results import StopMap, Table
-from .training import History, Schedule, train
+from gradmix_ext.theory.rare_features.data import DataModel, PatchData
+from gradmix_ext.theory.rare_features.experiment import (
+    Experiment,
+    ExperimentConfig,
+    Run,
+    SweepRun,
+    default_arms,
+    default_stops,
+)
+from gradmix_ext.theory.rare_features.network import PatchNetwork
+from gradmix_ext.theory.rare_features.pairs import mixed_logits, mixup_loss
+from gradmix_ext.theory.rare_features.results import StopMap, Table
+from gradmix_ext.theory.rare_features.training import History, Schedule, train
 
 __all__ = [
     "DataModel",

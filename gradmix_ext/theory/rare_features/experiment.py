@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from gradmix_ext.continual.experiment import usable_device
-
-from .data import DataModel, PatchData
-from .network import ACTIVATIONS, PatchNetwork
-from .training import History, Schedule, train
+from gradmix_ext.theory.rare_features.data import DataModel, PatchData
+from gradmix_ext.theory.rare_features.network import ACTIVATIONS, PatchNetwork
+from gradmix_ext.theory.rare_features.training import History, Schedule, train
 
 __all__ = [
     "AXES",

@@ -20,10 +20,9 @@ from pathlib import Path
 import torch
 
 from gradmix_ext._version import __version__
-
-from .experiment import ExperimentConfig, Run, SweepRun
-from .plots import plot_curves, plot_stop_map
-from .results import StopMap, Table
+from gradmix_ext.theory.rare_features.experiment import ExperimentConfig, Run, SweepRun
+from gradmix_ext.theory.rare_features.plots import plot_curves, plot_stop_map
+from gradmix_ext.theory.rare_features.results import StopMap, Table
 
 __all__ = ["ResultFolder"]
 

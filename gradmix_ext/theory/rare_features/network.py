@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .data import COMMON, RARE, PatchData
+from gradmix_ext.theory.rare_features.data import COMMON, RARE, PatchData
 
 __all__ = ["ACTIVATIONS", "PatchNetwork", "activate"]
 

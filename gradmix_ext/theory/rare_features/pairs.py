@@ -32,8 +32,8 @@ from math import comb
 import torch
 from torch import Tensor
 
-from .data import PatchData
-from .network import PatchNetwork, power
+from gradmix_ext.theory.rare_features.data import PatchData
+from gradmix_ext.theory.rare_features.network import PatchNetwork, power
 
 __all__ = ["mixed_logits", "mixup_loss", "pair_loss"]
 

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from gradmix_ext.continual.compare import half_width
 from gradmix_ext.continual.plots import COLOURS, new_figure
-
-from .experiment import Run
-from .training import Schedule
+from gradmix_ext.theory.rare_features.experiment import Run
+from gradmix_ext.theory.rare_features.training import Schedule
 
 if TYPE_CHECKING:
-    from .results import StopMap, Table
+    from gradmix_ext.theory.rare_features.results import StopMap, Table
 
 __all__ = ["plot_curves", "plot_stop_map"]
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gradmix_ext.continual.compare import Estimate
-
-from .experiment import COLUMNS, ExperimentConfig, Run, SweepRun
-from .training import Schedule
+from gradmix_ext.theory.rare_features.experiment import COLUMNS, ExperimentConfig, Run, SweepRun
+from gradmix_ext.theory.rare_features.training import Schedule
 
 __all__ = ["StopMap", "Table", "describe"]
 

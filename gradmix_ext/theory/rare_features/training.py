@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from gradmix_ext.continual.trainer import DivergedError
-
-from .data import PatchData
-from .network import PatchNetwork
-from .pairs import class_signs, pair_loss
+from gradmix_ext.theory.rare_features.data import PatchData
+from gradmix_ext.theory.rare_features.network import PatchNetwork
+from gradmix_ext.theory.rare_features.pairs import class_signs, pair_loss
 
 __all__ = ["History", "Schedule", "train"]
 
