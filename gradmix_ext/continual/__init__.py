@@ -11,7 +11,14 @@ from __future__ import annotations
 from gradmix_ext.continual.buffer import ReplayBuffer
 from gradmix_ext.continual.callbacks import Callback, EpochEnd, PairMapRecorder, PairMaps, TaskEnd
 from gradmix_ext.continual.data import ArrayDataset
+from gradmix_ext.continual.digit_streams import (
+    digits_corrupted,
+    digits_longtail,
+    digits_permuted,
+    digits_rotated,
+)
 from gradmix_ext.continual.evaluate import Evaluation, Evaluator
+from gradmix_ext.continual.hierarchy import hierarchy
 from gradmix_ext.continual.loaders import dataset_names, load_dataset, register_dataset
 from gradmix_ext.continual.methods import (
     ER,
@@ -50,6 +57,11 @@ __all__ = [
     "Trainer",
     "class_incremental",
     "dataset_names",
+    "digits_corrupted",
+    "digits_longtail",
+    "digits_permuted",
+    "digits_rotated",
+    "hierarchy",
     "load_dataset",
     "method_by_name",
     "mlp",
