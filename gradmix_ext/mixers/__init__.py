@@ -8,6 +8,7 @@ from typing import Any
 from gradmix_ext.mixers.base import Mixer
 from gradmix_ext.mixers.batch import MixedBatch
 from gradmix_ext.mixers.gradmix import GradMix
+from gradmix_ext.mixers.images import ImageBatch, ImageTransform
 from gradmix_ext.mixers.mixup import BalancedMixup, Mixup, NoMix
 from gradmix_ext.mixers.random_mask import RandomMaskMixup
 
@@ -15,6 +16,8 @@ __all__ = [
     "MIXERS",
     "BalancedMixup",
     "GradMix",
+    "ImageBatch",
+    "ImageTransform",
     "MixedBatch",
     "Mixer",
     "Mixup",

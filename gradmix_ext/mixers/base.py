@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from gradmix_ext import _checks as checks
 from gradmix_ext import ops
 from gradmix_ext.mixers.batch import MixedBatch
+from gradmix_ext.mixers.images import ImageBatch, Inputs
 from gradmix_ext.mixers.lam import LamLaw, Schedule
 
-Samples = tuple[Tensor, Tensor]
+#: Inputs and labels [N], as a criterion takes them.
+Samples = tuple[Inputs, Tensor]
 
 
 class Mixer(ABC):
@@ -54,18 +56,20 @@ class Mixer(ABC):
     def draw_partners(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """The partner [N] of each sample with labels ``y`` [N], and whether it is mixed [N]."""
 
-    def mix(self, x: Tensor, y: Tensor) -> MixedBatch:
+    def mix(self, x: Tensor | ImageBatch, y: Tensor) -> MixedBatch:
         """Mix a batch.
 
         Args:
-            x: Samples [N, ...], floating point.
+            x: Samples [N, ...], floating point, or images that are still in their data set.
             y: Labels [N], int64.
 
         Returns:
             The mixed batch; nothing waits for the device.
         """
-        checks.floating("mix", "x", x)
-        checks.vector("mix", "y", y, x.shape[0] if x.dim() else 0, torch.int64, x.device)
+        if isinstance(x, Tensor):
+            checks.floating("mix", "x", x)
+        samples = 0 if isinstance(x, Tensor) and not x.dim() else len(x)
+        checks.vector("mix", "y", y, samples, torch.int64, x.device)
         strength = self.schedule.strength(self.epoch)
         if strength == 0:
             return unmixed(x, y)
@@ -74,8 +78,24 @@ class Mixer(ABC):
             torch.where(mask, 1 - strength * (1 - lam) if strength < 1 else lam, 1.0)
             for lam in self.lam_law.draw(y.shape[0], y.device, self.generator)
         )
+        return self.combine(x, y, partner, mask, lam_x, lam_y)
+
+    def combine(
+        self,
+        x: Tensor | ImageBatch,
+        y: Tensor,
+        partner: Tensor,
+        mask: Tensor,
+        lam_x: Tensor,
+        lam_y: Tensor,
+    ) -> MixedBatch:
+        """Mix samples with the partners drawn for them; λ is 1 where ``mask`` is False."""
+        if isinstance(x, ImageBatch):
+            mixed = x.mixed(partner, lam_x, mask)
+        else:
+            mixed = ops.masked_mixup(x, partner, lam_x, mask)
         return MixedBatch(
-            x=ops.masked_mixup(x, partner, lam_x, mask),
+            x=mixed,
             target=y,
             partner_target=y[partner],
             lam=lam_y,
@@ -118,11 +138,11 @@ class Mixer(ABC):
             self.generator.set_state(state["generator"])
 
 
-def unmixed(x: Tensor, y: Tensor) -> MixedBatch:
-    """The batch as it is, every sample its own partner; ``x`` is not copied."""
+def unmixed(x: Tensor | ImageBatch, y: Tensor) -> MixedBatch:
+    """The batch as it is, every sample its own partner; a tensor is not copied."""
     one = torch.ones(y.shape, device=y.device)
     return MixedBatch(
-        x=x,
+        x=x.augmented() if isinstance(x, ImageBatch) else x,
         target=y,
         partner_target=y,
         lam=one,

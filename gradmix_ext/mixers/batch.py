@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradmix_ext import ops
 
@@ -22,6 +22,7 @@ class MixedBatch:
         mask: Samples [N] (bool) that were mixed.
         partner: Index [N] of each sample's partner in the batch.
         lam_x: Weight [N] of the sample's own input; ``lam`` unless λ is coupled otherwise.
+        forward_with: How the batch goes through a model, where mixing happens inside of it.
         observe: Called with the batch and its logits when the loss is computed; how a mixer learns
             from the training forwards (``GradMix(update="online")``).
     """
@@ -33,7 +34,15 @@ class MixedBatch:
     mask: Tensor
     partner: Tensor
     lam_x: Tensor
+    forward_with: Callable[[MixedBatch, nn.Module], Tensor] | None = None
     observe: Callable[[MixedBatch, Tensor], None] | None = None
+
+    def forward(self, model: nn.Module) -> Tensor:
+        """The model's logits [N, C] of the batch: ``model(batch.x)`` unless mixed inside of it."""
+        logits: Tensor = (
+            model(self.x) if self.forward_with is None else self.forward_with(self, model)
+        )
+        return logits
 
     def loss(
         self,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gradmix_ext import ops
 from gradmix_ext.mixers.base import Samples
 from gradmix_ext.mixers.head import HeadInput, evaluation, in_one_dtype
+from gradmix_ext.mixers.images import Inputs
 from gradmix_ext.mixers.lam import LamLaw
 
 # Samples per forward pass, so that scoring many pairs does not take more memory than training.
@@ -46,12 +47,13 @@ class Probe:
         self.head = head
         self.class_mask = class_mask
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Inputs) -> tuple[Tensor, Tensor]:
         """Features [N, d] and logits [N, C] of samples ``x``."""
         captured = HeadInput(self.head)
         try:
             with evaluation(self.model):
-                parts = [self.model(part) for part in x.split(CHUNK)]
+                starts = range(0, max(len(x), 1), CHUNK)  # one empty part where x is empty
+                parts = [self.model(x[start : start + CHUNK]) for start in starts]
             features = torch.cat([captured.of(part) for part in parts])
         finally:
             captured.remove()
@@ -114,12 +116,11 @@ class Pool:
     def take(self, index: Tensor) -> Tensor:
         """The samples at these positions of the pool."""
         first = self.parts[0][0]
-        result = first[index.clamp(max=first.shape[0] - 1)]
+        result = first[index.clamp(max=len(first) - 1)]
         if len(self.parts) == 2:
-            second = self.parts[1][0]
-            offset = index - first.shape[0]
-            inside = (offset >= 0).reshape(-1, *[1] * (first.dim() - 1))
-            result = torch.where(inside, second[offset.clamp(min=0)], result)
+            offset = index - len(first)
+            inside = (offset >= 0).reshape(-1, *[1] * (result.dim() - 1))
+            result = torch.where(inside, self.parts[1][0][offset.clamp(min=0)], result)
         return result
 
 

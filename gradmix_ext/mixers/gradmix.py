@@ -17,6 +17,7 @@ from gradmix_ext.mixers.base import Mixer, Samples
 from gradmix_ext.mixers.batch import MixedBatch
 from gradmix_ext.mixers.criteria import CRITERIA, Direction, Pool, Probe, score_pairs
 from gradmix_ext.mixers.head import HeadInput, find_head, in_one_dtype, is_compiled
+from gradmix_ext.mixers.images import ImageBatch
 from gradmix_ext.reference.draw_partners import POLICIES
 
 FIRST_TASK = ("mixup", "none")
@@ -127,7 +128,7 @@ class GradMix(Mixer):
             allowed = allowed | tried | tried.T
         return ops.draw_partners(y, allowed, policy=self.policy, generator=self.generator)
 
-    def mix(self, x: Tensor, y: Tensor) -> MixedBatch:
+    def mix(self, x: Tensor | ImageBatch, y: Tensor) -> MixedBatch:
         """Mix a batch; see :meth:`Mixer.mix`."""
         batch = super().mix(x, y)
         if self._head_input is None or not self.schedule.strength(self.epoch):
@@ -154,7 +155,8 @@ class GradMix(Mixer):
 
         Args:
             model: The model, with an ``nn.Linear`` as last layer. Its mode is left as it was.
-            current: Samples and labels ``(x [N, ...], y [N])`` of the current task.
+            current: Samples and labels ``(x [N, ...], y [N])`` of the current task; ``x`` is a
+                tensor, an :class:`ImageBatch`, or whatever gives ready samples when indexed.
             buffer: Samples and labels of the replay buffer; None or empty in the first task.
             seen_classes: Classes of the softmax, as in the loss: indices or a mask [C] (bool);
                 all by default.
