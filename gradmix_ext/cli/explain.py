@@ -12,8 +12,10 @@ from gradmix_ext.cli._options import MAX_COUNT, SEED, THREADS, SectionedCommand,
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gradmix_ext.continual.data import RawInputs
     from gradmix_ext.continual.saved import SavedRun
     from gradmix_ext.continual.scenario import Scenario
+    from gradmix_ext.mixers.images import Inputs
 
 __all__ = ["explain_command"]
 
@@ -103,15 +105,13 @@ def explain_command(run: str, **params: Any) -> None:
         generator = torch.Generator().manual_seed(params["draw_seed"])
         scenario = saved.scenario()
         x, y = _batch(scenario, params["samples"], generator)
-        earlier = scenario.tasks[:-1] or scenario.tasks
+        earlier = max(len(scenario) - 1, 1)
+        reference_x, reference_y = scenario.samples(tasks=earlier)
         found = explain(
             saved.model(),
             x,
             y,
-            (
-                torch.cat([task.train_x for task in earlier]),
-                torch.cat([task.train_y for task in earlier]),
-            ),
+            (_ready(scenario, reference_x)[:], reference_y),
             num_classes=scenario.num_classes,
             alpha=alpha,
             pairs=params["pairs"],
@@ -124,7 +124,7 @@ def explain_command(run: str, **params: Any) -> None:
         "Data": f"{scenario.name}, {len(scenario)} tasks, {scenario.num_classes} classes",
         "Batch": f"{found.samples} training samples of all tasks",
         "Mixing": f"λ ~ Beta({alpha:g}, {alpha:g})",
-        "Reference": f"training samples of tasks 1 to {len(earlier)}",
+        "Reference": f"training samples of tasks 1 to {earlier}",
     }
     page = render(found, f"What mixup does to {name}", facts, scenario.class_names)
     out = Path(params["out"] or saved.folder / f"explain-{saved.arm.label}-seed-{saved.seed}.html")
@@ -170,7 +170,13 @@ def _batch(scenario: Scenario, samples: int, generator: Any) -> tuple[Tensor, Te
     """Training samples of all tasks, drawn without replacement."""
     import torch
 
-    x = torch.cat([task.train_x for task in scenario])
-    y = torch.cat([task.train_y for task in scenario])
+    x, y = scenario.samples()
     kept = torch.randperm(len(y), generator=generator)[:samples].to(y.device)
-    return x[kept], y[kept]
+    return _ready(scenario, x)[kept], y[kept]
+
+
+def _ready(scenario: Scenario, x: RawInputs) -> Inputs:
+    """Samples ready for the model when indexed."""
+    from gradmix_ext.continual.feed import Feed
+
+    return Feed(scenario.transform, scenario[0].train_y.device).view(x)

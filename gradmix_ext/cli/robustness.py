@@ -171,11 +171,19 @@ def _load(folders: Sequence[str], arms: str | None, device: str) -> list[tuple[S
 
 
 def _range(saved: Sequence[tuple[SavedRun, str]]) -> tuple[float, float]:
-    """The range of all inputs, training and test."""
-    datasets = [run.experiment.dataset for run, _ in saved]
-    parts = [part for data in datasets for part in (data.train_x, data.test_x)]
-    low = min(part.min().item() for part in parts)
-    return low, max(part.max().item() for part in parts)
+    """The range of all inputs as the model sees them, training and test."""
+    import torch
+
+    from gradmix_ext.continual.feed import Feed
+
+    ends = []
+    for data in {id(run.experiment): run.experiment.dataset for run, _ in saved}.values():
+        feed = Feed(data.transform, torch.device("cpu"))
+        for x in (feed.view(data.train_x), feed.view(data.test_x)):
+            for start in range(0, len(x), _BATCH):
+                part = x[start : start + _BATCH]
+                ends += [part.min().item(), part.max().item()]
+    return min(ends), max(ends)
 
 
 def _output(out: str | None, overwrite: bool) -> Path:
@@ -205,6 +213,7 @@ def _attack(
     from rich.progress import Progress
 
     from gradmix_ext.continual.compare import percent
+    from gradmix_ext.continual.feed import Feed
     from gradmix_ext.robustness import evaluate
 
     console = Console()
@@ -214,13 +223,13 @@ def _attack(
         for done, (run, arm) in enumerate(saved, start=1):
             bar.update(task, description=f"{curves.attack} · {arm} seed {run.seed}")
             scenario = run.scenario()
-            x = torch.cat([part.test_x for part in scenario])
-            y = torch.cat([part.test_y for part in scenario])
+            x, y = scenario.samples("test")
             order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
             kept = order[:samples].to(y.device)
+            ready = Feed(scenario.transform, y.device).view(x)
             accuracy = evaluate(
                 run.model(),
-                zip(x[kept].split(_BATCH), y[kept].split(_BATCH), strict=True),
+                ((ready[part], y[part]) for part in kept.split(_BATCH)),
                 curves.attack,
                 curves.eps,
                 curves.bounds,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from gradmix_ext.continual.buffer import ReplayBuffer
 from gradmix_ext.continual.callbacks import Callback, EpochEnd, PairMapRecorder, PairMaps, TaskEnd
+from gradmix_ext.continual.checkpoint import Checkpoint, CheckpointError
 from gradmix_ext.continual.data import ArrayDataset
 from gradmix_ext.continual.digit_streams import (
     digits_corrupted,
@@ -39,6 +40,8 @@ __all__ = [
     "METHODS",
     "ArrayDataset",
     "Callback",
+    "Checkpoint",
+    "CheckpointError",
     "DivergedError",
     "EpochEnd",
     "Evaluation",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gradmix_ext.continual.data import RawInputs, input_count, read
 from gradmix_ext.continual.integers import integer
 from gradmix_ext.continual.selection import balanced_quota, herding_rank, rank_within_class
 
@@ -91,51 +93,84 @@ class ReplayBuffer:
                 f"{num_classes}: each class needs room for one sample"
             )
 
-    def add(self, x: Tensor, y: Tensor, features: Tensor | None = None) -> None:
-        """Offer samples, in the order in which they were seen.
-
-        Args:
-            x: Inputs, [N, ...].
-            y: Labels, [N], int64.
-            features: [N, d], for herding alone.
+    def column(self, name: str) -> Tensor:
+        """What was stored of every held sample under this name, [n, ...].
 
         Raises:
-            ValueError: shapes disagree, features are missing, or there are now more classes than
-                the capacity has room for (balanced policies).
+            KeyError: nothing was.
+        """
+        return self._columns[name]
+
+    def add(
+        self,
+        x: RawInputs,
+        y: Tensor,
+        features: Tensor | None = None,
+        extra: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Offer samples, in the order in which they were seen. Only what is kept is copied or read.
+
+        Args:
+            x: Inputs, [N, ...], or a map-style data set of N inputs.
+            y: Labels, [N], int64.
+            features: [N, d], for herding alone.
+            extra: What else to keep of each sample, [N, ...] by name, the same names every time;
+                see :meth:`column`.
+
+        Raises:
+            ValueError: shapes or names disagree, features are missing, or there are now more
+                classes than the capacity has room for (balanced policies).
             TypeError: the labels are not int64.
         """
         if y.dtype != torch.int64:
             raise TypeError(f"y must be int64, got {y.dtype}")
-        if y.ndim != 1 or len(x) != len(y):
+        if y.ndim != 1 or input_count(x) != len(y):
+            found = list(x.shape) if isinstance(x, Tensor) else input_count(x)
+            raise ValueError(f"x must be [N, ...] and y [N], got {found} and {list(y.shape)}")
+        if self.needs_features and (features is None or len(features) != len(y)):
+            raise ValueError("herding chooses by features: give features [N, d]")
+        if len(y) == 0:
+            return
+        shape = read(x, torch.tensor([0])).shape[1:]
+        held = len(self)
+        if held and shape != self._columns["x"].shape[1:]:
             raise ValueError(
-                f"x must be [N, ...] and y [N], got {list(x.shape)} and {list(y.shape)}"
-            )
-        if self._columns and x.shape[1:] != self._columns["x"].shape[1:]:
-            raise ValueError(
-                f"x has samples of shape {list(x.shape[1:])}, the buffer holds "
+                f"x has samples of shape {list(shape)}, the buffer holds "
                 f"{list(self._columns['x'].shape[1:])}"
             )
-        if self.needs_features and (features is None or len(features) != len(x)):
-            raise ValueError("herding chooses by features: give features [N, d]")
-        if len(x) == 0:
-            return
+        extra = extra or {}
+        known = self._columns.keys() - {"x", "y", "key"} if held else extra.keys()
+        if extra.keys() != known or any(len(column) != len(y) for column in extra.values()):
+            raise ValueError(
+                f"extra must have one value per sample and the names {sorted(known)}, got "
+                f"{ {name: list(column.shape) for name, column in extra.items()} }"
+            )
+        old = {name: column for name, column in self._columns.items() if name != "x"}
+        rows = torch.arange(held + len(y), device=y.device)
+        new = {"y": y, "row": rows[held:], **extra}
+        if held:
+            old["row"] = rows[:held]
         if self.policy == "reservoir":
-            self._add_reservoir(x.detach(), y)
+            kept = self._reservoir(old, new)
         else:
-            self._add_balanced(x.detach(), y, features)
-        self.seen += len(x)
+            kept = self._balanced(old, new, features)
+        self._columns = {"x": self._inputs(x, kept.pop("row"), held), **kept}
+        self.seen += len(y)
 
-    def sample(self, n: int) -> tuple[Tensor, Tensor]:
-        """Draw `n` held samples uniformly, with replacement.
+    def draw(self, n: int) -> Tensor:
+        """Positions [n] of held samples, drawn uniformly, with replacement.
 
         Raises:
             ValueError: the buffer is empty.
         """
         if not len(self):
             raise ValueError("cannot sample from an empty buffer")
-        x, y = self._columns["x"], self._columns["y"]
-        index = (self._uniform(n, y.device) * len(self)).long()
-        return x[index], y[index]
+        return (self._uniform(n, self._columns["y"].device) * len(self)).long()
+
+    def sample(self, n: int) -> tuple[Tensor, Tensor]:
+        """Inputs [n, ...] and labels [n] of samples drawn as by :meth:`draw`."""
+        index = self.draw(n)
+        return self._columns["x"][index], self._columns["y"][index]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that determines what the buffer does next, as tensors and plain values."""
@@ -150,8 +185,14 @@ class ReplayBuffer:
             "generator": None if self.generator is None else self.generator.get_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(
+        self, state: dict[str, Any], device: torch.device | str | None = None
+    ) -> None:
         """Continue from a :meth:`state_dict` of a buffer with the same settings.
+
+        Args:
+            state: The state.
+            device: Where the samples shall be; where those of the state are, by default.
 
         Raises:
             ValueError: a setting differs, or one of the two has no generator.
@@ -164,7 +205,9 @@ class ReplayBuffer:
         if (state["generator"] is None) != (self.generator is None):
             raise ValueError("the saved buffer and this one must both have a generator, or neither")
         self.seen = state["seen"]
-        self._columns = {name: column.clone() for name, column in state["columns"].items()}
+        self._columns = {
+            name: column.to(device, copy=True) for name, column in state["columns"].items()
+        }
         self._classes = state["classes"].clone()
         self._class_seen = state["class_seen"].clone()
         if self.generator is not None:
@@ -175,50 +218,67 @@ class ReplayBuffer:
         where = device if self.generator is None else self.generator.device
         return torch.rand(n, dtype=torch.float64, device=where, generator=self.generator).to(device)
 
-    def _add_reservoir(self, x: Tensor, y: Tensor) -> None:
+    def _inputs(self, x: RawInputs, row: Tensor, held: int) -> Tensor:
+        """The inputs in these rows of what was held and, after that, offered."""
+        if isinstance(x, Tensor):
+            fresh = x.detach()[(row - held).clamp(min=0)]
+            if not held:
+                return fresh
+            is_fresh = (row >= held).view(-1, *[1] * (x.ndim - 1))
+            return torch.where(is_fresh, fresh, self._columns["x"][row.clamp(max=held - 1)])
+        is_fresh = row >= held
+        fresh = read(x, row[is_fresh] - held).to(row.device)
+        inputs = fresh.new_empty(len(row), *fresh.shape[1:])
+        inputs[is_fresh] = fresh
+        if held:
+            inputs[~is_fresh] = self._columns["x"][row[~is_fresh]]
+        return inputs
+
+    def _reservoir(self, old: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
         free = self.capacity - len(self)
-        if not self._columns:
-            self._columns = {"x": x[:free].clone(), "y": y[:free].clone()}
-        elif free:
-            self._columns["x"] = torch.cat([self._columns["x"], x[:free]])
-            self._columns["y"] = torch.cat([self._columns["y"], y[:free]])
-        x, y = x[free:], y[free:]
-        if not len(x):
-            return
+        if free:
+            head = {name: column[:free] for name, column in new.items()}
+            old = {name: torch.cat([old[name], c]) if old else c for name, c in head.items()}
+            new = {name: column[free:] for name, column in new.items()}
+        y = new["y"]
+        if not len(y):
+            return old
         # Sample number n (from 0) takes slot floor(u (n + 1)), if there is such a slot. The others
         # go to one slot too many, so that no shape depends on the draw and nothing synchronises.
-        arrival = torch.arange(len(x), device=x.device)
+        arrival = torch.arange(len(y), device=y.device)
         numbers = self.seen + free + arrival + 1
-        slot = (self._uniform(len(x), x.device) * numbers).long().clamp_(max=self.capacity)
+        slot = (self._uniform(len(y), y.device) * numbers).long().clamp_(max=self.capacity)
         # Of several samples that hit one slot the last one stays, as if added one by one.
         winner = arrival.new_full((self.capacity + 1,), -1)
         winner = winner.scatter_reduce(0, slot, arrival, "amax")[: self.capacity]
-        replaced = winner >= 0
         source = winner.clamp(min=0)
-        kept_x, kept_y = self._columns["x"], self._columns["y"]
-        fresh = replaced.view(-1, *[1] * (x.ndim - 1))
-        self._columns = {
-            "x": torch.where(fresh, x[source], kept_x),
-            "y": torch.where(replaced, y[source], kept_y),
+        return {
+            name: torch.where(
+                (winner >= 0).view(-1, *[1] * (column.ndim - 1)), column[source], old[name]
+            )
+            for name, column in new.items()
         }
 
-    def _add_balanced(self, x: Tensor, y: Tensor, features: Tensor | None) -> None:
+    def _balanced(
+        self, old: dict[str, Tensor], new: dict[str, Tensor], features: Tensor | None
+    ) -> dict[str, Tensor]:
+        y = new["y"]
         classes, counts = self._count_classes(y)
         self.require_room(len(classes))
         quota = balanced_quota(counts, self.capacity, self.fill)
         if features is None:
             # A random priority per sample, drawn once: the first `quota` of a class are a uniform
             # draw from all of it, now and after the quota has shrunk.
-            key = self._uniform(len(x), x.device)
+            key = self._uniform(len(y), y.device)
         else:
-            key = herding_rank(features, y, int(quota.max())).double()
-        pool = {"x": x, "y": y, "key": key}
-        if self._columns:
-            pool = {name: torch.cat([column, pool[name]]) for name, column in self._columns.items()}
+            key = herding_rank(features.to(y.device), y, int(quota.max())).double()
+        pool = new | {"key": key}
+        if old:
+            pool = {name: torch.cat([column, pool[name]]) for name, column in old.items()}
         group = torch.searchsorted(classes, pool["y"])
         keep = rank_within_class(group, pool["key"]) < quota[group]
-        self._columns = {name: column[keep] for name, column in pool.items()}
         self._classes, self._class_seen = classes, counts
+        return {name: column[keep] for name, column in pool.items()}
 
     def _count_classes(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Sorted labels [k] seen so far, the samples `y` included, and how many of each [k]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,13 @@ class Callback:
     def on_task_end(self, event: TaskEnd) -> None:
         """After each task and its evaluation."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it has collected (tensors and plain values), for a training that is resumed."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+
 
 @dataclass(frozen=True, eq=False)
 class PairMaps:
@@ -99,6 +107,14 @@ class PairMapRecorder(Callback):
                     event.seen_mask,
                 )
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The maps so far."""
+        return {"epochs": list(self._epochs)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the maps."""
+        self._epochs = list(state["epochs"])
 
     def maps(self) -> PairMaps | None:
         """Everything recorded, on the CPU; None if the mixer judges no pairs."""

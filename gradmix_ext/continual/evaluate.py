@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gradmix_ext.continual.feed import Feed
 from gradmix_ext.continual.scenario import Scenario
 from gradmix_ext.mixers.head import evaluation
 
@@ -15,6 +16,8 @@ __all__ = ["Evaluation", "Evaluator"]
 
 # Samples per forward pass; bounds memory, changes no result.
 _CHUNK = 2048
+
+Predict = Callable[[nn.Module, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,24 +28,27 @@ class Evaluation:
         class_il: [T] float64, argmax over all classes seen so far. Tasks still to come have 0.
         task_il: [T] float64, argmax over the classes of the sample's own task.
         pooled: Class-IL accuracy over the test samples of all tasks seen so far, taken together.
+        confusion: [C, C] int64, Class-IL predictions for those samples: row = true class.
     """
 
     class_il: Tensor
     task_il: Tensor
     pooled: float
+    confusion: Tensor
 
 
 class Evaluator:
-    """Holds the test data of a scenario side by side and scores a model on it.
+    """Scores a model on the test data of all tasks of a scenario.
 
     Args:
-        scenario: The tasks, on the device of the model.
+        scenario: The tasks.
+        feed: Brings samples to the device of the model.
     """
 
-    def __init__(self, scenario: Scenario) -> None:
-        self._x = torch.cat([task.test_x for task in scenario])
-        self._y = torch.cat([task.test_y for task in scenario])
-        device = self._y.device
+    def __init__(self, scenario: Scenario, feed: Feed) -> None:
+        device = feed.device
+        self._inputs = [feed.view(task.test_x) for task in scenario]
+        self._y = torch.cat([task.test_y for task in scenario]).to(device)
         sizes = torch.tensor([len(task.test_y) for task in scenario])
         self._sizes = sizes
         self._task = torch.arange(len(scenario)).repeat_interleave(sizes).to(device)
@@ -52,11 +58,7 @@ class Evaluator:
         self._own_classes = own.to(device)[self._task]
 
     def __call__(
-        self,
-        model: nn.Module,
-        predict: Callable[[nn.Module, Tensor], Tensor],
-        seen_mask: Tensor,
-        seen_tasks: int,
+        self, model: nn.Module, predict: Predict, seen_mask: Tensor, seen_tasks: int
     ) -> Evaluation:
         """Score a model.
 
@@ -64,18 +66,35 @@ class Evaluator:
             model: Put in evaluation mode for the pass; its mode is restored.
             predict: Scores [N, C] of inputs [N, ...].
             seen_mask: [C] bool, the classes that a Class-IL prediction may name.
-            seen_tasks: How many tasks were trained, for the pooled accuracy.
+            seen_tasks: How many tasks were trained, for what is counted over these alone.
         """
         with evaluation(model):
-            scores = torch.cat([predict(model, part) for part in self._x.split(_CHUNK)])
-        class_il = self._correct(scores, seen_mask)
-        task_il = self._correct(scores, self._own_classes)
+            scores = torch.cat(
+                [
+                    predict(model, x[start : start + _CHUNK])
+                    for x in self._inputs
+                    for start in range(0, len(x), _CHUNK)
+                ]
+            )
+        predicted = scores.masked_fill(~seen_mask, -torch.inf).argmax(1)
+        within = scores.masked_fill(~self._own_classes, -torch.inf).argmax(1)
+        class_il, task_il = self._correct(predicted), self._correct(within)
         seen = self._sizes[:seen_tasks]
         pooled = float(class_il[:seen_tasks].sum() / seen.sum()) if seen_tasks else 0.0
-        return Evaluation(class_il / self._sizes, task_il / self._sizes, pooled)
+        return Evaluation(
+            class_il / self._sizes,
+            task_il / self._sizes,
+            pooled,
+            self._confusion(predicted, len(seen_mask), seen_tasks),
+        )
 
-    def _correct(self, scores: Tensor, allowed: Tensor) -> Tensor:
-        """Correct predictions per task, [T] float64, among the allowed classes ([C] or [N, C])."""
-        hit = scores.masked_fill(~allowed, -torch.inf).argmax(1) == self._y
-        counts = torch.zeros(len(self._sizes), dtype=torch.float64, device=scores.device)
+    def _correct(self, predicted: Tensor) -> Tensor:
+        """Correct predictions per task, [T] float64."""
+        hit = predicted == self._y
+        counts = torch.zeros(len(self._sizes), dtype=torch.float64, device=hit.device)
         return counts.index_add_(0, self._task, hit.double()).cpu()
+
+    def _confusion(self, predicted: Tensor, classes: int, seen_tasks: int) -> Tensor:
+        seen = self._task < seen_tasks
+        cell = (self._y * classes + predicted)[seen]
+        return torch.bincount(cell, minlength=classes * classes).reshape(classes, classes).cpu()

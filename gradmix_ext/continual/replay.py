@@ -1,63 +1,49 @@
-"""How an epoch's batches are put together from current and replayed samples."""
+"""How an epoch's batches are put together from current and replayed samples, by their positions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from gradmix_ext.continual.buffer import ReplayBuffer
 
-__all__ = ["REPLAY_MODES", "shuffled_batches", "split_batches", "union_batches"]
+__all__ = ["REPLAY_MODES", "shuffled", "split_replay"]
 
 REPLAY_MODES = ("union", "split")
 
-Samples = tuple[Tensor, Tensor]
 
-
-def shuffled_batches(
-    samples: Samples, batch_size: int, generator: torch.Generator | None
-) -> Iterator[Samples]:
-    """One epoch over (x [N, ...], y [N]) in random order; the last batch may be smaller.
+def shuffled(
+    samples: int,
+    batch_size: int,
+    generator: torch.Generator | None,
+    device: torch.device | str = "cpu",
+) -> list[Tensor]:
+    """One epoch over so many samples in random order, as positions [n]; the last batch is smaller.
 
     A single sample that is left over joins the batch before it, which then has `batch_size` + 1:
     batch normalisation cannot train on one sample, and a step on one alone would be noise. With a
     `batch_size` of 1, which asks for such steps, every batch has one sample.
     """
-    x, y = samples
-    where = y.device if generator is None else generator.device
-    order = torch.randperm(len(y), generator=generator, device=where).to(y.device)
+    where = device if generator is None else generator.device
+    order = torch.randperm(samples, generator=generator, device=where).to(device)
     batches = list(order.split(batch_size))
     if batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [order[-(batch_size + 1) :]]
+    return batches
+
+
+def split_replay(
+    batches: Iterable[Tensor], samples: int, buffer: ReplayBuffer, batch_size: int
+) -> Iterator[Tensor]:
+    """Join to every batch of current samples `batch_size` replayed ones, drawn anew each time.
+
+    Args:
+        batches: Positions of current samples.
+        samples: How many current samples there are; the buffer's positions follow theirs.
+        buffer: The buffer.
+        batch_size: How many to draw.
+    """
     for index in batches:
-        yield x[index], y[index]
-
-
-def union_batches(
-    current: Samples, buffer: ReplayBuffer, batch_size: int, generator: torch.Generator | None
-) -> Iterator[Samples]:
-    """One pool of current and buffered samples, shuffled together: each sample once an epoch.
-
-    Batches are those of :func:`shuffled_batches`.
-    """
-    held = buffer.data
-    pool = current if held is None else tuple(map(torch.cat, zip(current, held, strict=True)))
-    return shuffled_batches((pool[0], pool[1]), batch_size, generator)
-
-
-def split_batches(
-    current: Samples, buffer: ReplayBuffer, batch_size: int, generator: torch.Generator | None
-) -> Iterator[Samples]:
-    """`batch_size` current samples and as many drawn from the buffer in every step.
-
-    The current samples come in the batches of :func:`shuffled_batches`, the last of which may be
-    smaller, or larger by one; always `batch_size` are drawn from the buffer.
-    """
-    for x, y in shuffled_batches(current, batch_size, generator):
-        if len(buffer):
-            old_x, old_y = buffer.sample(batch_size)
-            yield torch.cat([x, old_x]), torch.cat([y, old_y])
-        else:
-            yield x, y
+        yield torch.cat([index, buffer.draw(batch_size) + samples]) if len(buffer) else index

@@ -22,7 +22,7 @@ METRICS = ("average_incremental_accuracy", "final_accuracy", "forgetting", "bwt"
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Accuracies of one run over T tasks, as fractions; all tensors float64 on the CPU.
+    """What one run over T tasks and C classes measured; on the CPU, accuracies as fractions.
 
     Attributes:
         accuracy_matrix: [T, T], Class-IL: test accuracy on task j after training task t, argmax
@@ -31,6 +31,8 @@ class Result:
         task_il_baseline: [T], Task-IL accuracy of the model before any training.
         pooled_accuracy: [T], Class-IL accuracy over the test samples of all tasks seen so far. It
             differs from the mean over tasks when tasks have unequal sizes.
+        confusion: [T, C, C] int64, Class-IL predictions after task t for the test samples of the
+            tasks seen so far: row = true class, column = predicted class.
         task_classes: The labels of each task.
     """
 
@@ -38,6 +40,7 @@ class Result:
     task_il_matrix: Tensor
     task_il_baseline: Tensor
     pooled_accuracy: Tensor
+    confusion: Tensor
     task_classes: tuple[tuple[int, ...], ...]
 
     @property
@@ -82,6 +85,9 @@ class Result:
         path = Path(path)
         kind = _kind(path)
         arrays = {name: getattr(self, name) for name in _TENSORS}
+        # Of [T, C, C] counts most are 0: rows of (task, true class, predicted class, count).
+        cells = self.confusion.nonzero()
+        arrays["confusion"] = torch.cat([cells, self.confusion[tuple(cells.T)][:, None]], dim=1)
         if kind == ".json":
             values: dict[str, Any] = {name: array.tolist() for name, array in arrays.items()}
             values["task_classes"] = self.task_classes
@@ -115,9 +121,13 @@ class Result:
                 ends = values["task_sizes"].cumsum()[:-1]
                 classes = tuple(tuple(t.tolist()) for t in np.split(values["classes"], ends))
             tensors = {name: torch.tensor(values[name], dtype=torch.float64) for name in _TENSORS}
-        except (KeyError, TypeError, ValueError) as error:
+            counted = torch.tensor(values["confusion"], dtype=torch.int64).reshape(-1, 4)
+            size = sum(map(len, classes))
+            confusion = torch.zeros(len(classes), size, size, dtype=torch.int64)
+            confusion[tuple(counted[:, :3].T)] = counted[:, 3]
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ValueError(f"{path} is not a saved result: {error!r}") from error
-        return cls(**tensors, task_classes=classes)
+        return cls(**tensors, confusion=confusion, task_classes=classes)
 
 
 _TENSORS = ("accuracy_matrix", "task_il_matrix", "task_il_baseline", "pooled_accuracy")

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradmix_ext.continual.data import ArrayDataset
+from gradmix_ext.continual.data import ArrayDataset, RawInputs, concatenate, read, subset
 from gradmix_ext.continual.integers import integer
 from gradmix_ext.continual.loaders import load_dataset
+from gradmix_ext.mixers.images import ImageTransform
 
 __all__ = ["Scenario", "Task", "class_incremental"]
 
@@ -24,7 +25,7 @@ class Task:
     Attributes:
         index: Position in the scenario, from 0.
         classes: The labels that this task brings, in class order.
-        train_x: Training inputs, [N, ...].
+        train_x: Training inputs, [N, ...], as stored: see :class:`ArrayDataset`.
         train_y: Training labels, [N], int64, in the labels of the data set.
         test_x: Test inputs, [M, ...].
         test_y: Test labels, [M], int64.
@@ -32,18 +33,19 @@ class Task:
 
     index: int
     classes: tuple[int, ...]
-    train_x: Tensor
+    train_x: RawInputs
     train_y: Tensor
-    test_x: Tensor
+    test_x: RawInputs
     test_y: Tensor
 
     def to(self, device: torch.device | str) -> Task:
         """This task with its tensors on `device`."""
+        train, test = self.train_x, self.test_x
         return replace(
             self,
-            train_x=self.train_x.to(device),
+            train_x=train.to(device) if isinstance(train, Tensor) else train,
             train_y=self.train_y.to(device),
-            test_x=self.test_x.to(device),
+            test_x=test.to(device) if isinstance(test, Tensor) else test,
             test_y=self.test_y.to(device),
         )
 
@@ -56,12 +58,20 @@ class Scenario:
     of a confusion matrix or of GradMix's class-pair map always means class k, and runs with
     different class orders can be laid side by side. Which logits take part is said by a mask
     (:meth:`seen_mask`), which the fused loss takes as it is.
+
+    Attributes:
+        name: Name of the data set.
+        tasks: The tasks.
+        class_order: All labels in the order in which they come.
+        class_names: Name of each class, by label.
+        transform: How uint8 images are made ready for the model.
     """
 
     name: str
     tasks: tuple[Task, ...]
     class_order: tuple[int, ...]
     class_names: tuple[str, ...]
+    transform: ImageTransform | None = None
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -80,7 +90,7 @@ class Scenario:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
-        return tuple(self.tasks[0].train_x.shape[1:])
+        return tuple(read(self.tasks[0].train_x, torch.tensor([0])).shape[1:])
 
     def seen_classes(self, task: int) -> tuple[int, ...]:
         """Classes of tasks 0 to `task`, in class order."""
@@ -91,6 +101,17 @@ class Scenario:
         mask = torch.zeros(self.num_classes, dtype=torch.bool)
         mask[list(self.seen_classes(task))] = True
         return mask.to(device)
+
+    def samples(self, split: str = "train", tasks: int | None = None) -> tuple[RawInputs, Tensor]:
+        """Inputs, as stored, and labels of the first so many tasks, or of all, in one piece.
+
+        Args:
+            split: ``"train"`` or ``"test"``.
+            tasks: How many tasks.
+        """
+        chosen = self.tasks[:tasks]
+        x = concatenate([getattr(task, f"{split}_x") for task in chosen])
+        return x, torch.cat([getattr(task, f"{split}_y") for task in chosen])
 
     def to(self, device: torch.device | str) -> Scenario:
         """This scenario with its tensors on `device`."""
@@ -136,19 +157,19 @@ def class_incremental(
         classes = order[start : start + size]
         start += size
         chosen = torch.tensor(classes)
-        train = torch.isin(dataset.train_y, chosen)
-        test = torch.isin(dataset.test_y, chosen)
+        train = torch.isin(dataset.train_y, chosen).nonzero().flatten()
+        test = torch.isin(dataset.test_y, chosen).nonzero().flatten()
         cut.append(
             Task(
                 index,
                 classes,
-                dataset.train_x[train],
+                subset(dataset.train_x, train),
                 dataset.train_y[train],
-                dataset.test_x[test],
+                subset(dataset.test_x, test),
                 dataset.test_y[test],
             )
         )
-    return Scenario(dataset.name, tuple(cut), order, dataset.class_names)
+    return Scenario(dataset.name, tuple(cut), order, dataset.class_names, dataset.transform)
 
 
 def _task_sizes(

@@ -55,6 +55,12 @@ def differentiable(
     )
 
 
+def in_full_precision(name: str) -> None:
+    """Let an op compute in float32 under ``torch.autocast``, as PyTorch's own losses do."""
+    for device in ("cpu", "cuda"):
+        torch.library.register_autocast(f"{NAMESPACE}::{name}", device, torch.float32, lib=LIBRARY)
+
+
 def has_kernel(op: torch._ops.OpOverload, tensor: Tensor) -> bool:
     """Whether a compiled kernel of ``op`` takes tensors of this kind."""
     keys = torch._C._dispatch_keys(tensor)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradmix_ext import _checks as checks
 from gradmix_ext import reference
-from gradmix_ext.ops._library import define, differentiable
+from gradmix_ext.ops._library import define, differentiable, in_full_precision
 from gradmix_ext.reference._terms import softmax, target_distribution
 from gradmix_ext.reference.mixup_cross_entropy import check, check_values
 
@@ -117,3 +117,4 @@ define(
 )
 differentiable("mixup_cross_entropy", _backward, _save)
 differentiable("mixup_cross_entropy_backward", _double_backward, _save)
+in_full_precision("mixup_cross_entropy")

@@ -27,7 +27,8 @@ from gradmix_ext.continual import (
     mlp,
 )
 from gradmix_ext.continual.evaluate import Evaluator
-from gradmix_ext.continual.replay import shuffled_batches, split_batches, union_batches
+from gradmix_ext.continual.feed import Feed
+from gradmix_ext.continual.replay import shuffled, split_replay
 
 
 def blobs(classes: int = 6, per_class: int = 20, test: int = 7) -> ArrayDataset:
@@ -184,7 +185,8 @@ def test_masked_classes_have_no_say(scenario):
             logits[:, scenario[0].classes[0]] = 1.0
             return logits
 
-    evaluation = Evaluator(scenario)(Huge(), lambda m, x: m(x), scenario.seen_mask(0), 1)
+    feed = Feed(None, torch.device("cpu"))
+    evaluation = Evaluator(scenario, feed)(Huge(), lambda m, x: m(x), scenario.seen_mask(0), 1)
     in_first = (scenario[0].test_y == scenario[0].classes[0]).double().mean().item()
     assert evaluation.class_il.tolist() == [in_first, 0.0, 0.0]
     assert evaluation.pooled == in_first
@@ -271,23 +273,18 @@ def test_herding_buffer_in_training(scenario):
     assert buffer.seen == 120
 
 
-def test_batches():
+def test_split_replay_joins_a_batch_of_the_buffer_to_each_of_the_current_task():
     g = torch.Generator().manual_seed(0)
-    current = torch.arange(10.0)[:, None], torch.arange(10)
     buffer = ReplayBuffer(4, generator=torch.Generator().manual_seed(0))
-    for make in (union_batches, split_batches):
-        batches = list(make(current, buffer, 4, g))
-        assert [len(y) for _, y in batches] == [4, 4, 2]
+    order = shuffled(10, 4, g)
+    assert [len(index) for index in split_replay(order, 10, buffer, 4)] == [4, 4, 2]
     buffer.add(torch.arange(10.0, 14.0)[:, None], torch.arange(10, 14))
-    union = list(union_batches(current, buffer, 4, g))
-    assert sorted(torch.cat([y for _, y in union]).tolist()) == list(range(14))
-    assert all(torch.equal(x[:, 0].long(), y) for x, y in union)
-    split = list(split_batches(current, buffer, 4, g))
-    assert [len(y) for _, y in split] == [8, 8, 6]
-    assert sorted(torch.cat([y[: len(y) - 4] for _, y in split]).tolist()) == list(range(10))
-    assert all((y[len(y) - 4 :] >= 10).all() for _, y in split)
-    orders = [torch.cat([y for _, y in shuffled_batches(current, 4, g)]).tolist() for _ in range(2)]
-    assert orders[0] != orders[1]
+    split = list(split_replay(order, 10, buffer, 4))
+    assert [len(index) for index in split] == [8, 8, 6]
+    assert sorted(torch.cat([index[:-4] for index in split]).tolist()) == list(range(10))
+    replayed = torch.cat([index[-4:] for index in split])
+    assert ((replayed >= 10) & (replayed < 14)).all()
+    assert torch.cat(shuffled(10, 4, g)).tolist() != torch.cat(order).tolist()
 
 
 @pytest.mark.parametrize(
@@ -304,13 +301,10 @@ def test_batches():
     ],
 )
 def test_a_single_sample_left_over_joins_the_batch_before(samples, batch_size, sizes):
-    data = torch.arange(samples)[:, None].float(), torch.arange(samples)
-    g = torch.Generator().manual_seed(0)
-    batches = list(shuffled_batches(data, batch_size, g))
-    assert [len(y) for _, y in batches] == sizes
+    batches = shuffled(samples, batch_size, torch.Generator().manual_seed(0))
+    assert [len(index) for index in batches] == sizes
     order = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(torch.cat([y for _, y in batches]), order)
-    assert all(torch.equal(x[:, 0].long(), y) for x, y in batches)
+    assert torch.equal(torch.cat(batches), order)
 
 
 @pytest.mark.parametrize("method", ["finetune", "er", "joint"])

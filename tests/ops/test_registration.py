@@ -7,6 +7,7 @@ import torch
 from samples import Sample, samples
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
+from torch.nn import functional
 
 import gradmix_ext as gx
 
@@ -144,3 +145,18 @@ def test_no_gradient_where_none_is_asked_for(backend):
     assert not gx.ops.masked_mixup(x, torch.arange(4), 0.5).requires_grad
     with torch.no_grad():
         assert not gx.ops.masked_mixup(x.requires_grad_(), torch.arange(4), 0.5).requires_grad
+
+
+def test_the_loss_is_in_full_precision_under_autocast(backend):
+    g = torch.Generator().manual_seed(0)
+    z, weight = torch.randn(8, 5, generator=g), torch.randn(5, 5, generator=g).requires_grad_()
+    y, partner = torch.randint(5, (8,), generator=g), torch.randint(5, (8,), generator=g)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = z @ weight
+        loss = gx.ops.mixup_cross_entropy(logits, y, partner, 0.25)
+        own, other = functional.cross_entropy(logits, y), functional.cross_entropy(logits, partner)
+    assert logits.dtype == torch.bfloat16
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, 0.25 * own + 0.75 * other)
+    loss.backward()
+    assert weight.grad.abs().sum() > 0

@@ -1,0 +1,97 @@
+"""The file from which an interrupted training goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["Checkpoint", "CheckpointError"]
+
+_FORMAT = 1
+_MARK = "gradmix_ext training checkpoint"
+
+
+class CheckpointError(ValueError):
+    """A file is not a checkpoint, is damaged, or belongs to another training."""
+
+
+class Checkpoint:
+    """Where and how often the state of a training is kept.
+
+    The file is replaced as a whole: whenever the process is killed, it holds the state of before or
+    that of after. Loading runs no code from it.
+
+    Args:
+        path: The file.
+        every_seconds: Least time between two saves at ends of epochs; 0 saves every epoch.
+    """
+
+    def __init__(self, path: str | Path, every_seconds: float = 30.0) -> None:
+        if every_seconds < 0:
+            raise ValueError(f"every_seconds must not be negative, got {every_seconds}")
+        self.path = Path(path)
+        self.every_seconds = every_seconds
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time for another save."""
+        return time.monotonic() - self._last >= self.every_seconds
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the file by one with this state: tensors and plain values.
+
+        Raises:
+            OSError: the file cannot be written; the one before it is still there.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        try:
+            with temporary.open("wb") as file:
+                torch.save({"mark": _MARK, "format": _FORMAT, "state": state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        self._last = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """The state, on the CPU; None if there is no file.
+
+        Raises:
+            CheckpointError: the file is damaged or something else.
+            OSError: it cannot be read.
+        """
+        if not self.path.is_file():
+            return None
+        data = io.BytesIO(self.path.read_bytes())
+        try:
+            content = torch.load(data, map_location="cpu", weights_only=True)
+            mark, version, state = content["mark"], content["format"], content["state"]
+        except (
+            RuntimeError,
+            OSError,
+            pickle.UnpicklingError,
+            EOFError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:
+            reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(
+                f"{self.path} is not a training checkpoint, or is damaged: {reason}"
+            ) from error
+        if mark != _MARK or version != _FORMAT:
+            raise CheckpointError(
+                f"{self.path} is a checkpoint of another version (format {version}, this one "
+                f"reads {_FORMAT}): start anew, or use the version that wrote it"
+            )
+        loaded: dict[str, Any] = state
+        return loaded

@@ -1,0 +1,138 @@
+"""The state of a training in progress."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from gradmix_ext.continual.checkpoint import CheckpointError
+from gradmix_ext.continual.evaluate import Evaluation, Evaluator
+from gradmix_ext.continual.feed import Feed
+from gradmix_ext.continual.result import Result
+from gradmix_ext.continual.scenario import Scenario
+from gradmix_ext.mixers import Mixer
+
+if TYPE_CHECKING:
+    from gradmix_ext.continual.trainer import Trainer
+
+__all__ = ["TrainingState"]
+
+
+@dataclass(eq=False)
+class TrainingState:
+    """Everything that one fit works with, and where it is: what a checkpoint holds."""
+
+    trainer: Trainer
+    scenario: Scenario
+    feed: Feed
+    model: nn.Module
+    mixer: Mixer
+    order: torch.Generator
+    scaler: torch.amp.GradScaler
+    evaluator: Evaluator
+    untrained: Evaluation
+    evaluations: list[Evaluation] = field(default_factory=list)
+    task: int = 0
+    epoch: int = 0
+    optimizer: torch.optim.Optimizer = field(init=False)
+    schedule: LRScheduler = field(init=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state at the end of an epoch or, with `epoch` 0, between two tasks."""
+        begun = self.epoch > 0
+        return {
+            "settings": self._settings(),
+            "task": self.task,
+            "epoch": self.epoch,
+            "untrained": asdict(self.untrained),
+            "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
+            "parts": {name: part.state_dict() for name, part in self._parts(begun).items()},
+            "buffer": None if self.trainer.buffer is None else self.trainer.buffer.state_dict(),
+            "callbacks": [callback.state_dict() for callback in self.trainer.callbacks],
+            "generators": {name: g.get_state() for name, g in self._generators().items()},
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.feed.device) if self._on_cuda else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state; with `epoch` > 0, once more after the task has begun anew.
+
+        Raises:
+            CheckpointError: it is of a training with other settings.
+        """
+        for name, value in self._settings().items():
+            if state["settings"].get(name) != value:
+                raise CheckpointError(
+                    f"the checkpoint is of a training with {name} = "
+                    f"{state['settings'].get(name)}, this one has {value}"
+                )
+        self.task, self.epoch = state["task"], state["epoch"]
+        self.untrained = Evaluation(**state["untrained"])
+        self.evaluations = [Evaluation(**each) for each in state["evaluations"]]
+        begun = hasattr(self, "optimizer")
+        for name, part in self._parts(begun).items():
+            part.load_state_dict(state["parts"][name])
+        if self.trainer.buffer is not None:
+            where = self.scenario[0].train_y.device
+            self.trainer.buffer.load_state_dict(state["buffer"], where)
+        for callback, saved in zip(self.trainer.callbacks, state["callbacks"], strict=True):
+            callback.load_state_dict(saved)
+        for name, generator in self._generators().items():
+            generator.set_state(state["generators"][name])
+        torch.set_rng_state(state["torch"])
+        if self._on_cuda:
+            torch.cuda.set_rng_state(state["cuda"], self.feed.device)
+
+    def result(self) -> Result:
+        """What was measured, once all tasks are trained."""
+        done = self.evaluations
+        return Result(
+            accuracy_matrix=torch.stack([e.class_il for e in done]),
+            task_il_matrix=torch.stack([e.task_il for e in done]),
+            task_il_baseline=self.untrained.task_il,
+            pooled_accuracy=torch.tensor([e.pooled for e in done], dtype=torch.float64),
+            confusion=torch.stack([e.confusion for e in done]),
+            task_classes=tuple(task.classes for task in self.scenario),
+        )
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self.feed.device.type == "cuda"
+
+    def _parts(self, begun: bool) -> dict[str, Any]:
+        parts: dict[str, Any] = {
+            "model": self.model,
+            "mixer": self.mixer,
+            "method": self.trainer.method,
+            "scaler": self.scaler,
+        }
+        if begun:
+            parts |= {"optimizer": self.optimizer, "schedule": self.schedule}
+        return parts
+
+    def _generators(self) -> dict[str, torch.Generator]:
+        named = {
+            "order": self.order,
+            "augmentation": self.feed.generator,
+            "reading": self.feed.reading,
+        }
+        return {name: generator for name, generator in named.items() if generator is not None}
+
+    def _settings(self) -> dict[str, Any]:
+        """What must be the same for a training to go on."""
+        trainer = self.trainer
+        return {
+            "seed": trainer.seed,
+            "epochs": trainer.epochs,
+            "batch_size": trainer.batch_size,
+            "method": type(trainer.method).__name__,
+            "mixer": type(self.mixer).__name__,
+            "buffer": None if trainer.buffer is None else trainer.buffer.capacity,
+            "tasks": [list(task.classes) for task in self.scenario],
+            "amp": str(trainer.amp),
+            "callbacks": len(trainer.callbacks),
+        }

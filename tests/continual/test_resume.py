@@ -1,0 +1,210 @@
+"""A training that was interrupted and resumed equals one that was not, bit for bit."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from gradmix_ext.continual import (
+    ER,
+    ArrayDataset,
+    Callback,
+    Checkpoint,
+    CheckpointError,
+    PairMapRecorder,
+    ReplayBuffer,
+    Trainer,
+    class_incremental,
+)
+
+TASKS, EPOCHS = 3, 3
+
+
+class Samples(Dataset[torch.Tensor]):
+    """What stays on disk elsewhere."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.x[index]
+
+
+def scenario(stored: bool = False):
+    g = torch.Generator().manual_seed(0)
+    y = torch.arange(6).repeat(15)
+    x = torch.randn(90, 4, generator=g) + y[:, None]
+    test_y = torch.arange(6).repeat(4)
+    test_x = torch.randn(24, 4, generator=g) + test_y[:, None]
+    inputs = (Samples(x), Samples(test_x)) if stored else (x, test_x)
+    data = ArrayDataset("steps", inputs[0], y, inputs[1], test_y, tuple("abcdef"))
+    return class_incremental(data, tasks=TASKS)
+
+
+def network(scenario) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 6)
+    )
+
+
+class Interruption(Exception):
+    pass
+
+
+class Interrupt(Callback):
+    """Stops the training after so many epochs, as a power cut would."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def on_epoch_end(self, event) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Interruption
+
+
+class Weights(Callback):
+    def on_task_end(self, event) -> None:
+        self.state = {name: value.clone() for name, value in event.model.state_dict().items()}
+
+
+def run(path, interrupt_after: int = 0, replay: str = "union", **settings):
+    """Everything that a training leaves behind."""
+    weights, maps = Weights(), PairMapRecorder()
+    given = {"mixer": "gradmix", "schedule": "cosine", "policy": "reservoir"} | settings
+    stored = given.pop("stored", False)
+    buffer = ReplayBuffer(12, given.pop("policy"), torch.Generator().manual_seed(5))
+    trainer = Trainer(
+        network,
+        method=ER(replay),
+        buffer=buffer,
+        epochs=EPOCHS,
+        batch_size=16,
+        seed=3,
+        callbacks=[weights, maps, Interrupt(interrupt_after)],
+        **given,
+    )
+    checkpoint = None if path is None else Checkpoint(path, every_seconds=0)
+    result = trainer.fit(scenario(stored), checkpoint)
+    state = buffer.state_dict()
+    return {
+        "weights": weights.state,
+        "accuracy": result.accuracy_matrix,
+        "task_il": result.task_il_matrix,
+        "confusion": result.confusion,
+        "baseline": result.task_il_baseline,
+        "buffer": state["columns"],
+        "buffer_generator": state["generator"],
+        "seen": torch.tensor(state["seen"]),
+        "maps": {} if (m := maps.maps()) is None else vars(m),
+    }
+
+
+def equal(a, b) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    return torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"replay": "split", "mixer": "mixup", "policy": "class-balanced"},
+        {"optimizer": partial(torch.optim.AdamW, lr=0.01), "schedule": "step", "clip_grad": 1.0},
+        {"amp": "bf16", "mixer": "balanced", "policy": "herding"},
+        {"stored": True},
+    ],
+    ids=["gradmix-reservoir", "split-balanced", "adamw", "bf16-herding", "from-disk"],
+)
+def test_a_resumed_training_equals_an_uninterrupted_one(settings, tmp_path):
+    whole = run(None, **settings)
+    # Interrupted before the first checkpoint, within tasks, and at the end of tasks.
+    for after in (1, 2, 4, 6, 8, 9):
+        path = tmp_path / f"{after}.pt"
+        with pytest.raises(Interruption):
+            run(path, after, **settings)
+        assert equal(run(path, **settings), whole), after
+
+
+def test_interrupted_again_and_again(tmp_path):
+    whole, path = run(None), tmp_path / "state.pt"
+    for _ in range(4):  # each time two epochs further, one of them not yet saved
+        with pytest.raises(Interruption):
+            run(path, 2)
+    assert equal(run(path), whole)
+
+
+def test_randomness_outside_of_the_training_is_left_alone(tmp_path):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    run(None)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_training_repeats_whatever_was_drawn_before():
+    torch.manual_seed(1)
+    first = run(None)
+    torch.manual_seed(2)
+    assert equal(run(None), first)
+
+
+def test_what_is_read_from_disk_trains_as_what_is_in_memory():
+    assert equal(run(None, stored=True), run(None))
+
+
+def test_a_damaged_checkpoint_is_an_error(tmp_path):
+    path = tmp_path / "state.pt"
+    with pytest.raises(Interruption):
+        run(path, 3)
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"state\.pt is not a training checkpoint"):
+            run(path)
+    torch.save({"weights": torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match="is not a training checkpoint"):
+        run(path)
+
+
+def test_a_checkpoint_of_another_training_is_an_error(tmp_path):
+    path = tmp_path / "state.pt"
+    with pytest.raises(Interruption):
+        run(path, 3)
+    with pytest.raises(CheckpointError, match="with mixer = GradMix, this one has Mixup"):
+        run(path, mixer="mixup")
+
+
+def test_a_failed_save_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "state.pt"
+    checkpoint = Checkpoint(path, every_seconds=0)
+    checkpoint.save({"epoch": 1})
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save({"epoch": 2})
+    assert checkpoint.load() == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_loading_runs_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "was_here"), "w"))
+
+    path = tmp_path / "state.pt"
+    torch.save({"mark": Evil()}, path)
+    with pytest.raises(CheckpointError):
+        Checkpoint(path).load()
+    assert not (tmp_path / "was_here").exists()
