@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,10 +12,12 @@ from torch import Tensor, nn
 
 from gradmix_ext.continual.buffer import ReplayBuffer
 from gradmix_ext.continual.callbacks import Callback, EpochEnd, PairMapRecorder, PairMaps, TaskEnd
+from gradmix_ext.continual.checkpoint import Checkpoint
 from gradmix_ext.continual.data import ArrayDataset
 from gradmix_ext.continual.loaders import load_dataset
 from gradmix_ext.continual.methods import METHODS, Method, method_by_name
 from gradmix_ext.continual.models import mlp
+from gradmix_ext.continual.optimization import optimizer_by_name
 from gradmix_ext.continual.result import Result
 from gradmix_ext.continual.scenario import Scenario, class_incremental
 from gradmix_ext.continual.trainer import Trainer, random_stream
@@ -77,6 +78,8 @@ class ExperimentConfig:
     `tasks` and `increment` are as in :func:`class_incremental`; a `class_order_seed` of None takes
     each run's own seed, so that seeds differ in class order too. `fill_buffer` is the `fill` of
     :class:`ReplayBuffer`; without it classes have equal shares and the rest stays empty.
+    `crop_padding` and `hflip` replace the augmentation that image data comes with. From `schedule`
+    on, what is not said here is as in :class:`Trainer`.
     """
 
     dataset: str = "digits"
@@ -91,10 +94,15 @@ class ExperimentConfig:
     fill_buffer: bool = False
     epochs: int = 10
     batch_size: int = 64
+    optimizer: str = "sgd"
     lr: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 0.0
+    schedule: str = "constant"
+    clip_grad: float | None = None
     hidden: tuple[int, ...] = (256, 256)
+    crop_padding: int | None = None
+    hflip: bool | None = None
     alpha: float = 1.0
     criterion: str = "mixed"
     policy: str = "redraw"
@@ -107,6 +115,10 @@ class ExperimentConfig:
     stop_epoch: int | None = None
     taper: str = "none"
     device: str = "cpu"
+    amp: str = "none"
+    compile: bool = False
+    storage: str = "auto"
+    workers: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +166,7 @@ class Experiment:
             value = getattr(config, name)
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be at least 0 and finite, got {value}")
-        self.dataset: ArrayDataset = load_dataset(config.dataset, config.data_dir)
+        self.dataset = self._load()
         scenario = self.scenario(seed=0)
         for arm in arms:
             trainer = self.trainer(arm, seed=0)
@@ -199,29 +211,45 @@ class Experiment:
             mixer=mixer,
             method=method,
             buffer=buffer,
-            optimizer=partial(
-                torch.optim.SGD,
-                lr=config.lr,
-                momentum=config.momentum,
-                weight_decay=config.weight_decay,
+            optimizer=optimizer_by_name(
+                config.optimizer, config.lr, config.momentum, config.weight_decay, self.device
             ),
+            schedule=config.schedule,
             epochs=config.epochs,
             batch_size=config.batch_size,
             device=self.device,
             seed=seed,
             callbacks=callbacks,
+            amp=config.amp,
+            clip_grad=config.clip_grad,
+            compile=config.compile,
+            storage=config.storage,
+            workers=config.workers,
         )
 
-    def run(self, arm: Arm, seed: int, callbacks: Sequence[Callback] = ()) -> Run:
+    def run(
+        self,
+        arm: Arm,
+        seed: int,
+        callbacks: Sequence[Callback] = (),
+        checkpoint: Checkpoint | None = None,
+    ) -> Run:
         """Train and test one arm with one seed.
 
+        Args:
+            arm: Method and mixer.
+            seed: The seed.
+            callbacks: Told about epochs and tasks.
+            checkpoint: Where the state is kept; a run goes on from it if the file is there.
+
         Raises:
+            CheckpointError: the file is damaged, or of another run.
             DivergedError: the training loss became infinite or NaN.
         """
         started = time.perf_counter()
         log, maps, weights = _EventLog(), PairMapRecorder(), _LatestWeights()
         scenario = self.scenario(seed)
-        result = self.trainer(arm, seed, (log, maps, weights, *callbacks)).fit(scenario)
+        result = self.trainer(arm, seed, (log, maps, weights, *callbacks)).fit(scenario, checkpoint)
         seconds = time.perf_counter() - started
         return Run(
             arm,
@@ -233,6 +261,23 @@ class Experiment:
             weights.state,
             seconds,
         )
+
+    def _load(self) -> ArrayDataset:
+        """The data, with the augmentation that the settings ask for."""
+        config = self.config
+        dataset = load_dataset(config.dataset, config.data_dir)
+        chosen = {"padding": config.crop_padding, "hflip": config.hflip}
+        changes: dict[str, Any] = {
+            name: value for name, value in chosen.items() if value is not None
+        }
+        if not changes:
+            return dataset
+        if dataset.transform is None:
+            raise ValueError(
+                f"crop_padding and hflip are for images; {dataset.name} is ready for the model "
+                "as it is"
+            )
+        return replace(dataset, transform=replace(dataset.transform, **changes))
 
     def _mixing(self) -> dict[str, Any]:
         return {name: getattr(self.config, name) for name in _MIXING}
@@ -265,12 +310,24 @@ class _LatestWeights(Callback):
         state = event.model.state_dict()
         self.state = {name: value.to("cpu", copy=True) for name, value in state.items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": self.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.state = state["weights"]
+
 
 class _EventLog(Callback):
     """Epochs and tasks as plain dicts, tasks and epochs counted from 1."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"events": list(self.events)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.events = list(state["events"])
 
     def on_epoch_end(self, event: EpochEnd) -> None:
         entry: dict[str, Any] = {

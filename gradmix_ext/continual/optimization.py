@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,7 +33,11 @@ AMP: dict[str, torch.dtype | None] = {
 
 
 def optimizer_by_name(
-    name: str, lr: float, momentum: float = 0.9, weight_decay: float = 0.0
+    name: str,
+    lr: float,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    device: torch.device | str = "cpu",
 ) -> OptimizerFactory:
     """A factory of optimizers.
 
@@ -41,14 +46,19 @@ def optimizer_by_name(
         lr: Learning rate.
         momentum: For SGD; AdamW keeps its own two averages.
         weight_decay: Weight decay, decoupled in AdamW.
+        device: Where the parameters are. On a GPU the fused form is taken, which with fp16 also
+            skips a step of infinite gradients without waiting for the device.
 
     Raises:
         ValueError: the name is unknown.
     """
+    common: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
+    if torch.device(device).type == "cuda":
+        common["fused"] = True
     if name == "sgd":
-        return partial(torch.optim.SGD, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        return partial(torch.optim.SGD, momentum=momentum, **common)
     if name == "adamw":
-        return partial(torch.optim.AdamW, lr=lr, weight_decay=weight_decay)
+        return partial(torch.optim.AdamW, **common)
     raise ValueError(f"unknown optimizer '{name}': known are {', '.join(OPTIMIZERS)}")
 
 

@@ -54,7 +54,7 @@ def network(scenario) -> nn.Module:
     )
 
 
-class Interruption(Exception):
+class InterruptionError(Exception):
     pass
 
 
@@ -67,7 +67,7 @@ class Interrupt(Callback):
     def on_epoch_end(self, event) -> None:
         self.left -= 1
         if self.left == 0:
-            raise Interruption
+            raise InterruptionError
 
 
 class Weights(Callback):
@@ -129,7 +129,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(settings, tmp_path):
     # Interrupted before the first checkpoint, within tasks, and at the end of tasks.
     for after in (1, 2, 4, 6, 8, 9):
         path = tmp_path / f"{after}.pt"
-        with pytest.raises(Interruption):
+        with pytest.raises(InterruptionError):
             run(path, after, **settings)
         assert equal(run(path, **settings), whole), after
 
@@ -137,7 +137,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(settings, tmp_path):
 def test_interrupted_again_and_again(tmp_path):
     whole, path = run(None), tmp_path / "state.pt"
     for _ in range(4):  # each time two epochs further, one of them not yet saved
-        with pytest.raises(Interruption):
+        with pytest.raises(InterruptionError):
             run(path, 2)
     assert equal(run(path), whole)
 
@@ -163,7 +163,7 @@ def test_what_is_read_from_disk_trains_as_what_is_in_memory():
 
 def test_a_damaged_checkpoint_is_an_error(tmp_path):
     path = tmp_path / "state.pt"
-    with pytest.raises(Interruption):
+    with pytest.raises(InterruptionError):
         run(path, 3)
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
@@ -177,7 +177,7 @@ def test_a_damaged_checkpoint_is_an_error(tmp_path):
 
 def test_a_checkpoint_of_another_training_is_an_error(tmp_path):
     path = tmp_path / "state.pt"
-    with pytest.raises(Interruption):
+    with pytest.raises(InterruptionError):
         run(path, 3)
     with pytest.raises(CheckpointError, match="with mixer = GradMix, this one has Mixup"):
         run(path, mixer="mixup")
