@@ -18,6 +18,11 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "train": ("train", "train_command", "Train one method with one mixer on a stream of tasks."),
     "compare": ("compare", "compare_command", "Compare methods and mixers over several seeds."),
+    "diagnose": (
+        "diagnose",
+        "diagnose_command",
+        "Measure how well scores of class pairs predict what mixing does.",
+    ),
     "robustness": (
         "robustness",
         "robustness_command",

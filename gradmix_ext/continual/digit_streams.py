@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gradmix_ext.continual.data import ArrayDataset
+from gradmix_ext.continual.data import ArrayDataset, RawInputs
 from gradmix_ext.continual.loaders import load_dataset, register_dataset
 
 __all__ = ["digits_corrupted", "digits_longtail", "digits_permuted", "digits_rotated"]
@@ -86,8 +86,8 @@ def digits_corrupted(severity: int = 2) -> ArrayDataset:
     return replace(
         digits,
         name=f"digits-corrupted-{severity}",
-        train_x=corrupt(digits.train_x),
-        test_x=corrupt(digits.test_x),
+        train_x=corrupt(_pixels(digits.train_x)),
+        test_x=corrupt(_pixels(digits.test_x)),
     )
 
 
@@ -117,7 +117,7 @@ def digits_longtail(data_dir: Path | None = None, imbalance: float = 20.0) -> Ar
     return replace(
         digits,
         name="digits-longtail",
-        train_x=digits.train_x[index],
+        train_x=_pixels(digits.train_x)[index],
         train_y=digits.train_y[index],
     )
 
@@ -136,12 +136,18 @@ def _versions(
     return replace(
         digits,
         name=name,
-        train_x=torch.cat([way(digits.train_x) for way in ways]),
+        train_x=torch.cat([way(_pixels(digits.train_x)) for way in ways]),
         train_y=labels(digits.train_y),
-        test_x=torch.cat([way(digits.test_x) for way in ways]),
+        test_x=torch.cat([way(_pixels(digits.test_x)) for way in ways]),
         test_y=labels(digits.test_y),
         class_names=tuple(f"{k} {label}" for label, _ in versions for k in digits.class_names),
     )
+
+
+def _pixels(x: RawInputs) -> Tensor:
+    """Inputs [N, 64] of the digits, which are held in memory."""
+    assert isinstance(x, Tensor)
+    return x
 
 
 def _corrupt(x: Tensor, severity: int, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,138 @@
+"""`gradmix diagnose`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gradmix_ext.cli._options import (
+    COUNT,
+    SectionedCommand,
+    experiment_config,
+    experiment_options,
+    read_seeds,
+    section,
+)
+
+if TYPE_CHECKING:
+    from gradmix_ext.continual.diagnosis import Diagnosis
+
+__all__ = ["diagnose_command"]
+
+
+def _read_epochs(
+    ctx: click.Context, param: click.Parameter, text: str | None
+) -> tuple[int, ...] | None:
+    """Numbers separated by commas; None if there are none given."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is not a list of numbers such as 0,1,5") from None
+
+
+_HELP = """\
+How well do scores of class pairs predict what mixing a pair does to the old tasks?
+
+Trains with replay and, at several moments of every task but the first, takes one step of gradient
+descent on mixed samples of each class pair and measures how the loss over all training data of the
+old tasks changes. That is compared with the scores of GradMix's criteria, with gradients of each
+layer and of the whole network, and with what is known from the classes alone.
+
+\b
+Examples:
+  gradmix diagnose --seeds 5
+  gradmix diagnose --replay split --buffer-size 50 --augment gradmix
+  gradmix diagnose --again runs/diagnosis          tables and plots of an earlier run
+"""
+
+
+@click.command("diagnose", cls=SectionedCommand, help=_HELP)
+@section(
+    "Measuring",
+    click.option(
+        "--seeds",
+        callback=read_seeds,
+        default="3",
+        show_default=True,
+        metavar="N|LIST",
+        help="A count (5: seeds 0 to 4) or the seeds themselves (0,4,7 or 0-9).",
+    ),
+    click.option(
+        "--augment", default="mixup", show_default=True, help="The mixer that trains the model."
+    ),
+    click.option(
+        "--at",
+        callback=_read_epochs,
+        metavar="LIST",
+        help="Epochs trained on a task when it is measured.  [default: 0, 1, half, all but one]",
+    ),
+    click.option("--step", type=float, help="Size of the measured step.  [default: --lr]"),
+    click.option(
+        "--step-samples",
+        type=COUNT,
+        default=128,
+        show_default=True,
+        help="Mixed samples per pair behind a measured step.",
+    ),
+    click.option(
+        "--again", metavar="DIR", help="Train nothing: write the report of an earlier run again."
+    ),
+)
+@experiment_options
+def diagnose_command(seeds: tuple[int, ...], again: str | None, **params: Any) -> None:
+    """Read the input, measure, write."""
+    from gradmix_ext.cli._errors import RunError, wrong_input
+    from gradmix_ext.continual.diagnosis import Diagnosis
+    from gradmix_ext.continual.diagnosis.report import markdown, write_report
+    from gradmix_ext.continual.trainer import DivergedError
+
+    if again is not None:
+        folder = Path(again)
+        with wrong_input():
+            diagnosis = Diagnosis.load(folder)
+    else:
+        try:
+            diagnosis, folder = _measure(seeds, **params)
+        except DivergedError as error:
+            raise RunError(str(error)) from error
+    try:
+        paths = write_report(diagnosis, folder)
+    except OSError as error:
+        raise RunError(f"cannot write {folder}: {error}") from error
+    click.echo(markdown(diagnosis))
+    click.echo("written to " + ", ".join(str(path) for path in paths))
+
+
+def _measure(seeds: tuple[int, ...], **params: Any) -> tuple[Diagnosis, Path]:
+    """Everything measured, and the folder that holds it."""
+    import torch
+
+    from gradmix_ext.cli._errors import wrong_input
+    from gradmix_ext.continual.diagnosis import MeasureConfig, Study
+    from gradmix_ext.continual.experiment import Experiment
+    from gradmix_ext.continual.run_folder import default_folder
+
+    torch.set_num_threads(params["threads"])
+    with wrong_input():
+        config = experiment_config(params)
+        experiment = Experiment(config, [])
+        last = config.epochs - 1
+        at = params["at"] or sorted({0, min(1, last), (last + 1) // 2, last})
+        measured = MeasureConfig(
+            step=config.lr if params["step"] is None else params["step"],
+            alpha=config.alpha,
+            samples_per_pair=config.samples_per_pair,
+            step_samples=params["step_samples"],
+        )
+        study = Study(experiment, params["augment"], tuple(at), measured)
+        folder = Path(params["out"] or default_folder("diagnose"))
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()) and not params["overwrite"]:
+            raise FileExistsError(f"{folder} is not empty: choose another, or --overwrite")
+    diagnosis = study.run(seeds, lambda seed: click.echo(f"seed {seed} done"))
+    diagnosis.save(folder)
+    return diagnosis, folder
