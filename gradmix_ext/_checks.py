@@ -163,6 +163,13 @@ def in_range(op: str, name: str, index: Tensor, bound: int, of: str) -> None:
         raise RuntimeError(f"{op}: {name}[{at}] = {int(index[at])} is out of range for {of}")
 
 
+def nonzero(op: str, name: str, value: Tensor) -> None:
+    """No element is zero."""
+    at = _first(value == 0)
+    if at is not None:
+        raise RuntimeError(f"{op}: {name}[{at}] is zero")
+
+
 def labels(op: str, name: str, label: Tensor, classes: int, class_mask_: Tensor | None) -> None:
     """Every label is in [0, classes) and a class that ``class_mask_`` allows."""
     in_range(op, name, label, classes, f"{classes} classes")

@@ -40,6 +40,40 @@ struct MixupBackwardParams {
   bool stream;
 };
 
+// Byte e of a block of 16 output elements is byte control[e] of the 16 bytes from `offset` on, or 0 where control[e] is no_byte: beyond
+// the 16 bytes, and as a shuffle instruction wants it.
+constexpr uint8_t no_byte = 0x90;
+struct ByteTap {
+  int64_t offset;  // from the start of a line of an image
+  uint8_t control[16];
+};
+
+// An image as a sample of the output sees it, shifted and mirrored. What the taps of a block give is to be united.
+struct ImageView {
+  const uint8_t* image;
+  const ByteTap* taps;  // [blocks in a line, taps_per_block]
+  int64_t taps_per_block;
+  int64_t shift;  // row y of the output is row y + shift of the image, or black where that is outside
+  double weight;
+};
+
+// out[i] = shift + scale (w own[i] + w' partner[i]) for the bytes of two views. A line of the output is a row of one plane (one
+// channel, or all of them interleaved).
+struct GatherAugmentMixupParams {
+  const ImageView* views;  // [N, 2] own, partner
+  int64_t planes;
+  int64_t rows;
+  int64_t line;          // elements of the output in a line
+  int64_t span;          // bytes of an image that a line is taken from
+  int64_t plane_stride;  // bytes of an image
+  int64_t row_stride;
+  const void* scale;  // accumulation type: 16 elements for each plane (the same for all blocks), or as many as a line (interleaved)
+  const void* shift;
+  bool interleaved;
+  void* out;
+  DType dtype;
+};
+
 // Two hard labels with weights lam and 1 - lam, smoothed by eps over the allowed classes.
 struct CrossEntropyParams {
   const void* logits;

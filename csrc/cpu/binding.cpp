@@ -4,40 +4,8 @@
 
 namespace gradmix::cpu {
 
-DType data_type(const Tensor& t, const char* op, const char* name) {
-  switch (t.scalar_type()) {
-    case ScalarType::Float:
-      return DType::f32;
-    case ScalarType::Double:
-      return DType::f64;
-    case ScalarType::Half:
-      return DType::f16;
-    case ScalarType::BFloat16:
-      return DType::bf16;
-    default:
-      fail(op, ": ", name, " must be float32, float64, float16 or bfloat16");
-  }
-}
-
-ScalarType scalar_type(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-      return ScalarType::Float;
-    case DType::f64:
-      return ScalarType::Double;
-    case DType::f16:
-      return ScalarType::Half;
-    default:
-      return ScalarType::BFloat16;
-  }
-}
-
 void check_cpu(const Tensor& t, const char* op, const char* name) {
   check(t.is_cpu(), op, ": ", name, " must be on the CPU");
-}
-
-void check_dim(const Tensor& t, int64_t dim, const char* op, const char* name) {
-  check(t.dim() == dim, op, ": ", name, " must have ", dim, " dimensions, got ", t.dim());
 }
 
 namespace {
@@ -79,12 +47,12 @@ template class Column<int64_t>;
 template class Column<uint8_t>;
 template class Column<double>;
 
-Lam::Lam(const Tensor& lam, int64_t samples, DType dtype, const char* op) : wide_(is_wide(dtype)) {
-  check_cpu(lam, op, "lam");
-  const DType from = data_type(lam, op, "lam");
+Lam::Lam(const Tensor& lam, int64_t samples, DType dtype, const char* op, const char* name) : wide_(is_wide(dtype)) {
+  check_cpu(lam, op, name);
+  const DType from = data_type(lam, op, name);
   const int64_t count = lam.numel();
-  check(lam.dim() <= 1 && (count == 1 || count == samples), op, ": lam must be a scalar or have ", samples,
-        " elements, got ", count);
+  check(lam.dim() <= 1 && (count == 1 || count == samples), op, ": ", name, " must be a scalar or have ",
+        samples, " elements, got ", count);
   stride_ = count == 1 ? 0 : 1;
   const int64_t source_stride = lam.dim() == 1 ? lam.stride(0) : 0;
   // Half precision goes through a conversion of PyTorch's: such a lam is rare and small.
@@ -133,25 +101,14 @@ Tensor empty_strided(Shape sizes, Shape strides, ScalarType dtype) {
 }
 
 Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  std::vector<int64_t> strides(sizes.size());
-  int64_t dense = 1;
-  for (size_t k = sizes.size(); k-- > 0;) {
-    strides[k] = dense;
-    const int64_t size = sizes.begin()[k];
-    dense *= size > 0 ? size : 1;
-  }
-  return empty_strided(Shape(sizes.begin(), sizes.size()), Shape(strides.data(), strides.size()), dtype);
+  const Shape shape(sizes.begin(), sizes.size());
+  const std::vector<int64_t> strides = contiguous_strides(shape);
+  return empty_strided(shape, Shape(strides.data(), strides.size()), dtype);
 }
 
 Tensor zeros(std::initializer_list<int64_t> sizes, ScalarType dtype) {
   Tensor t = empty(sizes, dtype);
   return torch::stable::zero_(t);
-}
-
-Tensor make_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
-
-Tensor to_dtype(const Tensor& t, ScalarType dtype) {
-  return t.scalar_type() == dtype ? t : torch::stable::to(t, dtype);
 }
 
 void advise_huge_pages(void* data, int64_t bytes) {

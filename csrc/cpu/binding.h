@@ -1,47 +1,16 @@
-// What every binding needs: checks with plain messages, small inputs read on the host, scratch memory, the thread pool.
+// What the CPU bindings need beyond common/binding.h: small inputs read on the host, scratch memory, the thread pool.
 #pragma once
-
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <new>
 #include <optional>
-#include <sstream>
-#include <stdexcept>
 #include <vector>
 
-#include "../common/dtype.h"
+#include "../common/binding.h"
 
 namespace gradmix::cpu {
-
-using torch::stable::Tensor;
-using torch::headeronly::ScalarType;
-
-// The text of STD_TORCH_CHECK starts with a file name and a line; users get the message alone.
-template <class... Parts>
-[[noreturn]] void fail(const Parts&... parts) {
-  std::ostringstream text;
-  (text << ... << parts);
-  throw std::runtime_error(std::move(text).str());
-}
-template <class... Parts>
-void check(bool condition, const Parts&... parts) {
-  if (!condition) [[unlikely]]
-    fail(parts...);
-}
-
-// float32, float64, float16 or bfloat16; any other element type is an error that names the argument.
-DType data_type(const Tensor& t, const char* op, const char* name);
-ScalarType scalar_type(DType dtype);
-inline bool is_wide(DType dtype) { return dtype == DType::f64; }
-inline ScalarType acc_scalar_type(DType dtype) { return is_wide(dtype) ? ScalarType::Double : ScalarType::Float; }
-inline int64_t element_bytes(DType dtype) {
-  return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
-}
 
 // Calls f with a float or a double, the accumulation type of dtype.
 template <class F>
@@ -50,7 +19,6 @@ decltype(auto) with_acc(DType dtype, F&& f) {
 }
 
 void check_cpu(const Tensor& t, const char* op, const char* name);
-void check_dim(const Tensor& t, int64_t dim, const char* op, const char* name);
 
 // A one-dimensional argument as an array: in place where it is contiguous, else copied.
 template <class T>
@@ -70,11 +38,12 @@ class Column {
   const T* data_ = nullptr;
 };
 
-// lam as floats or doubles: one element for the batch (stride 0) or one per sample (stride 1).
+// lam (or mean and std, with channels for samples) as floats or doubles: one element for the batch (stride 0) or one per sample
+// (stride 1).
 class Lam {
  public:
   Lam() = default;
-  Lam(const Tensor& lam, int64_t samples, DType dtype, const char* op);
+  Lam(const Tensor& lam, int64_t samples, DType dtype, const char* op, const char* name = "lam");
   const void* data() const { return wide_ ? static_cast<const void*>(doubles_.data()) : floats_.data(); }
   int64_t stride() const { return stride_; }
   template <class A>
@@ -122,12 +91,9 @@ class Scratch {
   std::unique_ptr<T, Free> data_;
 };
 
-using Shape = torch::headeronly::IntHeaderOnlyArrayRef;
 Tensor empty_strided(Shape sizes, Shape strides, ScalarType dtype);
 Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype);
 Tensor zeros(std::initializer_list<int64_t> sizes, ScalarType dtype);
-Tensor make_contiguous(const Tensor& t);  // t itself where it already is
-Tensor to_dtype(const Tensor& t, ScalarType dtype);
 
 // Runs f(begin, end) over parts of [0, tasks), each of at least `grain` tasks; in this thread when there is only one part.
 template <class F>

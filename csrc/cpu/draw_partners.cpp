@@ -11,22 +11,6 @@ namespace {
 
 constexpr const char* op = "draw_partners";
 
-Tensor draw_noise(int64_t samples) {
-  const Tensor noise = empty({samples}, ScalarType::Double);
-  // aten::uniform_(self, from, to, *, generator): what torch.rand does, from the default generator.
-  std::array<StableIValue, 4> stack{torch::stable::detail::from(noise), torch::stable::detail::from(0.0),
-                                    torch::stable::detail::from(1.0), torch::stable::detail::from(std::nullopt)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::uniform_", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
-}
-
-// The position in [0, count) that a number in [0, 1) stands for; numbers outside, NaN too, cannot lead outside.
-int64_t position_of(double noise, int64_t count) {
-  const double at = noise * static_cast<double>(count);
-  if (!(at > 0)) return 0;
-  return at < static_cast<double>(count) ? static_cast<int64_t>(at) : count - 1;
-}
-
 void skip(const int64_t* target, const uint8_t* allowed, int64_t classes, const double* noise, int64_t samples,
           int64_t* partner, uint8_t* mask) {
   std::iota(partner, partner + samples, int64_t{0});
@@ -85,7 +69,7 @@ std::tuple<Tensor, Tensor> draw_partners(const Tensor& target, const Tensor& all
   for (int64_t i = 0; i < samples; ++i)
     check(label[i] >= 0 && label[i] < classes, op, ": target[", i, "] = ", label[i], " is out of range for ", classes,
           " classes");
-  const Column<double> uniform(noise ? *noise : draw_noise(samples), samples, op, "noise");
+  const Column<double> uniform(noise ? *noise : fill_uniform(empty({samples}, ScalarType::Double)), samples, op, "noise");
   const Tensor allowed_rows = make_contiguous(allowed);
 
   const Tensor partner = empty({samples}, ScalarType::Long);

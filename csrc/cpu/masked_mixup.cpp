@@ -28,41 +28,11 @@ struct Batch {
   int64_t bytes() const { return samples * sample_size * element_bytes(dtype); }
 };
 
-// The strides of the result: those of x where x has neither gaps nor overlap and its batch dimension is the outermost, else contiguous.
-std::vector<int64_t> result_strides(const Tensor& x) {
-  const auto sizes = x.sizes();
-  const auto strides = x.strides();
-  std::vector<std::pair<int64_t, int64_t>> inner;
-  for (size_t k = 1; k < sizes.size(); ++k)
-    if (sizes[k] != 1) inner.emplace_back(strides[k], sizes[k]);
-  std::sort(inner.begin(), inner.end());
-  int64_t expected = 1;
-  bool dense = true;
-  for (const auto& [stride, size] : inner) {
-    dense = dense && stride == expected;
-    expected *= size;
-  }
-  if (dense && strides[0] == expected) return {strides.begin(), strides.end()};
-  std::vector<int64_t> contiguous(sizes.size());
-  int64_t step = 1;
-  for (size_t k = sizes.size(); k-- > 0;) {
-    contiguous[k] = step;
-    step *= std::max<int64_t>(sizes[k], 1);
-  }
-  return contiguous;
-}
-
-bool same_layout(const Tensor& t, const std::vector<int64_t>& strides) {
-  for (int64_t k = 0; k < t.dim(); ++k)
-    if (t.size(k) > 1 && t.stride(k) != strides[k]) return false;
-  return true;
-}
-
 Batch read_batch(const Tensor& x, const char* name) {
   check_cpu(x, op, name);
   const DType dtype = data_type(x, op, name);
   check(x.dim() >= 1, op, ": ", name, " must have a batch dimension");
-  Batch batch{x, result_strides(x), x.size(0), 0, dtype};
+  Batch batch{x, batch_strides(x), x.size(0), 0, dtype};
   batch.sample_size = batch.samples > 0 ? x.numel() / batch.samples : 0;
   if (x.numel() > 0 && !same_layout(x, batch.strides)) batch.x = make_contiguous(x);
   return batch;
@@ -144,15 +114,6 @@ Tensor masked_mixup(const Tensor& x, const Tensor& partner, const Tensor& lam, c
   return out;
 }
 
-// Dense memory that is written while `t` is still being read has to be apart from it.
-void check_apart(const char* written, int64_t bytes, const Tensor& t, int64_t element, const char* name) {
-  if (bytes == 0 || t.numel() == 0) return;
-  int64_t last = 0;
-  for (int64_t d = 0; d < t.dim(); ++d) last += (t.size(d) - 1) * t.stride(d);
-  const char* read = static_cast<const char*>(t.const_data_ptr());
-  check(read + (last + 1) * element <= written || written + bytes <= read, op, ": out must not overlap ", name, " in memory");
-}
-
 void masked_mixup_out(const Tensor& x, const Tensor& partner, const Tensor& lam, const std::optional<Tensor>& mask,
                       Tensor out) {
   const Batch batch = read_batch(x, "x");
@@ -161,10 +122,10 @@ void masked_mixup_out(const Tensor& x, const Tensor& partner, const Tensor& lam,
   const auto want = x.sizes(), have = out.sizes();
   check(std::equal(want.begin(), want.end(), have.begin(), have.end()), op, ": out must have the shape of x");
   check(batch.bytes() == 0 || same_layout(out, batch.strides), op, ": out must have the strides of the result");
-  char* destination = static_cast<char*>(out.mutable_data_ptr());
-  check_apart(destination, batch.bytes(), batch.x, element_bytes(batch.dtype), "x");
-  check_apart(destination, batch.bytes(), partner, sizeof(int64_t), "partner");
-  if (mask) check_apart(destination, batch.bytes(), *mask, sizeof(bool), "mask");
+  void* destination = out.mutable_data_ptr();
+  check_apart(destination, batch.bytes(), batch.x, op, "x");
+  check_apart(destination, batch.bytes(), partner, op, "partner");
+  if (mask) check_apart(destination, batch.bytes(), *mask, op, "mask");
   mix(batch, partner, lam, mask, destination);
 }
 

@@ -1,15 +1,14 @@
-// What every binding needs: checks with plain messages that need no synchronisation, arguments as the kernels take them, memory.
+// What the CUDA bindings need beyond common/binding.h: checks that need no synchronisation, arguments as the kernels take them, memory.
 #pragma once
 
 #include <initializer_list>
 #include <optional>
-#include <sstream>
-#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "common/binding.h"
 #include "cuda/kernels.h"
 #include "cuda/runtime.h"
 
@@ -22,33 +21,13 @@
 
 namespace gradmix::cuda {
 
-// The text of STD_TORCH_CHECK starts with a file name and a line; users get the message alone.
-template <class... Parts>
-[[noreturn]] void fail(const Parts&... parts) {
-  std::ostringstream text;
-  (text << ... << parts);
-  throw std::runtime_error(std::move(text).str());
-}
-template <class... Parts>
-void check(bool condition, const Parts&... parts) {
-  if (!condition) [[unlikely]]
-    fail(parts...);
-}
 inline void check_launch(cudaError_t error, const char* op) {
   check(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
 }
 
-// float32, float64, float16 or bfloat16; any other element type is an error that names the argument.
-DType data_type(const Tensor& t, const char* op, const char* name);
-ScalarType scalar_type(DType dtype);
-inline bool is_wide(DType dtype) { return dtype == DType::f64; }
-inline ScalarType acc_scalar_type(DType dtype) { return is_wide(dtype) ? ScalarType::Double : ScalarType::Float; }
-inline int64_t element_bytes(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
-
 // On the device, that of `like` where there is one.
 void check_device(const Tensor& t, const char* op, const char* name);
 void check_device(const Tensor& t, const Tensor& like, const char* op, const char* name);
-void check_dim(const Tensor& t, int64_t dim, const char* op, const char* name);
 
 // A contiguous vector of `expected` elements, copied where it is not; keeps the copy.
 class Column {
@@ -72,14 +51,9 @@ inline Column flags(const std::optional<Tensor>& t, const Tensor& like, int64_t 
 // One number for the batch or one per sample, read where it lies.
 Weights weights(const Tensor& t, const Tensor& like, int64_t samples, const char* op, const char* name);
 
-using Shape = torch::headeronly::IntHeaderOnlyArrayRef;
 Tensor empty_strided(const Tensor& like, Shape sizes, Shape strides, ScalarType dtype);
 Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype);
 Tensor zeros(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype);
-inline Tensor make_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
-inline Tensor to_dtype(const Tensor& t, ScalarType dtype) {
-  return t.scalar_type() == dtype ? t : torch::stable::to(t, dtype);
-}
 // Rows whose elements lie side by side.
 Tensor readable_rows(const Tensor& t);
 

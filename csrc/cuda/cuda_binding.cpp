@@ -6,34 +6,6 @@
 
 namespace gradmix::cuda {
 
-DType data_type(const Tensor& t, const char* op, const char* name) {
-  switch (t.scalar_type()) {
-    case ScalarType::Float:
-      return DType::f32;
-    case ScalarType::Double:
-      return DType::f64;
-    case ScalarType::Half:
-      return DType::f16;
-    case ScalarType::BFloat16:
-      return DType::bf16;
-    default:
-      fail(op, ": ", name, " must be float32, float64, float16 or bfloat16");
-  }
-}
-
-ScalarType scalar_type(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-      return ScalarType::Float;
-    case DType::f64:
-      return ScalarType::Double;
-    case DType::f16:
-      return ScalarType::Half;
-    default:
-      return ScalarType::BFloat16;
-  }
-}
-
 void check_device(const Tensor& t, const char* op, const char* name) {
   check(on_device(t), op, ": ", name, " must be on a CUDA device");
 }
@@ -42,10 +14,6 @@ void check_device(const Tensor& t, const Tensor& like, const char* op, const cha
   check(t.get_device_index() == like.get_device_index(), op, ": ", name, " must be on device ", like.get_device_index(),
         " as the data, got ", t.get_device_index());
 }
-void check_dim(const Tensor& t, int64_t dim, const char* op, const char* name) {
-  check(t.dim() == dim, op, ": ", name, " must have ", dim, " dimensions, got ", t.dim());
-}
-
 Column::Column(const Tensor& t, const Tensor& like, int64_t expected, ScalarType type, const char* op, const char* name) {
   check_device(t, like, op, name);
   check_dim(t, 1, op, name);
@@ -74,14 +42,9 @@ Tensor empty_strided(const Tensor& like, Shape sizes, Shape strides, ScalarType 
 }
 
 Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  std::vector<int64_t> strides(sizes.size());
-  int64_t dense = 1;
-  for (size_t k = sizes.size(); k-- > 0;) {
-    strides[k] = dense;
-    const int64_t size = sizes.begin()[k];
-    dense *= size > 0 ? size : 1;
-  }
-  return empty_strided(like, Shape(sizes.begin(), sizes.size()), Shape(strides.data(), strides.size()), dtype);
+  const Shape shape(sizes.begin(), sizes.size());
+  const std::vector<int64_t> strides = contiguous_strides(shape);
+  return empty_strided(like, shape, Shape(strides.data(), strides.size()), dtype);
 }
 
 Tensor zeros(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {

@@ -1,5 +1,4 @@
 // draw_partners on CUDA tensors.
-#include <array>
 #include <tuple>
 
 #include "cuda/binding.h"
@@ -8,15 +7,6 @@ namespace gradmix::cuda {
 namespace {
 
 constexpr const char* op = "draw_partners";
-
-Tensor draw_noise(const Tensor& like, int64_t samples) {
-  const Tensor noise = empty(like, {samples}, ScalarType::Double);
-  // aten::uniform_(self, from, to, *, generator): what torch.rand does, from the default generator of the device.
-  std::array<StableIValue, 4> stack{torch::stable::detail::from(noise), torch::stable::detail::from(0.0),
-                                    torch::stable::detail::from(1.0), torch::stable::detail::from(std::nullopt)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::uniform_", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
-}
 
 std::tuple<Tensor, Tensor> draw_partners(const Tensor& target, const Tensor& allowed, std::string policy,
                                          const std::optional<Tensor>& noise_given) {
@@ -31,7 +21,7 @@ std::tuple<Tensor, Tensor> draw_partners(const Tensor& target, const Tensor& all
   check(allowed.size(1) == classes, op, ": allowed must be square");
   check(allowed.scalar_type() == ScalarType::Bool, op, ": allowed must be bool");
   check(policy == "redraw" || policy == "skip", op, ": policy must be redraw or skip, got ", policy);
-  const Column noise(noise_given ? *noise_given : draw_noise(target, samples), target, samples, ScalarType::Double, op, "noise");
+  const Column noise(noise_given ? *noise_given : fill_uniform(empty(target, {samples}, ScalarType::Double)), target, samples, ScalarType::Double, op, "noise");
   const Tensor pairs = make_contiguous(allowed);
 
   Tensor partner = empty(target, {samples}, ScalarType::Long), mask = empty(target, {samples}, ScalarType::Bool);

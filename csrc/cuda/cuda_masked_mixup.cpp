@@ -8,35 +8,6 @@ namespace {
 
 constexpr const char* op = "masked_mixup";
 
-// The strides of the result: those of x where x has neither gaps nor overlap and its batch dimension is the outermost, else contiguous.
-std::vector<int64_t> result_strides(const Tensor& x) {
-  const auto sizes = x.sizes(), strides = x.strides();
-  std::vector<std::pair<int64_t, int64_t>> inner;
-  for (size_t k = 1; k < sizes.size(); ++k)
-    if (sizes[k] != 1) inner.emplace_back(strides[k], sizes[k]);
-  std::sort(inner.begin(), inner.end());
-  int64_t expected = 1;
-  bool dense = true;
-  for (const auto& [stride, size] : inner) {
-    dense = dense && stride == expected;
-    expected *= size;
-  }
-  if (dense && strides[0] == expected) return {strides.begin(), strides.end()};
-  std::vector<int64_t> contiguous(sizes.size());
-  int64_t step = 1;
-  for (size_t k = sizes.size(); k-- > 0;) {
-    contiguous[k] = step;
-    step *= std::max<int64_t>(sizes[k], 1);
-  }
-  return contiguous;
-}
-
-bool same_layout(const Tensor& t, const std::vector<int64_t>& strides) {
-  for (int64_t k = 0; k < t.dim(); ++k)
-    if (t.size(k) > 1 && t.stride(k) != strides[k]) return false;
-  return true;
-}
-
 // The checked inputs; the parameters point into them.
 struct Batch {
   Batch(const Tensor& given, const char* name, const Tensor& partner_given, const Tensor& lam, const std::optional<Tensor>& mask_given)
@@ -45,7 +16,7 @@ struct Batch {
     dtype = data_type(given, op, name);
     check(given.dim() >= 1, op, ": ", name, " must have a batch dimension");
     samples = given.size(0);
-    strides = result_strides(given);
+    strides = batch_strides(given);
     if (given.numel() > 0 && !same_layout(given, strides)) x = make_contiguous(given);
     partner = indices(partner_given, given, samples, op, "partner");
     mask = flags(mask_given, given, samples, op, "mask");
@@ -79,15 +50,6 @@ Tensor masked_mixup(const Tensor& x, const Tensor& partner, const Tensor& lam, c
   return out;
 }
 
-// Dense memory that is written while `t` is still being read has to be apart from it.
-void check_apart(const char* written, int64_t bytes, const Tensor& t, int64_t element, const char* name) {
-  if (bytes == 0 || t.numel() == 0) return;
-  int64_t last = 0;
-  for (int64_t d = 0; d < t.dim(); ++d) last += (t.size(d) - 1) * t.stride(d);
-  const char* read = static_cast<const char*>(t.const_data_ptr());
-  check(read + (last + 1) * element <= written || written + bytes <= read, op, ": out must not overlap ", name, " in memory");
-}
-
 void masked_mixup_out(const Tensor& x, const Tensor& partner, const Tensor& lam, const std::optional<Tensor>& mask,
                       Tensor out) {
   check_device(x, op, "x");
@@ -98,11 +60,11 @@ void masked_mixup_out(const Tensor& x, const Tensor& partner, const Tensor& lam,
   const auto want = x.sizes(), have = out.sizes();
   check(std::equal(want.begin(), want.end(), have.begin(), have.end()), op, ": out must have the shape of x");
   check(batch.bytes() == 0 || same_layout(out, batch.strides), op, ": out must have the strides of the result");
-  char* destination = static_cast<char*>(out.mutable_data_ptr());
-  check_apart(destination, batch.bytes(), batch.x, element_bytes(batch.dtype), "x");
-  check_apart(destination, batch.bytes(), partner, sizeof(int64_t), "partner");
-  if (mask) check_apart(destination, batch.bytes(), *mask, sizeof(bool), "mask");
-  check_apart(destination, batch.bytes(), lam, lam.element_size(), "lam");
+  void* destination = out.mutable_data_ptr();
+  check_apart(destination, batch.bytes(), batch.x, op, "x");
+  check_apart(destination, batch.bytes(), partner, op, "partner");
+  if (mask) check_apart(destination, batch.bytes(), *mask, op, "mask");
+  check_apart(destination, batch.bytes(), lam, op, "lam");
   mix(batch, destination, scope);
 }
 

@@ -67,6 +67,13 @@ __device__ A value_at(const Weights& w, int64_t i) {
   }
 }
 
+// The position in [0, count) that a number in [0, 1) stands for; numbers outside, NaN too, cannot lead outside.
+__device__ inline int64_t position_of(double noise, int64_t count) {
+  const double at = noise * static_cast<double>(count);
+  if (!(at > 0)) return 0;
+  return at < static_cast<double>(count) ? static_cast<int64_t>(at) : count - 1;
+}
+
 __device__ inline float exponential(float x) { return expf(x); }
 __device__ inline double exponential(double x) { return exp(x); }
 __device__ inline float logarithm(float x) { return logf(x); }

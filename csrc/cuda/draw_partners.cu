@@ -6,13 +6,6 @@ namespace {
 
 constexpr int threads = 256;
 
-// The position in [0, count) that a number in [0, 1) stands for; numbers outside, NaN too, cannot lead outside.
-__device__ int64_t position_of(double noise, int64_t count) {
-  const double at = noise * static_cast<double>(count);
-  if (!(at > 0)) return 0;
-  return at < static_cast<double>(count) ? static_cast<int64_t>(at) : count - 1;
-}
-
 // One warp a sample, its lanes side by side over the classes.
 __global__ void __launch_bounds__(threads) redraw_partners(PartnerParams p) {
   const int lane = threadIdx.x;

@@ -7,6 +7,7 @@ differentiable by PyTorch's own autograd and never hold an [N, C, d] tensor.
 
 from gradmix_ext.reference.class_gradients import class_gradients, class_gram
 from gradmix_ext.reference.draw_partners import draw_partners
+from gradmix_ext.reference.gather_augment_mixup import gather_augment_mixup
 from gradmix_ext.reference.masked_mixup import masked_mixup, masked_mixup_backward
 from gradmix_ext.reference.mixup_cross_entropy import (
     mixup_cross_entropy,
@@ -18,6 +19,7 @@ __all__ = [
     "class_gradients",
     "class_gram",
     "draw_partners",
+    "gather_augment_mixup",
     "masked_mixup",
     "masked_mixup_backward",
     "mixup_cross_entropy",

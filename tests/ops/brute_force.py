@@ -37,6 +37,37 @@ def masked_mixup(x, partner, lam, mask=None):
     return out
 
 
+def augmented(image, noise, padding, hflip):
+    """The padded image [ch, H, W], cut out, then mirrored."""
+    _, h, w = image.shape
+    if noise is None:
+        return image
+    top, left = (min(int(r * (2 * padding + 1)), 2 * padding) for r in noise[:2])
+    image = np.pad(image, ((0, 0), (padding, padding), (padding, padding)))
+    image = image[:, top : top + h, left : left + w]
+    return image[:, :, ::-1] if hflip and noise[2] < 0.5 else image
+
+
+def gather_augment_mixup(
+    images, index, partner_index=None, lam=1.0, mask=None, *, mean, std, padding=0, hflip=False,
+    noise=None, layout="chw", **_,
+):  # fmt: skip
+    if layout == "hwc":
+        images = images.transpose(0, 3, 1, 2)
+    n, mean, std = len(index), np.reshape(mean, (-1, 1, 1)), np.reshape(std, (-1, 1, 1))
+    lam, out = spread(1.0 if lam is None else lam, n), np.empty((n, *images.shape[1:]))
+
+    def normalised(position, which):
+        draw = None if noise is None else noise[i, which]
+        return (augmented(images[position], draw, padding, hflip) / 255 - mean) / std
+
+    for i in range(n):
+        out[i] = normalised(index[i], 0)
+        if partner_index is not None and (mask is None or mask[i]):
+            out[i] = lam[i] * out[i] + (1 - lam[i]) * normalised(partner_index[i], 1)
+    return out
+
+
 def mixup_cross_entropy(z, y, y2, lam, class_mask=None, label_smoothing=0.0, reduction="mean"):
     n, c = z.shape
     lam, allowed = spread(lam, n), allowed_classes(class_mask, c)

@@ -54,6 +54,7 @@ def samples(op: str, dtype: torch.dtype, sizes=SIZES) -> list[Sample]:
         "class_gram": _gram,
         "pair_scores": _scores,
         "draw_partners": _partners,
+        "gather_augment_mixup": _gather,
     }[op]
     return [sample for size in sizes for sample in builder(*size, dtype, make)]
 
@@ -175,3 +176,39 @@ def _partners(n, c, d, dtype, make):
                 "draw_partners", f"{n}x{c}-{share}-{policy}",
                 (y, allowed | allowed.T), {"policy": policy, "noise": noise},
             )  # fmt: skip
+
+
+def _gather(n, h, w, dtype, make):
+    """n (20 at most) samples of images of h x w, in every pair of layouts."""
+    n = min(n, 20)
+    count = n + 3 if n else 0
+    last = {"memory_format": torch.channels_last}
+
+    def images(*shape):
+        return torch.randint(256, (count, *shape), generator=make, dtype=torch.uint8)
+
+    def index():
+        return torch.randint(max(count, 1), (n,), generator=make)
+
+    def options(channels, roles=2, **chosen):
+        mean, std = torch.rand(2, channels, generator=make)
+        noise = torch.rand(n, roles, 3, generator=make)
+        return {"mean": mean, "std": std + 0.1, "noise": noise, "dtype": dtype, **chosen}
+
+    mask = torch.rand(n, generator=make) < 0.7
+    strided = images(w, 2 * h, 4).permute(0, 3, 2, 1)[:, :, ::2]
+    one, two = {"padding": 2, "hflip": True}, {"padding": 2, "hflip": True, "layout": "hwc"}
+    pair = (index(), index())
+    for name, args, kwargs in (
+        ("gather", (images(1, h, w), index()), options(1, noise=None)),
+        ("alone", (images(h, w, 3), index()), options(3, 1, **two, **last)),
+        ("chw", (images(3, h, w), *pair, _lam(make, n), mask), options(3, **one)),
+        ("hwc", (images(h, w, 3), *pair, _lam(make, n)), options(3, **two)),
+        ("last", (images(h, w, 3), *pair, _lam(make, n), mask), options(3, **two, **last)),
+        ("chw-last", (images(5, h, w), *pair, _lam(make, n).double()), options(5, **one, **last)),
+        ("black", (images(h, w, 2), *pair, torch.tensor([0.3])),
+         options(2, layout="hwc", padding=h + w)),
+        ("strided", (strided, *pair, torch.tensor(0.6)), options(4, hflip=True)),
+        ("strided-last", (strided, *pair, torch.tensor(0.6)), options(4, padding=1, **last)),
+    ):  # fmt: skip
+        yield Sample("gather_augment_mixup", f"{n}x{h}x{w}-{name}", args, kwargs)

@@ -8,6 +8,7 @@ import torch
 import gradmix_ext as gx
 
 N, C, D = 5, 4, 3
+M = 9  # images
 
 
 def arguments(op):
@@ -23,6 +24,10 @@ def arguments(op):
             "features": h, "logits": z, "target": y, "partner_target": y2, "lam": lam,
             "direction_weight": torch.randn(C, D), "direction_bias": torch.randn(C),
             "num_classes": C,
+        },
+        "gather_augment_mixup": {
+            "images": torch.zeros(M, 3, 2, 2, dtype=torch.uint8), "index": torch.arange(N),
+            "partner_index": y, "lam": lam, "mean": [0.5] * 3, "std": torch.ones(3),
         },
         "draw_partners": {"target": y, "allowed": torch.ones(C, C, dtype=torch.bool)},
     }[op]  # fmt: skip
@@ -91,6 +96,31 @@ CASES = {
         ({"direction_bias": torch.randn(3)}, r"direction_bias must have shape \[4\], got \[3\]"),
         ({"num_classes": 2}, r"target\[2\] = 2 is out of range for 2 classes"),
         ({"num_classes": -1}, "num_classes must not be negative, got -1"),
+    ],
+    "gather_augment_mixup": [
+        ({"images": torch.zeros(M, 3, 2, 2)}, "images must be torch.uint8, got torch.float32"),
+        ({"images": torch.zeros(M, 2, 2, dtype=torch.uint8)}, "images must have 4 dimensions, got"),
+        ({"layout": "nchw"}, "layout must be one of chw, hwc, got 'nchw'"),
+        ({"layout": "hwc"}, r"mean must have shape \[2\], got \[3\]"),
+        ({"index": LABELS.int()}, "index must be torch.int64, got torch.int32"),
+        ({"index": LABELS[None]}, r"index must have 1 dimension, got shape \[1, 5\]"),
+        ({"index": at(3, M, LABELS)}, r"index\[3\] = 9 is out of range for 9 images"),
+        ({"index": at(0, -1, LABELS)}, r"index\[0\] = -1 is out of range for 9 images"),
+        ({"partner_index": LABELS[:4]}, r"partner_index must have shape \[5\], got \[4\]"),
+        ({"partner_index": at(4, 12, LABELS)}, r"partner_index\[4\] = 12 is out of range for 9"),
+        ({"partner_index": None}, "lam needs partner_index, which is missing"),
+        ({"partner_index": None, "lam": 0.5}, "lam needs partner_index, which is missing"),
+        ({"partner_index": None, "lam": 1.0, "mask": LABELS > 0}, "mask needs partner_index"),
+        ({"lam": torch.rand(3)}, r"lam must be a scalar or have shape \[5\], got \[3\]"),
+        ({"mask": LABELS}, "mask must be torch.bool, got torch.int64"),
+        ({"mean": [0.5, 0.5]}, r"mean must have shape \[3\], got \[2\]"),
+        ({"std": torch.ones(3).long()}, "std must be float32, .* got torch.int64"),
+        ({"std": torch.tensor([1.0, 0.0, 1.0])}, r"std\[1\] is zero"),
+        ({"padding": -1}, "padding must not be negative, got -1"),
+        ({"hflip": True, "noise": torch.rand(N, 2, 3).double()}, "noise must be torch.float32"),
+        ({"noise": torch.rand(N, 1, 3)}, r"noise must have shape \[5, 2, 3\], got \[5, 1, 3\]"),
+        ({"dtype": torch.uint8}, "dtype must be float32, .* got torch.uint8"),
+        ({"memory_format": torch.preserve_format}, "memory_format must be contiguous_format or"),
     ],
     "draw_partners": [
         ({"target": LABELS[None]}, r"target must have 1 dimension, got shape \[1, 5\]"),

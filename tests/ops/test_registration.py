@@ -71,7 +71,7 @@ def test_gradients(module, op, backend):
         gradgradcheck(function, inputs, fast_mode=True)  # along random directions
 
 
-@pytest.mark.parametrize("op", [*DIFFERENTIABLE, "draw_partners"])
+@pytest.mark.parametrize("op", [*DIFFERENTIABLE, "draw_partners", "gather_augment_mixup"])
 def test_opcheck(op, backend):
     overload = getattr(torch.ops.gradmix_ext, op).default
     # one sample of a kind; the values are checked elsewhere

@@ -11,6 +11,9 @@ namespace gradmix::cpu::kernels {
 void masked_mixup(const MixupParams& p, int64_t begin, int64_t end);
 void masked_mixup_backward(const MixupBackwardParams& p, int64_t begin, int64_t end);
 
+// Tasks are samples.
+void gather_augment_mixup(const GatherAugmentMixupParams& p, int64_t begin, int64_t end);
+
 // Tasks are rows. The backward kernel needs one row of the accumulation type.
 void cross_entropy(const CrossEntropyParams& p, int64_t begin, int64_t end);
 void cross_entropy_backward(const CrossEntropyParams& p, int64_t begin, int64_t end, void* scratch);
