@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -13,13 +14,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
-from rich.table import Table
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from gradmix_ext.continual.callbacks import Callback, EpochEnd, TaskEnd
-from gradmix_ext.continual.compare import FORMULAS, Comparison, Progress, percent
+from gradmix_ext.continual.compare import FORMULAS, Comparison, Progress
 from gradmix_ext.continual.experiment import Arm, Run
+from gradmix_ext.continual.statistics import percent
+from gradmix_ext.continual.summary import tables
+from gradmix_ext.continual.tables import Table
 
-__all__ = ["RichProgress", "print_files", "print_table"]
+__all__ = ["RichProgress", "print_files", "print_tables"]
 
 
 class RichProgress(Progress):
@@ -99,21 +104,35 @@ class _Ticks(Callback):
         self._accuracy = f" acc {percent(mean)}"
 
 
-def print_table(comparison: Comparison) -> None:
-    """Mean and confidence interval of every arm, with the formulas."""
-    seeds = len(comparison.seeds)
-    over = f"mean ± 95 % CI over {seeds} seeds" if seeds > 1 else f"seed {comparison.seeds[0]}"
-    table = Table(title=f"Class-IL, in percent, {over}", title_justify="left")
-    table.add_column("arm")
-    for _, heading, _ in FORMULAS:
-        table.add_column(heading, justify="right")
-    for arm in comparison.finished_arms():
-        estimates = comparison.estimates(arm)
-        table.add_row(arm.label, *(estimates[name].percent() for name, _, _ in FORMULAS))
-    Console().print(table)
+def print_tables(comparison: Comparison) -> None:
+    """The metrics of every arm, its lead over the baseline, and the formulas."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # A file has no edge to fold lines at.
+    for table in tables(comparison):
+        console.print(_rich(table), "")
     for _, heading, formula in FORMULAS:
         print(f"{heading:<10} = {formula}")
     print("R[t,j] = test accuracy on task j after task t, argmax over all classes seen so far")
+
+
+def _rich(table: Table) -> RichTable:
+    """The table for a terminal; narrow, so that the default arms fit into 80 columns."""
+    shown = RichTable(
+        title=Text(table.title),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+    )
+    name, *numbers = table.headings
+    shown.add_column(Text(name))
+    for heading in numbers:
+        shown.add_column(Text(heading), justify="right")
+    for row in table.rows:
+        shown.add_row(*map(Text, row))
+    return shown
 
 
 def print_files(paths: Sequence[Path]) -> None:

@@ -14,8 +14,8 @@ import torch
 from gradmix_ext import loader
 from gradmix_ext.cli._errors import InputError, RunError, wrong_input
 from gradmix_ext.cli._options import experiment_config
-from gradmix_ext.cli._report import RichProgress, print_files, print_table
-from gradmix_ext.continual.compare import Comparison
+from gradmix_ext.cli._report import RichProgress, print_files, print_tables
+from gradmix_ext.continual.compare import Comparison, choose_baseline
 from gradmix_ext.continual.experiment import Arm, Experiment
 from gradmix_ext.continual.run_folder import RunFolder, default_folder
 from gradmix_ext.continual.summary import describe
@@ -24,24 +24,34 @@ from gradmix_ext.continual.trainer import DivergedError
 __all__ = ["run_comparison"]
 
 
-def run_comparison(kind: str, arms: Sequence[str], seeds: Sequence[int], **params: Any) -> None:
+def run_comparison(
+    kind: str,
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    baseline: str | None = None,
+    test: str = "t",
+    **params: Any,
+) -> None:
     """Check everything, train, and show what came out.
 
     Args:
         kind: Name of the command, for the default folder.
         arms: METHOD[+AUGMENT] each.
         seeds: The seeds.
+        baseline: The arm that the others are tested against.
+        test: The paired test.
         **params: The flags of :func:`experiment_options`.
     """
     torch.set_num_threads(params["threads"])
     with wrong_input():
         chosen = [Arm.parse(text) for text in arms]
         _require_distinct(chosen)
+        against = choose_baseline(chosen, baseline)
         experiment = Experiment(experiment_config(params), chosen)
         backend = _load_backend()
         folder = RunFolder(params["out"] or default_folder(kind), params["overwrite"])
         folder.write_config(experiment.config, chosen, seeds, _command(), backend)
-    comparison = Comparison(experiment, chosen, seeds)
+    comparison = Comparison(experiment, chosen, seeds, against, test)
     click.echo(describe(comparison))
     click.echo(f"{experiment.device} with {params['threads']} thread(s), {backend}")
     try:
@@ -59,7 +69,7 @@ def run_comparison(kind: str, arms: Sequence[str], seeds: Sequence[int], **param
         raise RunError(f"{error}; what was finished is in {folder.path}") from error
     except OSError as error:
         raise RunError(f"cannot write {folder.path}: {error}") from error
-    print_table(comparison)
+    print_tables(comparison)
     print_files(folder.finish(comparison))
 
 

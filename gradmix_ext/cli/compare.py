@@ -51,6 +51,24 @@ Examples:
         "share class order, initial weights and data.",
     ),
 )
+@section(
+    "Statistics",
+    click.option(
+        "--baseline",
+        metavar="ARM",
+        help="The arm that the others are tested against, seed by seed.  [default: er, or else the "
+        "first]",
+    ),
+    click.option(
+        "--test",
+        type=click.Choice(["t", "wilcoxon"]),
+        default="t",
+        show_default=True,
+        help="Paired t test, or Wilcoxon's signed-rank test, which does not presume normal "
+        "differences and cannot get below p = 0.05 with fewer than 6 seeds. Both are corrected by "
+        "Holm's method for the number of arms and metrics.",
+    ),
+)
 @experiment_options
 def compare_command(arms: tuple[str, ...], seeds: tuple[int, ...], **params: Any) -> None:
     """Compare arms."""

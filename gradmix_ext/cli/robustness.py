@@ -212,8 +212,8 @@ def _attack(
     from rich.console import Console
     from rich.progress import Progress
 
-    from gradmix_ext.continual.compare import percent
     from gradmix_ext.continual.feed import Feed
+    from gradmix_ext.continual.statistics import percent
     from gradmix_ext.robustness import evaluate
 
     console = Console()

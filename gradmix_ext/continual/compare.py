@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from gradmix_ext.continual.callbacks import Callback
 from gradmix_ext.continual.experiment import Arm, Experiment, Run
 from gradmix_ext.continual.result import METRICS
 from gradmix_ext.continual.run_folder import RunFolder
+from gradmix_ext.continual.statistics import Contrast, Estimate, contrasts
 
-__all__ = ["FORMULAS", "Comparison", "Estimate", "Progress", "half_width", "percent"]
-
-_CONFIDENCE = 0.95
+__all__ = ["FORMULAS", "Comparison", "Progress", "choose_baseline"]
 
 #: The columns of a comparison: property of the result, heading, formula.
 FORMULAS = (
@@ -26,65 +20,49 @@ FORMULAS = (
 )
 
 
-def half_width(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Half the width of the 95 % confidence interval of the mean over axis 0, by Student's t.
+def choose_baseline(arms: Sequence[Arm], text: str | None = None) -> Arm:
+    """The arm that the others are tested against: the one named, else plain er, else the first.
 
-    Args:
-        values: [n, ...], n at least 2.
+    Raises:
+        ValueError: `text` names none of the arms.
     """
-    from scipy.special import stdtrit
-
-    n = len(values)
-    quantile = stdtrit(n - 1, (1 + _CONFIDENCE) / 2)
-    width: NDArray[np.float64] = quantile * values.std(axis=0, ddof=1) / math.sqrt(n)
-    return width
-
-
-def percent(fraction: float) -> str:
-    """In percent with one decimal; 'n/a' for NaN, and never '-0.0'."""
-    return "n/a" if math.isnan(fraction) else f"{round(100 * fraction, 1) + 0.0:.1f}"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds with half the width of its 95 % confidence interval.
-
-    Attributes:
-        mean: NaN where the metric is not defined (forgetting of one task).
-        half_width: None with a single seed: one number has no spread.
-        n: How many seeds.
-    """
-
-    mean: float
-    half_width: float | None
-    n: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Estimate:
-        """Estimate from one value per seed."""
-        array = np.asarray(values, dtype=np.float64)
-        width = float(half_width(array)) if len(array) > 1 else None
-        return cls(float(array.mean()), width, len(array))
-
-    def percent(self) -> str:
-        """In percent: '71.6 ± 1.9', '71.6' for one seed, 'n/a' where it is not defined."""
-        if math.isnan(self.mean):
-            return percent(self.mean)
-        mean = percent(self.mean)
-        return mean if self.half_width is None else f"{mean} ± {percent(self.half_width)}"
+    wanted = Arm.parse("er" if text is None else text)
+    for arm in arms:
+        if (arm.method, arm.augment) == (wanted.method, wanted.augment):
+            return arm
+    if text is None:
+        return arms[0]
+    labels = ", ".join(arm.label for arm in arms)
+    raise ValueError(f"the baseline '{text}' is none of the arms {labels}")
 
 
 class Comparison:
     """Runs every arm with every seed, and sums them up.
 
+    Args:
+        experiment: Settings and data.
+        arms: What is compared.
+        seeds: The seeds, the same for every arm.
+        baseline: The arm that the others are tested against; None takes :func:`choose_baseline`'s.
+        test: A name of :data:`~gradmix_ext.continual.statistics.TESTS`.
+
     Attributes:
         runs: What is finished so far.
     """
 
-    def __init__(self, experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        arms: Sequence[Arm],
+        seeds: Sequence[int],
+        baseline: Arm | None = None,
+        test: str = "t",
+    ) -> None:
         self.experiment = experiment
         self.arms = tuple(arms)
         self.seeds = tuple(seeds)
+        self.baseline = choose_baseline(self.arms) if baseline is None else baseline
+        self.test = test
         self.runs: list[Run] = []
 
     @property
@@ -119,6 +97,20 @@ class Comparison:
         """Every metric of an arm, over its finished seeds."""
         results = [run.result for run in self.of(arm)]
         return {name: Estimate.of([getattr(r, name) for r in results]) for name in METRICS}
+
+    def contrasts(self) -> dict[tuple[Arm, str], Contrast]:
+        """Arm minus baseline, over common seeds, in every metric of :data:`FORMULAS`."""
+        baseline = {run.seed: run.result for run in self.of(self.baseline)}
+        pairs = {}
+        for arm in self.finished_arms():
+            if arm == self.baseline:
+                continue
+            common = [run for run in self.of(arm) if run.seed in baseline]
+            for name, _, _ in FORMULAS:
+                ours = [getattr(run.result, name) for run in common]
+                theirs = [getattr(baseline[run.seed], name) for run in common]
+                pairs[arm, name] = ours, theirs
+        return contrasts(pairs, self.test)
 
 
 class Progress:

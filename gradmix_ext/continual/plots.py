@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gradmix_ext.continual.experiment import Run
+from gradmix_ext.continual.statistics import half_width
 
 if TYPE_CHECKING:
     from gradmix_ext.continual.compare import Comparison
@@ -32,8 +33,6 @@ _MAX_COLUMNS = 5
 
 def plot_accuracy(comparison: Comparison, path: Path) -> None:
     """Mean accuracy over the tasks seen so far, after each task, with 95 % confidence bands."""
-    from gradmix_ext.continual.compare import half_width
-
     curves = []
     for arm in comparison.finished_arms():
         matrices = [run.result.accuracy_matrix.numpy() for run in comparison.of(arm)]

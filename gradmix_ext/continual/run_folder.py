@@ -8,7 +8,9 @@
 | models/ARM/seed-N.pt | weights of a run's model after the last task |
 | matrices.npz | the same, stacked over seeds: ``ARM/class_il`` [seeds, T, T], ... |
 | class_pairs/ARM-seed-N.npz | the class-pair map of every epoch, for mixers that judge pairs |
-| summary.md | the table |
+| summary.md, summary.tex | the tables |
+| table.csv | the numbers of the tables, and all that they were rounded from |
+| metrics.csv | metrics.jsonl in long form, one number a row |
 | accuracy.png, class_pairs-ARM.png | the plots |
 """
 
@@ -39,6 +41,7 @@ _LOG = "metrics.jsonl"
 _MATRICES = "matrices"
 _PAIRS = "class_pairs"
 _MODELS = "models"
+_TABLES = ("summary.md", "summary.tex", "table.csv")
 
 
 def default_folder(kind: str) -> Path:
@@ -131,16 +134,24 @@ class RunFolder:
         Works as well on a comparison that was cut short.
         """
         from gradmix_ext.continual.plots import plot_accuracy, plot_class_pairs
-        from gradmix_ext.continual.summary import summary_markdown
+        from gradmix_ext.continual.summary import (
+            summary_latex,
+            summary_markdown,
+            write_metrics_csv,
+            write_table_csv,
+        )
 
         if not comparison.runs:
             return []
         self._write_matrices(comparison)
-        summary = self.path / "summary.md"
-        summary.write_text(summary_markdown(comparison))
-        accuracy = self.path / "accuracy.png"
-        plot_accuracy(comparison, accuracy)
-        written = [summary, self.path / _LOG, self.path / "matrices.npz", accuracy]
+        (self.path / "summary.md").write_text(summary_markdown(comparison))
+        (self.path / "summary.tex").write_text(summary_latex(comparison))
+        write_table_csv(comparison, self.path / "table.csv")
+        with (self.path / _LOG).open() as log:
+            write_metrics_csv(map(json.loads, log), self.path / "metrics.csv")
+        plot_accuracy(comparison, self.path / "accuracy.png")
+        names = (*_TABLES, _LOG, "metrics.csv", "matrices.npz", "accuracy.png")
+        written = [self.path / name for name in names]
         for arm in comparison.finished_arms():
             if arm.augment == "gradmix":
                 picture = self.path / f"class_pairs-{arm.label}.png"
@@ -167,6 +178,6 @@ class RunFolder:
         for name in (_MATRICES, _PAIRS, _MODELS):
             shutil.rmtree(self.path / name, ignore_errors=True)
         pictures = self.path.glob("class_pairs-*.png")
-        files = (_CONFIG, _LOG, "matrices.npz", "summary.md", "accuracy.png")
+        files = (_CONFIG, _LOG, "metrics.csv", "matrices.npz", *_TABLES, "accuracy.png")
         for file in (*pictures, *(self.path / name for name in files)):
             file.unlink(missing_ok=True)
