@@ -79,12 +79,11 @@ def _require_distinct(arms: Sequence[Arm]) -> None:
     Raises:
         ValueError: naming both.
     """
-    labels: dict[tuple[str, str], str] = {}
+    labels: dict[Arm, str] = {}
     for arm in arms:
-        what = arm.method, arm.augment
-        if what in labels:
-            raise ValueError(f"an arm is named twice: {labels[what]} and {arm.label}")
-        labels[what] = arm.label
+        if arm in labels:
+            raise ValueError(f"an arm is named twice: {labels[arm]} and {arm.label}")
+        labels[arm] = arm.label
 
 
 def _load_backend() -> str:

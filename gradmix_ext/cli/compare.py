@@ -26,6 +26,8 @@ AUGMENT   none         no mixing
           random-mask  as many class pairs as gradmix, chosen at random
           gradmix      only class pairs whose gradients do not hurt earlier tasks
 
+An AUGMENT may have settings of its own: gradmix[policy=skip,samples_per_pair=4].
+
 Without arms: finetune er mixup balanced random-mask gradmix joint.
 
 \b

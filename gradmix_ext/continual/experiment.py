@@ -10,18 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradmix_ext.continual.arm import Arm
 from gradmix_ext.continual.buffer import ReplayBuffer
 from gradmix_ext.continual.callbacks import Callback, EpochEnd, PairMapRecorder, PairMaps, TaskEnd
 from gradmix_ext.continual.checkpoint import Checkpoint
 from gradmix_ext.continual.data import ArrayDataset
 from gradmix_ext.continual.loaders import load_dataset
-from gradmix_ext.continual.methods import METHODS, Method, method_by_name
+from gradmix_ext.continual.methods import Method, method_by_name
 from gradmix_ext.continual.models import mlp
 from gradmix_ext.continual.optimization import optimizer_by_name
 from gradmix_ext.continual.result import Result
 from gradmix_ext.continual.scenario import Scenario, class_incremental
 from gradmix_ext.continual.trainer import Trainer, random_stream
-from gradmix_ext.mixers import MIXERS, by_name
+from gradmix_ext.mixers import by_name
 
 __all__ = ["DEFAULT_ARMS", "Arm", "Experiment", "ExperimentConfig", "Run"]
 
@@ -41,34 +42,6 @@ _MIXING = (
     "stop_epoch",
     "taper",
 )
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A method together with a mixer, and what tables call the two."""
-
-    label: str
-    method: str
-    augment: str
-
-    @classmethod
-    def parse(cls, text: str) -> Arm:
-        """Read METHOD, METHOD+AUGMENT, or AUGMENT alone, which means er+AUGMENT.
-
-        Raises:
-            ValueError: a part is unknown.
-        """
-        method, plus, augment = text.partition("+")
-        if not plus and method not in METHODS and method in MIXERS:
-            method, augment = "er", method
-        elif not plus:
-            augment = "none"
-        if method not in METHODS or augment not in MIXERS:
-            raise ValueError(
-                f"unknown arm '{text}': write METHOD[+AUGMENT] with METHOD one of "
-                f"{', '.join(METHODS)} and AUGMENT one of {', '.join(MIXERS)}"
-            )
-        return cls(text, method, augment)
 
 
 @dataclass(frozen=True)
@@ -170,7 +143,6 @@ class Experiment:
         scenario = self.scenario(seed=0)
         for arm in arms:
             trainer = self.trainer(arm, seed=0)
-            by_name(arm.augment, scenario.num_classes, **self._mixing())
             if trainer.method.uses_buffer and config.buffer_size < scenario.num_classes:
                 raise ValueError(
                     f"buffer size {config.buffer_size} is smaller than the number of classes "
@@ -204,7 +176,7 @@ class Experiment:
             arm.augment,
             self.dataset.num_classes,
             generator=random_stream(seed, 2, self.device),
-            **self._mixing(),
+            **self._mixing(arm),
         )
         return Trainer(
             model=self.model,
@@ -279,8 +251,9 @@ class Experiment:
             )
         return replace(dataset, transform=replace(dataset.transform, **changes))
 
-    def _mixing(self) -> dict[str, Any]:
-        return {name: getattr(self.config, name) for name in _MIXING}
+    def _mixing(self, arm: Arm) -> dict[str, Any]:
+        """The shared settings of mixing, and the arm's own in their place."""
+        return {name: getattr(self.config, name) for name in _MIXING} | dict(arm.options)
 
 
 def usable_device(name: str) -> torch.device:

@@ -73,7 +73,7 @@ def load_runs(folder: str | Path, device: str = "cpu") -> list[SavedRun]:
     try:
         content = json.loads(path.read_text())
         config = _config({**content["settings"], "device": device})
-        arms = [Arm(**arm) for arm in content["arms"]]
+        arms = [Arm.parse(arm["label"]) for arm in content["arms"]]
         seeds = [int(seed) for seed in content["seeds"]]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not hold the settings of a run: {error}") from error

@@ -24,6 +24,7 @@ __all__ = [
     "NoMix",
     "RandomMaskMixup",
     "by_name",
+    "option_names",
 ]
 
 #: The mixers by the names of the command line.
@@ -52,6 +53,12 @@ def by_name(name: str, num_classes: int, **options: Any) -> Mixer:
     given = {"num_classes": num_classes} | options
     known = _option_names(MIXERS[name])
     return MIXERS[name](**{option: value for option, value in given.items() if option in known})
+
+
+def option_names(name: str) -> list[str]:
+    """The settings of a mixer that can be given by name, without what comes with the training."""
+    given = {"self", "num_classes", "generator", "args", "kwargs", "options"}
+    return sorted(_option_names(MIXERS[name]) - given)
 
 
 def _option_names(mixer: type[Mixer]) -> set[str]:

@@ -1,0 +1,108 @@
+"""How arms are written, and what their own settings do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradmix_ext.continual.compare import Comparison
+from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.continual.run_folder import RunFolder
+from gradmix_ext.continual.saved import load_runs
+from gradmix_ext.mixers import option_names
+
+TINY = ExperimentConfig(tasks=2, epochs=1, hidden=(8,), samples_per_pair=2)
+
+
+def test_settings_of_an_arm_are_typed_and_sorted() -> None:
+    arm = Arm.parse("joint+gradmix[threshold=-1e-3, policy=skip,per_sample_lam=true,stop_epoch=4]")
+    assert (arm.method, arm.augment) == ("joint", "gradmix")
+    assert dict(arm.options) == {
+        "per_sample_lam": True,
+        "policy": "skip",
+        "stop_epoch": 4,
+        "threshold": -1e-3,
+    }
+    assert dict(Arm.parse("mixup[stop_epoch=none]").options) == {"stop_epoch": None}
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(option_names("gradmix")),
+        st.one_of(
+            st.integers(-(10**18) + 1, 10**18 - 1),
+            st.floats(allow_nan=False, allow_infinity=False),
+            st.booleans(),
+            st.none(),
+        ),
+        min_size=1,
+    )
+)
+def test_every_setting_survives_being_written_and_read(options: dict) -> None:
+    written = [f"{key}={json.dumps(value)}" for key, value in options.items()]
+    written = [text.replace("null", "none") for text in written]
+    for text in (",".join(written), ",".join(reversed(written))):
+        arm = Arm.parse(f"gradmix[{text}]")
+        assert dict(arm.options) == options
+        assert arm == Arm("another name", "er", "gradmix", tuple(sorted(options.items())))
+
+
+def test_arms_are_equal_if_they_are_the_same_run() -> None:
+    assert Arm.parse("mixup") == Arm.parse("er+mixup")
+    assert Arm.parse("mixup[alpha=2,taper=none]") == Arm.parse("mixup[taper=none,alpha=2]")
+    assert Arm.parse("mixup[alpha=2]") != Arm.parse("mixup")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gradmix[", r"unknown arm 'gradmix\['"),
+        ("gradmix[policy=skip]x", "unknown arm"),
+        ("[policy=skip]", "unknown arm"),
+        ("magic[policy=skip]", "unknown arm 'magic"),
+        ("gradmix[]", r"arm 'gradmix\[\]': '' is not of the form KEY=VALUE"),
+        ("gradmix[policy]", "'policy' is not of the form KEY=VALUE"),
+        ("gradmix[policy=]", "'policy=' is not of the form KEY=VALUE"),
+        ("gradmix[policy=skip,policy=redraw]", "sets policy twice"),
+        ("mixup[policy=skip]", "mixup has no setting 'policy'; it has alpha, fixed_lam,"),
+        ("gradmix[generator=1]", "no setting 'generator'"),
+        ("er[alpha=2]", "none has no setting 'alpha'; it has none"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Arm.parse(text)
+
+
+def test_a_wrong_value_is_refused_before_training() -> None:
+    with pytest.raises(ValueError, match=r"policy must be one of .*, got 'magic'"):
+        Experiment(TINY, [Arm.parse("gradmix[policy=magic]")])
+
+
+def test_an_arms_settings_override_those_of_all_arms() -> None:
+    own = Arm.parse("gradmix[policy=skip,samples_per_pair=3,update=online]")
+    mixer = Experiment(TINY, []).trainer(own, seed=0).mixer
+    assert (mixer.policy, mixer.samples_per_pair, mixer.update_every) == ("skip", 3, "online")
+    shared = replace(TINY, policy="skip", samples_per_pair=3)
+    by_option = Experiment(TINY, []).run(Arm.parse("gradmix[policy=skip,samples_per_pair=3]"), 0)
+    by_config = Experiment(shared, []).run(Arm.parse("gradmix"), 0)
+    assert by_option.result.accuracy_matrix.equal(by_config.result.accuracy_matrix)
+
+
+def test_a_run_folder_knows_the_arms_settings(tmp_path: Path) -> None:
+    arms = [Arm.parse("gradmix[policy=skip]"), Arm.parse("gradmix")]
+    experiment = Experiment(TINY, arms)
+    comparison = Comparison(experiment, arms, [0])
+    folder = RunFolder(tmp_path)
+    folder.write_config(TINY, arms, [0], "gradmix compare", "torch")
+    comparison.execute(folder)
+    folder.finish(comparison)
+    saved = json.loads((tmp_path / "config.json").read_text())["arms"][0]
+    assert saved["label"] == "gradmix[policy=skip]"
+    assert saved["options"] == [["policy", "skip"]]
+    assert [run.arm for run in load_runs(tmp_path)] == arms
