@@ -1,4 +1,4 @@
-"""Every Python example of the README runs as printed; every shell command's flags exist."""
+"""Every Python example of README and docs runs as printed; every shell command's flags exist."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+import gradmix_ext
 from gradmix_ext.cli import cli
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, page: Path = ROOT / "README.md") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
 
 
 def plain_loop() -> dict[str, object]:
@@ -37,9 +38,38 @@ def plain_loop() -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("example", blocks("python"))
-def test_python_example(example, capsys):
-    exec(compile(example, "README.md", "exec"), plain_loop())
+def theory() -> dict[str, object]:
+    """What the page on theory has introduced in its text."""
+    g = torch.Generator().manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    x, y = torch.randn(12, 3, generator=g), torch.arange(12) % 2
+    return {
+        "gx": gradmix_ext,
+        "model": model,
+        "x": x - x.mean(0),
+        "y": y,
+        "theta": torch.randn(3, generator=g),
+        "alpha": 1.0,
+        "beta": 1.0,
+        "g": g,
+        "loader": [(x.sigmoid(), y)],
+    }
+
+
+#: What examples take from their surroundings; those of other pages stand on their own.
+CONTEXT = {"README.md": plain_loop, "mixup-theory.md": theory}
+
+EXAMPLES = [
+    pytest.param(page, example, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, example in enumerate(blocks("python", page), start=1)
+]
+
+
+@pytest.mark.parametrize(("page", "example"), EXAMPLES)
+def test_python_example(page, example, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, page.name, "exec"), CONTEXT.get(page.name, dict)())
 
 
 def test_first_example_trains():
@@ -52,7 +82,11 @@ def test_first_example_trains():
 
 
 COMMANDS = [
-    line for block in blocks("bash") for line in block.splitlines() if line.startswith("gradmix ")
+    line
+    for page in PAGES
+    for block in blocks("bash", page)
+    for line in block.splitlines()
+    if line.startswith("gradmix ")
 ]
 
 
@@ -67,7 +101,7 @@ def test_command_is_understood(command):
 
 
 def test_relative_links_exist():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
