@@ -34,5 +34,5 @@ def wrong_input() -> Iterator[None]:
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.strerror else str(error)
         raise InputError(reason) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:  # ImportError: an extra is missing
         raise InputError(str(error)) from error

@@ -144,10 +144,29 @@ _DATA = section(
         "--dataset",
         default="digits",
         metavar="NAME",
-        help="digits (8x8 images, nothing to download), or an .npz file with x and y, or with "
-        "x_train, y_train, x_test and y_test.",
+        help="digits (8x8 images, nothing to download); mnist, fashion-mnist, kmnist, cifar10, "
+        "cifar100, tiny-imagenet; imagefolder: --data-dir with one subfolder of images per class; "
+        "or an .npz file with x and y, or with x_train, y_train, x_test and y_test.",
     ),
-    _option("--data-dir", metavar="DIR", help="Folder in which data files are looked for."),
+    _option(
+        "--data-dir",
+        metavar="DIR",
+        help="Folder in which data files are looked for, and to which they are downloaded.  "
+        "[default: ~/.cache/gradmix_ext/data]",
+    ),
+    _option(
+        "--download/--no-download",
+        default=True,
+        help="Whether data files that are not there may be downloaded.",
+    ),
+    _option(
+        "--image-size",
+        type=click.IntRange(min=1, max=4096),
+        metavar="PIXELS",
+        help="Side to which the images of imagefolder and tiny-imagenet are resized and cut.  "
+        "[default: 224 and 64]",
+        show_default=False,
+    ),
     _option("--tasks", type=COUNT, help="Number of tasks.  [default: 5]", show_default=False),
     _option(
         "--increment",
@@ -212,6 +231,20 @@ _TRAINING = section(
         metavar="NORM",
         help="Scale larger gradients down to this norm.  [default: never]",
         show_default=False,
+    ),
+    _option(
+        "--model",
+        default="mlp",
+        metavar="NAME",
+        help="mlp (two hidden layers of 256), resnet32 (that of CIFAR), a torchvision model such "
+        "as resnet18, or timm:NAME.",
+    ),
+    _option(
+        "--stem",
+        type=click.Choice(["standard", "cifar"]),
+        default="standard",
+        help="cifar: a ResNet or DenseNet of torchvision starts with a 3x3 convolution and without "
+        "pooling, as small images need it.",
     ),
     _option(
         "--crop-padding",

@@ -12,6 +12,13 @@ from gradmix_ext.continual.buffer import ReplayBuffer
 from gradmix_ext.continual.callbacks import Callback, EpochEnd, PairMapRecorder, PairMaps, TaskEnd
 from gradmix_ext.continual.checkpoint import Checkpoint, CheckpointError
 from gradmix_ext.continual.data import ArrayDataset
+from gradmix_ext.continual.datasets import (
+    Source,
+    dataset_names,
+    from_torch,
+    load_dataset,
+    register_dataset,
+)
 from gradmix_ext.continual.digit_streams import (
     digits_corrupted,
     digits_longtail,
@@ -20,7 +27,6 @@ from gradmix_ext.continual.digit_streams import (
 )
 from gradmix_ext.continual.evaluate import Evaluation, Evaluator
 from gradmix_ext.continual.hierarchy import hierarchy
-from gradmix_ext.continual.loaders import dataset_names, load_dataset, register_dataset
 from gradmix_ext.continual.methods import (
     ER,
     METHODS,
@@ -54,6 +60,7 @@ __all__ = [
     "ReplayBuffer",
     "Result",
     "Scenario",
+    "Source",
     "Stage",
     "Task",
     "TaskEnd",
@@ -64,6 +71,7 @@ __all__ = [
     "digits_longtail",
     "digits_permuted",
     "digits_rotated",
+    "from_torch",
     "hierarchy",
     "load_dataset",
     "method_by_name",

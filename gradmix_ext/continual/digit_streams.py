@@ -15,13 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gradmix_ext.continual.data import ArrayDataset, RawInputs
-from gradmix_ext.continual.loaders import load_dataset, register_dataset
+from gradmix_ext.continual.datasets import Source, load_dataset, register_dataset
 
 __all__ = ["digits_corrupted", "digits_longtail", "digits_permuted", "digits_rotated"]
 
@@ -33,7 +32,7 @@ _ORDERS = 3
 
 @register_dataset("digits-rotated")
 def digits_rotated(
-    data_dir: Path | None = None, quarters: Sequence[int] = (0, 1, 2)
+    source: Source | None = None, quarters: Sequence[int] = (0, 1, 2)
 ) -> ArrayDataset:
     """Each digit turned by so many quarters is a class of its own: class 10 i + k for quarters[i].
 
@@ -49,7 +48,7 @@ def digits_rotated(
 
 
 @register_dataset("digits-permuted")
-def digits_permuted(data_dir: Path | None = None, orders: int = _ORDERS) -> ArrayDataset:
+def digits_permuted(source: Source | None = None, orders: int = _ORDERS) -> ArrayDataset:
     """Each digit under each fixed order of its pixels is a class of its own; order 0 is the usual.
 
     Class 10 i + k is digit k under order i. Classes of different orders share no local structure.
@@ -92,11 +91,11 @@ def digits_corrupted(severity: int = 2) -> ArrayDataset:
 
 
 @register_dataset("digits-longtail")
-def digits_longtail(data_dir: Path | None = None, imbalance: float = 20.0) -> ArrayDataset:
+def digits_longtail(source: Source | None = None, imbalance: float = 20.0) -> ArrayDataset:
     """Digits with exponentially falling numbers of training images: class k keeps n_k of its own.
 
     Args:
-        data_dir: Unused; nothing is read.
+        source: Unused; nothing is read.
         imbalance: n_0 / n_9. n_k = n · imbalance^(-k/9), n the size of the smallest class.
 
     Raises:
@@ -162,7 +161,7 @@ def _corrupt(x: Tensor, severity: int, generator: torch.Generator) -> Tensor:
 
 def _register_corrupted(severity: int) -> None:
     @register_dataset(f"digits-corrupted-{severity}")
-    def load(data_dir: Path | None) -> ArrayDataset:
+    def load(source: Source) -> ArrayDataset:
         return digits_corrupted(severity)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,9 +15,9 @@ from gradmix_ext.continual.buffer import ReplayBuffer
 from gradmix_ext.continual.callbacks import Callback, EpochEnd, PairMapRecorder, PairMaps, TaskEnd
 from gradmix_ext.continual.checkpoint import Checkpoint
 from gradmix_ext.continual.data import ArrayDataset
-from gradmix_ext.continual.loaders import load_dataset
+from gradmix_ext.continual.datasets import load_dataset
 from gradmix_ext.continual.methods import Method, method_by_name
-from gradmix_ext.continual.models import mlp
+from gradmix_ext.continual.models import build_model, seeded
 from gradmix_ext.continual.optimization import optimizer_by_name
 from gradmix_ext.continual.result import Result
 from gradmix_ext.continual.scenario import Scenario, class_incremental
@@ -51,12 +51,14 @@ class ExperimentConfig:
     `tasks` and `increment` are as in :func:`class_incremental`; a `class_order_seed` of None takes
     each run's own seed, so that seeds differ in class order too. `fill_buffer` is the `fill` of
     :class:`ReplayBuffer`; without it classes have equal shares and the rest stays empty.
-    `crop_padding` and `hflip` replace the augmentation that image data comes with. From `schedule`
-    on, what is not said here is as in :class:`Trainer`.
+    `download` to `hflip` are as in :func:`load_dataset`, `model`, `stem` and `hidden` as in
+    :func:`build_model`, and what is left as in :class:`Trainer`.
     """
 
     dataset: str = "digits"
     data_dir: str | None = None
+    download: bool = True
+    image_size: int | None = None
     tasks: int | None = 5
     increment: int | tuple[int, ...] | None = None
     base: int = 0
@@ -73,6 +75,8 @@ class ExperimentConfig:
     weight_decay: float = 0.0
     schedule: str = "constant"
     clip_grad: float | None = None
+    model: str = "mlp"
+    stem: str = "standard"
     hidden: tuple[int, ...] = (256, 256)
     crop_padding: int | None = None
     hflip: bool | None = None
@@ -127,8 +131,9 @@ class Experiment:
         arms: What will be run, for the checks.
 
     Raises:
-        ValueError: a setting is wrong, the data set is unknown or does not fit, the device is not
-            there, or the buffer is smaller than the number of classes.
+        ValueError: a setting is wrong, the data set or the model is unknown or does not fit, the
+            device is not there, or the buffer is smaller than the number of classes.
+        ImportError: the data set or the model needs a package that is not installed.
         OSError: the data cannot be read.
     """
 
@@ -141,6 +146,8 @@ class Experiment:
                 raise ValueError(f"{name} must be at least 0 and finite, got {value}")
         self.dataset = self._load()
         scenario = self.scenario(seed=0)
+        with seeded(0):
+            self.model(scenario)
         for arm in arms:
             trainer = self.trainer(arm, seed=0)
             if trainer.method.uses_buffer and config.buffer_size < scenario.num_classes:
@@ -160,7 +167,14 @@ class Experiment:
 
     def model(self, scenario: Scenario) -> nn.Module:
         """An untrained model for the data of a scenario."""
-        return mlp(scenario.input_shape, scenario.num_classes, self.config.hidden)
+        config = self.config
+        return build_model(
+            config.model,
+            scenario.input_shape,
+            scenario.num_classes,
+            hidden=config.hidden,
+            stem=config.stem,
+        )
 
     def trainer(self, arm: Arm, seed: int, callbacks: Sequence[Callback] = ()) -> Trainer:
         """A trainer for one run. Arms of a seed share initial weights and order of batches."""
@@ -235,21 +249,15 @@ class Experiment:
         )
 
     def _load(self) -> ArrayDataset:
-        """The data, with the augmentation that the settings ask for."""
         config = self.config
-        dataset = load_dataset(config.dataset, config.data_dir)
-        chosen = {"padding": config.crop_padding, "hflip": config.hflip}
-        changes: dict[str, Any] = {
-            name: value for name, value in chosen.items() if value is not None
-        }
-        if not changes:
-            return dataset
-        if dataset.transform is None:
-            raise ValueError(
-                f"crop_padding and hflip are for images; {dataset.name} is ready for the model "
-                "as it is"
-            )
-        return replace(dataset, transform=replace(dataset.transform, **changes))
+        return load_dataset(
+            config.dataset,
+            config.data_dir,
+            download=config.download,
+            image_size=config.image_size,
+            crop_padding=config.crop_padding,
+            hflip=config.hflip,
+        )
 
     def _mixing(self, arm: Arm) -> dict[str, Any]:
         """The shared settings of mixing, and the arm's own in their place."""

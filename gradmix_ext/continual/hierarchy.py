@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from math import sqrt
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gradmix_ext.continual.data import ArrayDataset
-from gradmix_ext.continual.loaders import register_dataset
+from gradmix_ext.continual.datasets import Source, register_dataset
 
 __all__ = ["class_means", "hierarchy"]
 
@@ -52,7 +51,7 @@ def class_means(
 
 @register_dataset("hierarchy")
 def hierarchy(
-    data_dir: Path | None = None,
+    source: Source | None = None,
     *,
     superclasses: int = 5,
     subclasses: int = 4,
@@ -70,7 +69,7 @@ def hierarchy(
     orthogonal means: a linear model that learns one leaves the other's inputs alone, bias apart.
 
     Args:
-        data_dir: Unused; nothing is read.
+        source: Unused; nothing is read.
         superclasses: Number of superclasses.
         subclasses: Classes in each; class k, named "s.c", belongs to superclass k // subclasses.
         similarity: Cosine ρ of two class means of one superclass.

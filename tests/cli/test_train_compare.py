@@ -193,7 +193,7 @@ def npz(path: Path, labels: list[int]) -> Path:
 
 
 ERRORS = [
-    (["train", "--dataset", "cifar11"], "unknown data set 'cifar11': known are digits"),
+    (["train", "--dataset", "cifar11"], "unknown data set 'cifar11': known are cifar10, "),
     (["train", "--dataset", "no.npz"], "data set not found: no.npz"),
     (["train", "--data-dir", "nowhere"], "data folder not found: nowhere"),
     (["train", "--dataset", "gap.npz"], "label out of range: y[20] = 5"),

@@ -1,4 +1,4 @@
-"""Cutting a data set into tasks, and loading it."""
+"""Cutting a data set into tasks."""
 
 from __future__ import annotations
 
@@ -8,19 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradmix_ext.continual import (
-    ArrayDataset,
-    class_incremental,
-    dataset_names,
-    load_dataset,
-    register_dataset,
-)
-from gradmix_ext.continual.loaders import _LOADERS
-
-# One entry of 1, at a known position, among zeros; and the same with NaN.
-SPIKE = np.zeros((20, 2))
-SPIKE[3, 1] = 1
-NOT_FINITE = np.where(SPIKE == 1, np.nan, 0)
+from gradmix_ext.continual import ArrayDataset, class_incremental
 
 
 def numbered(classes: int, per_class: int = 4) -> ArrayDataset:
@@ -120,116 +108,6 @@ def test_class_order_follows_its_seed():
     ]
     assert orders[0] == orders[1] != orders[2]
     assert orders[3] == tuple(range(10))
-
-
-def test_digits():
-    digits = load_dataset("digits")
-    assert digits.num_classes == 10
-    assert len(digits.train_y) == 1437
-    assert len(digits.test_y) == 360
-    assert digits.train_x.shape[1:] == (64,)
-    assert digits.image_shape == (1, 8, 8)
-    assert digits.train_x.min() == 0
-    assert digits.train_x.max() == 1
-    share = torch.bincount(digits.test_y) / torch.bincount(digits.train_y)
-    assert ((share - 0.25).abs() < 0.02).all()
-    assert torch.equal(load_dataset("digits").train_x, digits.train_x)
-
-
-def test_a_registered_data_set_is_found_by_name():
-    register_dataset("three")(lambda data_dir: numbered(3))
-    try:
-        assert "three" in dataset_names()
-        assert class_incremental("three", tasks=3).num_classes == 3
-    finally:
-        del _LOADERS["three"]
-
-
-def test_unknown_names_and_folders(tmp_path):
-    with pytest.raises(ValueError, match="unknown data set 'digit': known are digits"):
-        load_dataset("digit")
-    with pytest.raises(FileNotFoundError, match="data folder not found"):
-        load_dataset("digits", tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError, match="data set not found"):
-        load_dataset("x.npz", tmp_path)
-
-
-def test_npz_with_its_own_split(tmp_path):
-    x = np.arange(24, dtype=np.uint8).reshape(6, 2, 2) * 10
-    y = np.array([0, 1, 2, 0, 1, 2], dtype=np.uint8)
-    np.savez(tmp_path / "tiny.npz", x_train=x, y_train=y, x_test=x[:3], y_test=y[:3])
-    dataset = load_dataset(str(tmp_path / "tiny.npz"))
-    assert dataset.name == "tiny"
-    assert dataset.num_classes == 3
-    torch.testing.assert_close(dataset.train_x, torch.tensor(x).float() / 255)
-    assert torch.equal(dataset.test_y, torch.tensor([0, 1, 2]))
-
-
-def test_npz_that_is_split_here(tmp_path):
-    x = np.random.default_rng(0).normal(size=(50, 3))
-    np.savez(tmp_path / "flat.npz", x=x, y=np.repeat(np.arange(5), 10))
-    dataset = load_dataset("flat.npz", tmp_path)
-    assert torch.bincount(dataset.train_y).tolist() == [8] * 5
-    assert torch.bincount(dataset.test_y).tolist() == [2] * 5
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"x": np.zeros((4, 2))}, "it holds x"),
-        ({"x": np.zeros((4, 2)), "y": np.zeros(4)}, "integer labels of shape"),
-        ({"x": np.zeros(4), "y": np.zeros(4, int)}, "x must hold numbers of shape"),
-        ({"x": np.zeros((3, 2)), "y": np.zeros(4, int)}, "3 samples and y 4 labels"),
-        ({"x": np.zeros((2, 2)), "y": np.array([0, 1])}, "no 80/20 split"),
-        (
-            {"x": np.zeros((20, 2)), "y": np.repeat([0, 7], 10)},
-            r"label out of range: y\[10\] = 7, but there are 2 classes",
-        ),
-        ({"x": np.zeros((20, 2)), "y": np.repeat([-1, 0], 10)}, r"y\[0\] = -1"),
-        (
-            {"x": np.zeros((61, 2)), "y": np.append(np.repeat(np.arange(6), 10), 60)},
-            r"label out of range: y\[60\] = 60",
-        ),
-        (
-            {"x": np.zeros((61, 2)), "y": np.append(np.repeat(np.arange(6), 10), -1)},
-            r"label out of range: y\[60\] = -1",
-        ),
-        ({"x": NOT_FINITE, "y": np.repeat([0, 1], 10)}, r"x\[3, 1\] = nan is not a finite"),
-        ({"x": -1e39 * SPIKE, "y": np.repeat([0, 1], 10)}, r"x\[3, 1\] = -1e\+39 is not a finite"),
-        (
-            {
-                "x_train": np.zeros((20, 2)),
-                "y_train": np.repeat([0, 1], 10),
-                "x_test": np.float32("inf") ** SPIKE,
-                "y_test": np.repeat([0, 1], 10),
-            },
-            r"x_test\[3, 1\] = inf is not a finite",
-        ),
-        (
-            {
-                "x_train": np.zeros((2, 3)),
-                "y_train": np.array([0, 1]),
-                "x_test": np.zeros((1, 3)),
-                "y_test": np.array([2]),
-            },
-            r"test_y\[0\] = 2",
-        ),
-        ({"x": np.array([{}, {}]), "y": np.array([0, 1])}, "cannot be read"),
-    ],
-)
-def test_npz_files_that_do_not_hold_what_they_must(tmp_path, arrays, message):
-    np.savez(tmp_path / "bad.npz", **arrays)
-    with pytest.raises(ValueError, match=message):
-        load_dataset("bad.npz", tmp_path)
-
-
-@pytest.mark.parametrize("damage", [b"", b"not a zip file", "truncated"])
-def test_a_damaged_npz(tmp_path, damage):
-    path = tmp_path / "bad.npz"
-    np.savez(path, x=np.zeros((40, 9)), y=np.repeat([0, 1], 20))
-    path.write_bytes(path.read_bytes()[:300] if damage == "truncated" else damage)
-    with pytest.raises(ValueError, match="cannot be read as an"):
-        load_dataset(str(path))
 
 
 def test_a_data_set_is_checked():

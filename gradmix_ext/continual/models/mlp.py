@@ -1,14 +1,13 @@
-"""Models for the built-in data."""
+"""The default model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
-__all__ = ["mlp", "seeded"]
+__all__ = ["mlp"]
 
 
 def mlp(
@@ -27,17 +26,3 @@ def mlp(
         layers += [nn.Linear(width, size), nn.ReLU()]
         width = size
     return nn.Sequential(*layers, nn.Linear(width, num_classes))
-
-
-class seeded:  # noqa: N801 - a context manager, used like a function
-    """Context in which PyTorch's CPU generator starts from `seed`; its state is put back after."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def __enter__(self) -> None:
-        self._state = torch.get_rng_state()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *exception: object) -> None:
-        torch.set_rng_state(self._state)
