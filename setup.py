@@ -94,7 +94,11 @@ kind = os.environ.get("GRADMIX_EXT_BUILD", "")
 build = ahead_of_time(kind) if kind not in ("", "0") else {"command": {}}
 setup(
     packages=find_packages(include=["gradmix_ext", "gradmix_ext.*"]),
-    package_data={"gradmix_ext": ["py.typed"]},
+    package_data={
+        "gradmix_ext": ["py.typed"],
+        "gradmix_ext.page": ["*.css", "*.jinja"],
+        "gradmix_ext.report": ["assets/*"],
+    },
     ext_modules=build.get("ext_modules", []),
     cmdclass={"build_py": BuildWithSources, **build["command"]},
 )

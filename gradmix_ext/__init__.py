@@ -26,7 +26,7 @@ from gradmix_ext.mixers import (
 from gradmix_ext.ops import debug_checks
 
 if TYPE_CHECKING:
-    from gradmix_ext import continual, metrics, robustness, theory
+    from gradmix_ext import continual, metrics, report, robustness, theory
 
 __all__ = [
     "BalancedMixup",
@@ -44,12 +44,13 @@ __all__ = [
     "mixers",
     "ops",
     "reference",
+    "report",
     "robustness",
     "theory",
 ]
 
 # Imported when first used, so that `import gradmix_ext` stays cheap.
-_LAZY = ("continual", "metrics", "robustness", "theory")
+_LAZY = ("continual", "metrics", "report", "robustness", "theory")
 
 
 def __getattr__(name: str) -> Any:

@@ -23,6 +23,7 @@ _COMMANDS = {
         "diagnose_command",
         "Measure how well scores of class pairs predict what mixing does.",
     ),
+    "report": ("report", "report_command", "Show runs as one HTML page."),
     "robustness": (
         "robustness",
         "robustness_command",

@@ -7,39 +7,24 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from statistics import median
 
+from gradmix_ext.page import document
 from gradmix_ext.theory.explain import Explanation
 
 __all__ = ["render"]
 
 _SHOWN = 5
 
-# Blue helps and orange harms (Okabe and Ito's palette), always with a sign beside the colour.
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1a1a1a; --soft: #5c5c5c; --paper: #fdfdfc;
-  --line: #d9d9d6; --help: #0072b2; --harm: #c25400; }
-@media (prefers-color-scheme: dark) { :root { --ink: #ececea; --soft: #a9a9a6; --paper: #161718;
-  --line: #3a3c3e; --help: #5bb4e5; --harm: #f0913c; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 46rem; padding: 1.2rem 1rem 3rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.45rem; line-height: 1.25; margin: 0 0 .3rem; }
-h2 { font-size: 1.1rem; margin: 2rem 0 .4rem; }
-p { margin: .5rem 0; } .soft { color: var(--soft); font-size: .9rem;
-  font-weight: 400; }
-table { border-collapse: collapse; } td, th { padding: .25rem .4rem; text-align: right;
-  font-variant-numeric: tabular-nums; } th { font-weight: 600; }
-th:first-child { text-align: left; }
 .terms { width: 100%; } .terms tr { border-bottom: 1px solid var(--line); }
 .terms td:last-child { width: 42%; }
 .bar { position: relative; height: .8rem; } .bar i { position: absolute; top: 0; bottom: 0; }
 .bar b { position: absolute; left: 50%; top: -.2rem; bottom: -.2rem; width: 1px;
   background: var(--soft); }
-.scroll { overflow-x: auto; } .map { font-size: .8rem; table-layout: fixed; }
+.map { font-size: .8rem; table-layout: fixed; }
 .map td, .map th { text-align: center; padding: 0; width: 1.85rem; height: 1.75rem; }
 .map td { border: 1px solid var(--paper); }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 0 2rem; }
-.help { color: var(--help); } .harm { color: var(--harm); }
-ol { margin: .3rem 0; padding-left: 1.4rem; } code { font-size: .9em; overflow-wrap: anywhere; }
+ol { margin: .3rem 0; padding-left: 1.4rem; }
 """
 
 
@@ -53,24 +38,13 @@ def render(found: Explanation, title: str, facts: Mapping[str, str], names: Sequ
         names: Class names.
     """
     lead = "<br>".join(f"{escape(name)}: {escape(value)}" for name, value in facts.items())
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>{escape(title)}</h1>
+    body = f"""<h1>{escape(title)}</h1>
 <p class="soft">{lead}</p>
 {_loss(found)}
 {_pairs(found, names)}
 {_regulariser(found, names)}
-{_radius(found)}
-</body>
-</html>
-"""
+{_radius(found)}"""
+    return document(title, body, _STYLE)
 
 
 def _loss(found: Explanation) -> str:

@@ -143,7 +143,7 @@ def test_explain_writes_a_page_that_stands_alone(gradmix, run, tmp_path):
     ):
         assert part in words
     assert "Not defined for any of the 45 pairs" in words
-    assert "prefers-color-scheme: dark" in out.read_text()
+    assert "color-scheme: light dark" in out.read_text()
     # The terms are those of the library, for the same draw of the batch.
     (saved,) = (
         each for each in load_runs(run) if (each.arm.label, each.seed) == ("joint+mixup", 3)
