@@ -16,7 +16,9 @@ from gradmix_ext import loader, mixers, ops, reference
 from gradmix_ext._version import __version__
 from gradmix_ext.mixers import (
     BalancedMixup,
+    CutMix,
     GradMix,
+    ManifoldMixup,
     MixedBatch,
     Mixer,
     Mixup,
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BalancedMixup",
+    "CutMix",
     "GradMix",
+    "ManifoldMixup",
     "MixedBatch",
     "Mixer",
     "Mixup",

@@ -22,6 +22,8 @@ METHOD    finetune     the current task alone (lower bound)
           joint        all data of all tasks so far (upper bound)
 AUGMENT   none         no mixing
           mixup        random partners
+          cutmix       a box of a random partner; images alone
+          manifold     random partners, mixed at a hidden layer
           balanced     partners drawn evenly over classes
           random-mask  as many class pairs as gradmix, chosen at random
           gradmix      only class pairs whose gradients do not hurt earlier tasks

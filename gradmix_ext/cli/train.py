@@ -40,10 +40,13 @@ Examples:
     ),
     click.option(
         "--augment",
-        type=click.Choice(["none", "mixup", "balanced", "random-mask", "gradmix"]),
+        type=click.Choice(
+            ["none", "mixup", "cutmix", "manifold", "balanced", "random-mask", "gradmix"]
+        ),
         default="gradmix",
         show_default=True,
-        help="none, mixup (random partners), balanced (partners drawn evenly over classes), "
+        help="none, mixup (random partners), cutmix (a box of the partner; images alone), manifold "
+        "(mixup at a hidden layer), balanced (partners drawn evenly over classes), "
         "gradmix (only class pairs whose gradients do not hurt earlier tasks), random-mask (as "
         "many pairs as gradmix, chosen at random).",
     ),

@@ -22,7 +22,7 @@ from gradmix_ext.continual.optimization import optimizer_by_name
 from gradmix_ext.continual.result import Result
 from gradmix_ext.continual.scenario import Scenario, class_incremental
 from gradmix_ext.continual.trainer import Trainer, random_stream
-from gradmix_ext.mixers import by_name
+from gradmix_ext.mixers import Mixer, by_name
 
 __all__ = ["DEFAULT_ARMS", "Arm", "Experiment", "ExperimentConfig", "Run"]
 
@@ -150,6 +150,7 @@ class Experiment:
             self.model(scenario)
         for arm in arms:
             trainer = self.trainer(arm, seed=0)
+            self.mixer(arm, seed=0).require_shape(scenario.input_shape)
             if trainer.method.uses_buffer and config.buffer_size < scenario.num_classes:
                 raise ValueError(
                     f"buffer size {config.buffer_size} is smaller than the number of classes "
@@ -176,6 +177,15 @@ class Experiment:
             stem=config.stem,
         )
 
+    def mixer(self, arm: Arm, seed: int) -> Mixer:
+        """The mixer of one run."""
+        return by_name(
+            arm.augment,
+            self.dataset.num_classes,
+            generator=random_stream(seed, 2, self.device),
+            **self._mixing(arm),
+        )
+
     def trainer(self, arm: Arm, seed: int, callbacks: Sequence[Callback] = ()) -> Trainer:
         """A trainer for one run. Arms of a seed share initial weights and order of batches."""
         config = self.config
@@ -186,15 +196,9 @@ class Experiment:
             buffer = ReplayBuffer(
                 config.buffer_size, config.buffer_policy, generator, config.fill_buffer
             )
-        mixer = by_name(
-            arm.augment,
-            self.dataset.num_classes,
-            generator=random_stream(seed, 2, self.device),
-            **self._mixing(arm),
-        )
         return Trainer(
             model=self.model,
-            mixer=mixer,
+            mixer=self.mixer(arm, seed),
             method=method,
             buffer=buffer,
             optimizer=optimizer_by_name(

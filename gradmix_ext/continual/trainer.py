@@ -141,7 +141,8 @@ class Trainer:
 
         Raises:
             ValueError: the buffer already holds samples, as after an earlier `fit`, or shares its
-                capacity out over more classes than it has room for.
+                capacity out over more classes than it has room for; or the mixer cannot mix such
+                samples.
             CheckpointError: the file is damaged, or is of a training with other settings.
             DivergedError: the loss became infinite or NaN.
             OSError: the checkpoint cannot be written.
@@ -155,6 +156,7 @@ class Trainer:
             self.buffer.require_room(scenario.num_classes)
         with _own_randomness(self.seed, self.device):
             run = self._prepare(scenario)
+            run.mixer.require_shape(scenario.input_shape)
             saved = None if checkpoint is None else checkpoint.load()
             if saved is not None:
                 run.load_state_dict(saved)

@@ -7,17 +7,21 @@ from typing import Any
 
 from gradmix_ext.mixers.base import Mixer
 from gradmix_ext.mixers.batch import MixedBatch
+from gradmix_ext.mixers.cutmix import CutMix
 from gradmix_ext.mixers.gradmix import GradMix
 from gradmix_ext.mixers.images import ImageBatch, ImageTransform
+from gradmix_ext.mixers.manifold import ManifoldMixup
 from gradmix_ext.mixers.mixup import BalancedMixup, Mixup, NoMix
 from gradmix_ext.mixers.random_mask import RandomMaskMixup
 
 __all__ = [
     "MIXERS",
     "BalancedMixup",
+    "CutMix",
     "GradMix",
     "ImageBatch",
     "ImageTransform",
+    "ManifoldMixup",
     "MixedBatch",
     "Mixer",
     "Mixup",
@@ -31,6 +35,8 @@ __all__ = [
 MIXERS: dict[str, type[Mixer]] = {
     "none": NoMix,
     "mixup": Mixup,
+    "cutmix": CutMix,
+    "manifold": ManifoldMixup,
     "balanced": BalancedMixup,
     "random-mask": RandomMaskMixup,
     "gradmix": GradMix,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -103,6 +103,13 @@ class Mixer(ABC):
             partner=partner,
             lam_x=lam_x,
         )
+
+    def require_shape(self, shape: Sequence[int]) -> None:  # noqa: B027 - most mixers take any
+        """Refuse samples of a shape [...] that cannot be mixed, before any training.
+
+        Raises:
+            ValueError: they cannot.
+        """
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the mixer which epoch (from 0, within a task) starts; only a schedule needs it."""

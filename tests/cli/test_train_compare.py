@@ -205,6 +205,7 @@ ERRORS = [
     (["train", "--base", "11"], "base = 11"),
     (["train", "--epochs", "0"], "0 is not in the range 1<=x<=10000000"),
     (["train", "--method", "lwf"], "'lwf' is not one of 'finetune', 'er', 'joint'"),
+    (["train", "--augment", "cutmix"], "boxes out of images [ch, H, W], got samples of shape [64]"),
     (["train", "--criterion", "mix"], "'mix' is not one of"),
     (["train", "--update", "daily"], "'daily' is none of epoch, online"),
     (["train", "--lr", "-1"], "lr must be at least 0"),
