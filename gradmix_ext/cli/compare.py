@@ -19,6 +19,10 @@ An ARM is METHOD, METHOD+AUGMENT, or AUGMENT alone, which means er+AUGMENT.
 \b
 METHOD    finetune     the current task alone (lower bound)
           er           the current task and a small replay buffer
+          er-ace       er, but new samples leave the logits of old classes alone
+          der++        replay of samples and of the logits that they once had
+          icarl        exemplars, distillation, nearest mean of exemplars
+          a-gem        the current task, by gradients that do not raise the buffer's loss
           joint        all data of all tasks so far (upper bound)
 AUGMENT   none         no mixing
           mixup        random partners
@@ -37,6 +41,7 @@ Examples:
   gradmix compare                                        everything on Split-Digits
   gradmix compare er gradmix --seeds 20                  two arms, twenty seeds
   gradmix compare gradmix joint+gradmix --epochs 20      mixing with all data at hand
+  gradmix compare er der++ der+++mixup --replay split    a method whose name ends in ++
   gradmix compare --buffer-size 100 --epochs 20 --lr 0.02 --out runs/large-buffer
 """
 

@@ -32,10 +32,13 @@ Examples:
     "What to train",
     click.option(
         "--method",
-        type=click.Choice(["finetune", "er", "joint"]),
+        type=click.Choice(["finetune", "er", "er-ace", "der++", "icarl", "a-gem", "joint"]),
         default="er",
         show_default=True,
         help="finetune: the current task alone (lower bound). er: with replay from a small buffer. "
+        "er-ace: er, but new samples leave the logits of old classes alone. der++: replay of "
+        "samples and of the logits that they once had. icarl: exemplars, distillation, nearest "
+        "mean of exemplars. a-gem: gradients that do not raise the buffer's loss. "
         "joint: all data of all tasks so far (upper bound).",
     ),
     click.option(

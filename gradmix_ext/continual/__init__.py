@@ -28,11 +28,16 @@ from gradmix_ext.continual.digit_streams import (
 from gradmix_ext.continual.evaluate import Evaluation, Evaluator
 from gradmix_ext.continual.hierarchy import hierarchy
 from gradmix_ext.continual.methods import (
+    AGEM,
     ER,
+    ERACE,
     METHODS,
+    DERPlusPlus,
     Finetune,
+    ICaRL,
     Joint,
     Method,
+    Rehearsal,
     Stage,
     method_by_name,
 )
@@ -42,21 +47,26 @@ from gradmix_ext.continual.scenario import Scenario, Task, class_incremental
 from gradmix_ext.continual.trainer import DivergedError, Trainer
 
 __all__ = [
+    "AGEM",
     "ER",
+    "ERACE",
     "METHODS",
     "ArrayDataset",
     "Callback",
     "Checkpoint",
     "CheckpointError",
+    "DERPlusPlus",
     "DivergedError",
     "EpochEnd",
     "Evaluation",
     "Evaluator",
     "Finetune",
+    "ICaRL",
     "Joint",
     "Method",
     "PairMapRecorder",
     "PairMaps",
+    "Rehearsal",
     "ReplayBuffer",
     "Result",
     "Scenario",

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from gradmix_ext.continual.methods import METHODS
+from gradmix_ext.continual.methods import METHODS, method_option_names
 from gradmix_ext.mixers import MIXERS, option_names
 
 __all__ = ["Arm"]
 
 Value = bool | int | float | str | None
+Options = tuple[tuple[str, Value], ...]
 
-_SPELLING = re.compile(r"(?P<name>[^\[\]]+)(\[(?P<options>[^\[\]]*)\])?")
+# NAME or NAME[OPTIONS], once or twice with a plus between; the first name may itself end in "+".
+_OPTIONS = r"(?:\[([^\[\]]*)\])?"
+_SPELLING = re.compile(rf"([^\[\]]+?){_OPTIONS}(?:\+([^\[\]+]+){_OPTIONS})?")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _WORDS: dict[str, Value] = {"none": None, "true": True, "false": False}
 
@@ -28,45 +31,50 @@ class Arm:
         method: Name of the method.
         augment: Name of the mixer.
         options: Settings of the mixer that are this arm's own, by name, sorted.
+        method_options: Settings of the method, likewise.
     """
 
     label: str = field(compare=False)
     method: str
     augment: str
-    options: tuple[tuple[str, Value], ...] = ()
+    options: Options = ()
+    method_options: Options = ()
 
     @classmethod
     def parse(cls, text: str) -> Arm:
         """Read METHOD, METHOD+AUGMENT, or AUGMENT alone, which means er+AUGMENT.
 
-        AUGMENT may be followed by settings of its own in brackets, which override those that all
-        arms share: ``gradmix[policy=skip,samples_per_pair=4]``. Values are numbers, true, false,
-        none or words.
+        Either may be followed by settings of its own in brackets, which override those that all
+        arms share: ``gradmix[policy=skip,samples_per_pair=4]``, ``der++[replay_weight=1]+mixup``.
+        Values are numbers, true, false, none or words.
 
         Raises:
             ValueError: a part is unknown, or a setting is not KEY=VALUE or is given twice.
         """
         spelled = _SPELLING.fullmatch(text)
-        name, inside = (spelled["name"], spelled["options"]) if spelled else (text, None)
-        method, plus, augment = name.partition("+")
-        if not plus and method not in METHODS and method in MIXERS:
-            method, augment = "er", method
-        elif not plus:
-            augment = "none"
-        if spelled is None or method not in METHODS or augment not in MIXERS:
+        method, own, augment, options = spelled.groups() if spelled else ("", None, None, None)
+        if augment is None and method in MIXERS and method not in METHODS:
+            method, own, augment, options = "er", None, method, own
+        augment = augment or "none"
+        if method not in METHODS or augment not in MIXERS:
             raise ValueError(
                 f"unknown arm '{text}': write METHOD[+AUGMENT] with METHOD one of "
                 f"{', '.join(METHODS)} and AUGMENT one of {', '.join(MIXERS)}; settings of its own "
-                "follow AUGMENT as [KEY=VALUE,...]"
+                "follow either as [KEY=VALUE,...]"
             )
-        return cls(text, method, augment, _options(text, augment, inside))
+        return cls(
+            text,
+            method,
+            augment,
+            _options(text, augment, option_names(augment), options),
+            _options(text, method, method_option_names(method), own),
+        )
 
 
-def _options(text: str, augment: str, inside: str | None) -> tuple[tuple[str, Value], ...]:
+def _options(text: str, owner: str, known: list[str], inside: str | None) -> Options:
     """The settings between the brackets of an arm."""
     if inside is None:
         return ()
-    known = option_names(augment)
     options: dict[str, Value] = {}
     for part in inside.split(","):
         key, equals, value = (each.strip() for each in part.partition("="))
@@ -74,8 +82,7 @@ def _options(text: str, augment: str, inside: str | None) -> tuple[tuple[str, Va
             raise ValueError(f"arm '{text}': '{part}' is not of the form KEY=VALUE")
         if key not in known:
             raise ValueError(
-                f"arm '{text}': {augment} has no setting '{key}'; it has "
-                f"{', '.join(known) or 'none'}"
+                f"arm '{text}': {owner} has no setting '{key}'; it has {', '.join(known) or 'none'}"
             )
         if key in options:
             raise ValueError(f"arm '{text}' sets {key} twice")

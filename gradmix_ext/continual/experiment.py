@@ -150,7 +150,7 @@ class Experiment:
             self.model(scenario)
         for arm in arms:
             trainer = self.trainer(arm, seed=0)
-            self.mixer(arm, seed=0).require_shape(scenario.input_shape)
+            self.mixer(arm, seed=0).check(self.model(scenario), scenario.input_shape)
             if trainer.method.uses_buffer and config.buffer_size < scenario.num_classes:
                 raise ValueError(
                     f"buffer size {config.buffer_size} is smaller than the number of classes "
@@ -189,7 +189,8 @@ class Experiment:
     def trainer(self, arm: Arm, seed: int, callbacks: Sequence[Callback] = ()) -> Trainer:
         """A trainer for one run. Arms of a seed share initial weights and order of batches."""
         config = self.config
-        method: Method = method_by_name(arm.method, config.replay)
+        options: dict[str, Any] = {"replay": config.replay} | dict(arm.method_options)
+        method: Method = method_by_name(arm.method, **options)
         buffer = None
         if method.uses_buffer:
             generator = random_stream(seed, 3, self.device)

@@ -49,8 +49,8 @@ class Trainer:
             builds an MLP with two hidden layers of 256.
         mixer: A mixer, or a name of ``gradmix_ext.mixers.MIXERS``.
         method: A method, or a name of ``gradmix_ext.continual.METHODS``.
-        buffer: The replay buffer, or a capacity for a class-balanced one; needed by methods that
-            replay.
+        buffer: The replay buffer, or a capacity for one with the method's own policy
+            (class-balanced, for iCaRL herding); needed by methods that replay.
         optimizer: Called with the parameters at the start of each task. The default is SGD with
             learning rate 0.05 and momentum 0.9.
         schedule: Course of the learning rate over the epochs of each task: a name of
@@ -115,7 +115,8 @@ class Trainer:
             raise ValueError(f"{type(self.method).__name__} replays samples: give buffer")
         if buffer is not None and not isinstance(buffer, ReplayBuffer):
             capacity = integer("buffer", buffer)
-            buffer = ReplayBuffer(capacity, "class-balanced", random_stream(seed, 3, self.device))
+            generator = random_stream(seed, 3, self.device)
+            buffer = ReplayBuffer(capacity, self.method.buffer_policy, generator)
         self.buffer = buffer
         self.model = model
         self.mixer = mixer
@@ -141,8 +142,8 @@ class Trainer:
 
         Raises:
             ValueError: the buffer already holds samples, as after an earlier `fit`, or shares its
-                capacity out over more classes than it has room for; or the mixer cannot mix such
-                samples.
+                capacity out over more classes than it has room for; or the mixer can do nothing
+                with the model or the samples.
             CheckpointError: the file is damaged, or is of a training with other settings.
             DivergedError: the loss became infinite or NaN.
             OSError: the checkpoint cannot be written.
@@ -156,7 +157,7 @@ class Trainer:
             self.buffer.require_room(scenario.num_classes)
         with _own_randomness(self.seed, self.device):
             run = self._prepare(scenario)
-            run.mixer.require_shape(scenario.input_shape)
+            run.mixer.check(run.model, scenario.input_shape)
             saved = None if checkpoint is None else checkpoint.load()
             if saved is not None:
                 run.load_state_dict(saved)

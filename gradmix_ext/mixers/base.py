@@ -104,11 +104,17 @@ class Mixer(ABC):
             lam_x=lam_x,
         )
 
-    def require_shape(self, shape: Sequence[int]) -> None:  # noqa: B027 - most mixers take any
-        """Refuse samples of a shape [...] that cannot be mixed, before any training.
+    def check(  # noqa: B027 - most mixers take any
+        self, model: nn.Module, sample_shape: Sequence[int]
+    ) -> None:
+        """Refuse, before any training, a model or samples that cannot be mixed.
+
+        Args:
+            model: The model that is going to be trained.
+            sample_shape: Shape [...] of one sample.
 
         Raises:
-            ValueError: they cannot.
+            ValueError: this mixer can do nothing with them.
         """
 
     def set_epoch(self, epoch: int) -> None:

@@ -23,8 +23,8 @@ class MixedBatch:
         partner: Index [N] of each sample's partner in the batch.
         lam_x: Weight [N] of the sample's own input; ``lam`` unless λ is coupled otherwise.
         forward_with: How the batch goes through a model, where mixing happens inside of it.
-        observe: Called with the batch and its logits when the loss is computed; how a mixer learns
-            from the training forwards (``GradMix(update="online")``).
+        observe: Called by :meth:`tell` with the batch and its logits; how a mixer learns from the
+            training forwards (``GradMix(update="online")``).
     """
 
     x: Tensor
@@ -43,6 +43,11 @@ class MixedBatch:
             model(self.x) if self.forward_with is None else self.forward_with(self, model)
         )
         return logits
+
+    def tell(self, logits: Tensor) -> None:
+        """Let the mixer learn from the logits, for a loss of your own; :meth:`loss` does it too."""
+        if self.observe is not None:
+            self.observe(self, logits)
 
     def loss(
         self,
@@ -63,8 +68,7 @@ class MixedBatch:
         Returns:
             The loss, a scalar or [N], in nats.
         """
-        if self.observe is not None:
-            self.observe(self, logits)
+        self.tell(logits)
         return ops.mixup_cross_entropy(
             logits,
             self.target,

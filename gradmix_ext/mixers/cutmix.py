@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradmix_ext.mixers.batch import MixedBatch
 from gradmix_ext.mixers.images import ImageBatch
@@ -24,16 +24,9 @@ class CutMix(Mixup):
     Its arguments are those of :class:`~gradmix_ext.Mixer`; samples are images [N, ch, H, W].
     """
 
-    def require_shape(self, shape: Sequence[int]) -> None:
-        """Refuse samples that are not images [ch, H, W].
-
-        Raises:
-            ValueError: they are not.
-        """
-        if len(shape) != 3:
-            raise ValueError(
-                f"CutMix cuts boxes out of images [ch, H, W], got samples of shape {list(shape)}"
-            )
+    def check(self, model: nn.Module, sample_shape: Sequence[int]) -> None:
+        """Samples must be images [ch, H, W]."""
+        _require_images(sample_shape)
 
     def combine(
         self,
@@ -46,7 +39,7 @@ class CutMix(Mixup):
     ) -> MixedBatch:
         """Paste the partners' boxes; images still in their data set are augmented before."""
         images = x.augmented() if isinstance(x, ImageBatch) else x
-        self.require_shape(images.shape[1:])
+        _require_images(images.shape[1:])
         side = (1 - (lam_x if self.lam_law.per_sample else lam_x[:1])).sqrt()
         height, width = images.shape[2:]
         rows, columns = self._lines(height, side), self._lines(width, side)
@@ -68,3 +61,10 @@ class CutMix(Mixup):
         centre = torch.randint(size, half.shape, device=half.device, generator=self.generator)
         line = torch.arange(size, device=half.device)
         return (line >= (centre - half)[:, None]) & (line < (centre + half)[:, None])
+
+
+def _require_images(sample_shape: Sequence[int]) -> None:
+    if len(sample_shape) != 3:
+        raise ValueError(
+            f"CutMix cuts boxes out of images [ch, H, W], got samples of shape {list(sample_shape)}"
+        )

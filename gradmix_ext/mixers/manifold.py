@@ -32,27 +32,40 @@ class ManifoldMixup(Mixup):
     Args:
         layers: Where to mix: module paths as in ``model.named_modules()``, each for what enters
             this module (by its first argument, the first time it is called), and ``"input"`` for
-            the samples themselves. By default :func:`parts` of the model and ``"input"``.
+            the samples themselves. The index of a module in an ``nn.Sequential`` is its path. By
+            default :func:`parts` of the model and ``"input"``.
         alpha: λ ~ Beta(alpha, alpha).
         **options: As :class:`~gradmix_ext.Mixer`. The layer is drawn on the CPU, from a generator
             of its own that starts from the seed of ``generator``.
 
     Raises:
-        ValueError: ``layers`` is empty. In ``batch.forward``: the model has no such module, does
-            not call it, or calls it with something else than a tensor of N rows.
+        ValueError: ``layers`` is empty. In ``check`` and ``batch.forward``: the model has no such
+            module. In ``batch.forward``: it does not call it, or with something else than a tensor
+            of N rows.
     """
 
     def __init__(
-        self, layers: Sequence[str] | None = None, alpha: float = 1.0, **options: Any
+        self,
+        layers: str | int | Sequence[str | int] | None = None,
+        alpha: float = 1.0,
+        **options: Any,
     ) -> None:
         super().__init__(alpha, **options)
-        if isinstance(layers, str) or (layers is not None and not layers):
-            raise ValueError(f"layers must be one or more module paths, got {layers!r}")
-        self.layers = None if layers is None else tuple(layers)
+        if isinstance(layers, str | int):
+            layers = (layers,)
+        self.layers = None if layers is None else tuple(map(str, layers))
+        if self.layers == ():
+            raise ValueError("layers must name at least one layer, got none")
         self._layer_generator: torch.Generator | None = None
         if self.generator is not None:
             seed = self.generator.initial_seed() ^ _STREAM
             self._layer_generator = torch.Generator().manual_seed(seed)
+
+    def check(self, model: nn.Module, sample_shape: Sequence[int]) -> None:
+        """The model must have the layers."""
+        for layer in self.layers or ():
+            if layer != INPUT:
+                _find(model, layer)
 
     def combine(
         self,
@@ -126,14 +139,6 @@ def parts(model: nn.Module) -> list[str]:
 @contextmanager
 def _mixing(model: nn.Module, layer: str, batch: MixedBatch) -> Iterator[None]:
     """While this lasts, the model mixes a batch where it enters a layer."""
-    inner = _inner(model)
-    try:
-        module = inner.get_submodule(layer)
-    except AttributeError:
-        names = ", ".join(name for name, _ in inner.named_modules() if name)
-        raise ValueError(
-            f"layers must name modules of the model ({names}) or be {INPUT!r}, got {layer!r}"
-        ) from None
     mixed = False
 
     def mix(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -152,7 +157,7 @@ def _mixing(model: nn.Module, layer: str, batch: MixedBatch) -> Iterator[None]:
 
     # Compiled code would not see the hook.
     eagerly = torch.compiler.set_stance("force_eager") if is_compiled(model) else nullcontext()
-    handle = module.register_forward_pre_hook(mix)
+    handle = _find(model, layer).register_forward_pre_hook(mix)
     try:
         with eagerly:
             yield
@@ -160,6 +165,18 @@ def _mixing(model: nn.Module, layer: str, batch: MixedBatch) -> Iterator[None]:
         handle.remove()
     if not mixed:
         raise ValueError(f"layers: the model has a module {layer!r} but does not call it")
+
+
+def _find(model: nn.Module, layer: str) -> nn.Module:
+    """The module with this path."""
+    inner = _inner(model)
+    try:
+        return inner.get_submodule(layer)
+    except AttributeError:
+        names = ", ".join(name for name, _ in inner.named_modules() if name)
+        raise ValueError(
+            f"layers must name modules of the model ({names}) or be {INPUT!r}, got {layer!r}"
+        ) from None
 
 
 def _mixed(x: Tensor, batch: MixedBatch) -> Tensor:

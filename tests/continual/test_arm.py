@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradmix_ext.continual import METHODS
 from gradmix_ext.continual.compare import Comparison
 from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
 from gradmix_ext.continual.run_folder import RunFolder
 from gradmix_ext.continual.saved import load_runs
-from gradmix_ext.mixers import option_names
+from gradmix_ext.mixers import MIXERS, option_names
 
 TINY = ExperimentConfig(tasks=2, epochs=1, hidden=(8,), samples_per_pair=2)
 
@@ -52,6 +53,27 @@ def test_every_setting_survives_being_written_and_read(options: dict) -> None:
         assert arm == Arm("another name", "er", "gradmix", tuple(sorted(options.items())))
 
 
+def test_a_method_has_settings_too() -> None:
+    arm = Arm.parse("der++[distill_weight=0.3, replay_weight=1]+gradmix[policy=skip]")
+    assert (arm.method, arm.augment) == ("der++", "gradmix")
+    assert dict(arm.method_options) == {"distill_weight": 0.3, "replay_weight": 1}
+    assert dict(arm.options) == {"policy": "skip"}
+    trainer = Experiment(TINY, []).trainer(arm, seed=0)
+    assert (trainer.method.distill_weight, trainer.method.replay_weight) == (0.3, 1)
+    arm = Arm.parse("er-ace[replay=split]")
+    assert Experiment(TINY, []).trainer(arm, seed=0).method.replay == "split"
+    assert arm != Arm.parse("er-ace") == Arm.parse("er-ace+none")
+
+
+def test_names_with_signs_in_them() -> None:
+    assert Arm.parse("der++") == Arm("der++", "der++", "none")
+    assert Arm.parse("der+++gradmix") == Arm("der+++gradmix", "der++", "gradmix")
+    for method in METHODS:
+        for augment in MIXERS:
+            arm = Arm.parse(f"{method}+{augment}")
+            assert (arm.method, arm.augment) == (method, augment)
+
+
 def test_arms_are_equal_if_they_are_the_same_run() -> None:
     assert Arm.parse("mixup") == Arm.parse("er+mixup")
     assert Arm.parse("mixup[alpha=2,taper=none]") == Arm.parse("mixup[taper=none,alpha=2]")
@@ -69,9 +91,14 @@ def test_arms_are_equal_if_they_are_the_same_run() -> None:
         ("gradmix[policy]", "'policy' is not of the form KEY=VALUE"),
         ("gradmix[policy=]", "'policy=' is not of the form KEY=VALUE"),
         ("gradmix[policy=skip,policy=redraw]", "sets policy twice"),
+        ("er+none[alpha=2]", "none has no setting 'alpha'; it has none"),
+        ("er[policy=skip]", "er has no setting 'policy'; it has replay"),
+        ("joint[replay=split]", "joint has no setting 'replay'; it has none"),
+        ("der+", "unknown arm 'der\\+'"),
+        ("der+gradmix", "unknown arm"),
+        ("der++++gradmix", "unknown arm"),
         ("mixup[policy=skip]", "mixup has no setting 'policy'; it has alpha, fixed_lam,"),
         ("gradmix[generator=1]", "no setting 'generator'"),
-        ("er[alpha=2]", "none has no setting 'alpha'; it has none"),
     ],
 )
 def test_what_cannot_be_read_is_refused(text: str, message: str) -> None:
@@ -82,6 +109,12 @@ def test_what_cannot_be_read_is_refused(text: str, message: str) -> None:
 def test_a_wrong_value_is_refused_before_training() -> None:
     with pytest.raises(ValueError, match=r"policy must be one of .*, got 'magic'"):
         Experiment(TINY, [Arm.parse("gradmix[policy=magic]")])
+
+
+def test_a_layer_that_the_model_does_not_have_is_refused_before_training() -> None:
+    assert Experiment(TINY, [Arm.parse("manifold[layers=3]")]).config == TINY
+    with pytest.raises(ValueError, match=r"\(0, 1, 2, 3\) or be 'input', got 'layer4'"):
+        Experiment(TINY, [Arm.parse("manifold[layers=layer4]")])
 
 
 def test_an_arms_settings_override_those_of_all_arms() -> None:

@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from gradmix_ext.continual import (
-    ER,
     ArrayDataset,
     Callback,
     Checkpoint,
@@ -19,6 +18,7 @@ from gradmix_ext.continual import (
     ReplayBuffer,
     Trainer,
     class_incremental,
+    method_by_name,
 )
 
 TASKS, EPOCHS = 3, 3
@@ -78,12 +78,17 @@ class Weights(Callback):
 def run(path, interrupt_after: int = 0, replay: str = "union", **settings):
     """Everything that a training leaves behind."""
     weights, maps = Weights(), PairMapRecorder()
-    given = {"mixer": "gradmix", "schedule": "cosine", "policy": "reservoir"} | settings
+    given = {
+        "mixer": "gradmix",
+        "schedule": "cosine",
+        "policy": "reservoir",
+        "method": "er",
+    } | settings
     stored = given.pop("stored", False)
     buffer = ReplayBuffer(12, given.pop("policy"), torch.Generator().manual_seed(5))
     trainer = Trainer(
         network,
-        method=ER(replay),
+        method=method_by_name(given.pop("method"), replay),
         buffer=buffer,
         epochs=EPOCHS,
         batch_size=16,
@@ -121,8 +126,22 @@ def equal(a, b) -> bool:
         {"optimizer": partial(torch.optim.AdamW, lr=0.01), "schedule": "step", "clip_grad": 1.0},
         {"amp": "bf16", "mixer": "balanced", "policy": "herding"},
         {"stored": True},
+        {"method": "er-ace", "mixer": "manifold", "policy": "class-balanced"},
+        {"method": "der++", "mixer": "mixup"},
+        {"method": "icarl", "mixer": "manifold", "policy": "herding"},
+        {"method": "a-gem", "stored": True},
     ],
-    ids=["gradmix-reservoir", "split-balanced", "adamw", "bf16-herding", "from-disk"],
+    ids=[
+        "gradmix-reservoir",
+        "split-balanced",
+        "adamw",
+        "bf16-herding",
+        "from-disk",
+        "er-ace",
+        "der++",
+        "icarl",
+        "a-gem",
+    ],
 )
 def test_a_resumed_training_equals_an_uninterrupted_one(settings, tmp_path):
     whole = run(None, **settings)

@@ -324,7 +324,7 @@ def test_errors():
         Trainer()
     with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
         Trainer(buffer=10, epochs=0)
-    with pytest.raises(ValueError, match="unknown method 'derpp': known are finetune, er, joint"):
+    with pytest.raises(ValueError, match="unknown method 'derpp': known are finetune, er, er-ace"):
         Trainer(method="derpp")
     with pytest.raises(ValueError, match="unknown replay 'both'"):
         ER("both")

@@ -184,9 +184,19 @@ def test_layers_that_cannot_be_mixed():
         with pytest.raises(ValueError, match=message):
             gx.ManifoldMixup([layer]).mix(x, y).forward(model)
     assert not any(module._forward_pre_hooks for module in model.modules())
-    for layers in ([], "head"):
-        with pytest.raises(ValueError, match="layers must be one or more module paths"):
-            gx.ManifoldMixup(layers)
+    with pytest.raises(ValueError, match="or be 'input', got 'middle'"):
+        gx.ManifoldMixup(["head", "middle"]).check(model, (6,))
+    with pytest.raises(ValueError, match="layers must name at least one layer, got none"):
+        gx.ManifoldMixup([])
+
+
+def test_one_layer_alone():
+    model, (x, y) = network().eval(), samples()
+    expected = gx.ManifoldMixup(["3"], generator=seeded()).mix(x, y).forward(model)
+    for layer in ("3", 3):
+        mixer = gx.ManifoldMixup(layer, generator=seeded())
+        mixer.check(model, (6,))
+        assert torch.equal(mixer.mix(x, y).forward(model), expected)
 
 
 def test_a_shared_layer_is_mixed_once():

@@ -77,6 +77,9 @@ class Method:
     #: Whether the method needs a replay buffer.
     uses_buffer = False
 
+    #: The policy of a buffer that is given as a capacity alone.
+    buffer_policy = "class-balanced"
+
     def begin_task(self, stage: Stage) -> None:
         """Before the first epoch of a task; also, with the model as saved, when it is resumed."""
 
@@ -109,6 +112,11 @@ class Method:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave, after :meth:`begin_task`."""
+
+
+def widened(logits: Tensor) -> Tensor:
+    """Logits in float32 at least, for losses that half precision would blur."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def in_chunks(x: Inputs, size: int = 1024) -> Iterator[Tensor]:
