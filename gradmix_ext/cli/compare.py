@@ -32,7 +32,8 @@ AUGMENT   none         no mixing
           random-mask  as many class pairs as gradmix, chosen at random
           gradmix      only class pairs whose gradients do not hurt earlier tasks
 
-An AUGMENT may have settings of its own: gradmix[policy=skip,samples_per_pair=4].
+Both may have settings of their own: gradmix[policy=skip,samples_per_pair=4],
+der++[replay_weight=1]+mixup.
 
 Without arms: finetune er mixup balanced random-mask gradmix joint.
 

@@ -125,7 +125,9 @@ def test_mixed_precision(method, mixing):
     assert_sound(*train("uint8", method, mixing, amp="bf16", clip_grad=1.0))
 
 
-@pytest.mark.parametrize(("method", "mixing"), zip(NEW, ("gradmix", "manifold") * 2, strict=True))
+@pytest.mark.parametrize(
+    ("method", "mixing"), list(zip(NEW, ("gradmix", "manifold") * 2, strict=True))
+)
 def test_a_compiled_model_trains_like_any(method, mixing):
     def compiled(scenario: Scenario) -> nn.Module:
         model = network(scenario)
