@@ -203,7 +203,7 @@ class Experiment:
             method=method,
             buffer=buffer,
             optimizer=optimizer_by_name(
-                config.optimizer, config.lr, config.momentum, config.weight_decay, self.device
+                config.optimizer, config.lr, config.momentum, config.weight_decay
             ),
             schedule=config.schedule,
             epochs=config.epochs,

@@ -33,28 +33,23 @@ AMP: dict[str, torch.dtype | None] = {
 
 
 def optimizer_by_name(
-    name: str,
-    lr: float,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    device: torch.device | str = "cpu",
+    name: str, lr: float, momentum: float = 0.9, weight_decay: float = 0.0
 ) -> OptimizerFactory:
-    """A factory of optimizers.
+    """A factory of fused optimizers.
+
+    Fused, all parameters are updated by one call; with fp16 a step of infinite gradients is skipped
+    without waiting for the device.
 
     Args:
         name: One of :data:`OPTIMIZERS`.
         lr: Learning rate.
         momentum: For SGD; AdamW keeps its own two averages.
         weight_decay: Weight decay, decoupled in AdamW.
-        device: Where the parameters are. On a GPU the fused form is taken, which with fp16 also
-            skips a step of infinite gradients without waiting for the device.
 
     Raises:
         ValueError: the name is unknown.
     """
-    common: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
-    if torch.device(device).type == "cuda":
-        common["fused"] = True
+    common: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "fused": True}
     if name == "sgd":
         return partial(torch.optim.SGD, momentum=momentum, **common)
     if name == "adamw":
