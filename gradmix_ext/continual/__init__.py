@@ -41,7 +41,7 @@ from gradmix_ext.continual.methods import (
     Stage,
     method_by_name,
 )
-from gradmix_ext.continual.models import mlp
+from gradmix_ext.continual.models import build_model, mlp, model_names
 from gradmix_ext.continual.result import Result
 from gradmix_ext.continual.scenario import Scenario, Task, class_incremental
 from gradmix_ext.continual.trainer import DivergedError, Trainer
@@ -75,6 +75,7 @@ __all__ = [
     "Task",
     "TaskEnd",
     "Trainer",
+    "build_model",
     "class_incremental",
     "dataset_names",
     "digits_corrupted",
@@ -86,5 +87,6 @@ __all__ = [
     "load_dataset",
     "method_by_name",
     "mlp",
+    "model_names",
     "register_dataset",
 ]

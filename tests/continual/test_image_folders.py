@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
-from gradmix_ext.continual import class_incremental, load_dataset
+from gradmix_ext.cli import cli
+from gradmix_ext.continual import Trainer, class_incremental, load_dataset
 from gradmix_ext.continual.data import read
 from gradmix_ext.continual.datasets import image_files
+from gradmix_ext.continual.models import build_model, seeded
+from gradmix_ext.continual.saved import load_runs
 
 pytest.importorskip("torchvision")
 
@@ -125,6 +130,41 @@ def test_folders_that_do_not_fit(tmp_path):
     save(tmp_path / "c" / "green" / "1.png", "green")
     with pytest.raises(ValueError, match=r"class 1 \('green'\) has a single sample"):
         load_dataset("imagefolder", tmp_path / "c", image_size=8)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_is_the_same_wherever_images_are(workers, tmp_path, monkeypatch):
+    for name, colour in COLOURS.items():
+        for k in range(5):
+            save(tmp_path / name / f"{k}.png", tuple(max(0, value - 20 * k) for value in colour))
+    weights = []
+    for limit in (2**30, 0):
+        monkeypatch.setattr(image_files, "IN_MEMORY_BYTES", limit)
+        dataset = load_dataset("imagefolder", tmp_path, image_size=8, crop_padding=2, hflip=True)
+        with seeded(0):
+            model = build_model("resnet32", dataset.image_shape, 3)
+        trainer = Trainer(model, buffer=3, epochs=1, batch_size=6, workers=workers)
+        trainer.fit(class_incremental(dataset, increment=[2, 1]))
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_the_command_line_trains_on_a_folder(tmp_path):
+    class_folders(tmp_path / "images")
+    flags = """
+        --image-size 8 --model resnet18 --stem cifar --crop-padding 1 --hflip --no-download
+        --tasks 3 --epochs 1 --buffer-size 3 --device cpu
+    """
+    folder, out = str(tmp_path / "images"), str(tmp_path / "run")
+    arguments = ["train", "--dataset", "imagefolder", "--data-dir", folder, "--out", out]
+    result = CliRunner().invoke(cli, [*arguments, *flags.split()], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
+    expected = {"image_size": 8, "model": "resnet18", "stem": "cifar", "download": False}
+    assert expected.items() <= settings.items()
+    (run,) = load_runs(out, "cpu")
+    assert run.experiment.dataset.transform.hflip
+    assert run.model()(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
 
 
 # Tiny-ImageNet ------------------------------------------------------------------------------------

@@ -177,6 +177,6 @@ def test_packages_that_are_missing(monkeypatch):
         ImportError, match=r"needs torchvision: pip install 'gradmix_ext\[vision\]'"
     ):
         build_model("resnet18", (3, 32, 32), 10)
-    with pytest.raises(ImportError, match="needs timm: pip install 'timm'"):
+    with pytest.raises(ImportError, match=r"needs timm: pip install 'gradmix_ext\[timm\]'"):
         build_model("timm:resnet18", (3, 32, 32), 10)
     assert models.build_model("resnet32", (3, 32, 32), 10)

@@ -110,7 +110,7 @@ def _torchvision(name: str, size: tuple[int, int], num_classes: int) -> nn.Modul
 
 
 def _timm(name: str, input_shape: Sequence[int], num_classes: int) -> nn.Module:
-    timm = optional("timm", f"model '{name}'", "timm")
+    timm = optional("timm", f"model '{name}'", "gradmix_ext[timm]")
     plain = name.removeprefix(_TIMM)
     if not timm.is_model(plain):
         near = timm.list_models(f"*{plain}*")[:3]
