@@ -296,7 +296,19 @@ _TRAINING = section(
 _MIXING = section(
     "Mixing",
     _option("--alpha", type=float, default=1.0, help="λ ~ Beta(alpha, alpha)."),
-    _option("--per-sample-lam", is_flag=True, help="One λ per sample instead of one per batch."),
+    _option(
+        "--per-sample-lam/--per-batch-lam",
+        default=None,
+        show_default=False,
+        help="One λ per sample, or per batch.  [default: per batch; gradmix: the preset's]",
+    ),
+    _option(
+        "--balance",
+        type=click.FloatRange(0, 1),
+        show_default=False,
+        help="Weighs the loss of a mixed sample by (samples of its class in the batch)^-balance.  "
+        "[default: 0; gradmix: the preset's]",
+    ),
     _option(
         "--lam-coupling",
         type=click.Choice(["same", "independent", "fixed"]),
@@ -323,19 +335,33 @@ _MIXING = section(
         help="linear: mix more and more weakly until --stop-epoch.",
     ),
     _option(
+        "--preset",
+        type=click.Choice(["tuned", "paper"]),
+        default="tuned",
+        help="tuned: the rule of gradmix that was measured best. paper: the published one. What "
+        "the flags say goes before either.",
+    ),
+    _option(
         "--criterion",
         type=click.Choice(["mixed", "linear", "gram"]),
-        default="mixed",
+        show_default=False,
         help="How gradmix scores a class pair: from real mixed samples, from the mean gradients of "
-        "its two classes, or by their inner product.",
+        "its two classes, or by their inner product.  [default: the preset's]",
     ),
     _option(
         "--policy",
-        type=click.Choice(["redraw", "skip"]),
-        default="redraw",
-        help="A detrimental pair gets another partner (redraw) or stays unmixed (skip).",
+        type=click.Choice(["redraw", "skip", "soft"]),
+        show_default=False,
+        help="soft: scores tilt a class-balanced draw of the partner. Else a detrimental pair gets "
+        "another partner (redraw) or stays unmixed (skip).  [default: the preset's]",
     ),
     _option("--threshold", type=float, default=0.0, help="Least score of a helpful pair."),
+    _option(
+        "--temperature",
+        type=click.FloatRange(min=0, min_open=True),
+        default=4.0,
+        help="How little --policy soft trusts the scores, in standard deviations of them.",
+    ),
     _option("--samples-per-pair", type=COUNT, default=16, help="Mixed samples per scored pair."),
     _option(
         "--update",

@@ -28,15 +28,19 @@ __all__ = ["DEFAULT_ARMS", "Arm", "Experiment", "ExperimentConfig", "Run"]
 
 DEFAULT_ARMS = ("finetune", "er", "mixup", "balanced", "random-mask", "gradmix", "joint")
 
-# Settings that go to the mixer; each mixer takes those that it knows.
+# Settings that go to the mixer; each mixer takes those that it knows, and keeps its own default
+# where one is None.
 _MIXING = (
     "alpha",
     "criterion",
     "policy",
+    "preset",
     "threshold",
+    "temperature",
     "samples_per_pair",
     "update",
     "per_sample_lam",
+    "balance",
     "lam_coupling",
     "fixed_lam",
     "stop_epoch",
@@ -81,12 +85,15 @@ class ExperimentConfig:
     crop_padding: int | None = None
     hflip: bool | None = None
     alpha: float = 1.0
-    criterion: str = "mixed"
-    policy: str = "redraw"
+    preset: str = "tuned"
+    criterion: str | None = None
+    policy: str | None = None
     threshold: float = 0.0
+    temperature: float = 4.0
     samples_per_pair: int = 16
     update: str | int = "epoch"
-    per_sample_lam: bool = False
+    per_sample_lam: bool | None = None
+    balance: float | None = None
     lam_coupling: str = "same"
     fixed_lam: tuple[float, float] | None = None
     stop_epoch: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,6 +32,10 @@ class Mixer(ABC):
         fixed_lam: (λ_x, λ_y) for ``"fixed"``.
         stop_epoch: First epoch (from 0) without mixing; :meth:`set_epoch` tells the epoch.
         taper: ``"none"``, or ``"linear"``: mixing gets weaker evenly until ``stop_epoch``.
+        balance: Weighs the loss of a mixed sample i ∝ (samples of y_i in the batch)^-balance: 0
+            leaves them alike, 1 makes every class of the batch count as much as any other, ½ (the
+            square root, as in Mahajan et al. 2018) is in between. Mixers that choose the partner
+            balance one end of a pair; this balances the other.
     """
 
     #: Whether :meth:`update` does anything.
@@ -46,10 +51,14 @@ class Mixer(ABC):
         fixed_lam: tuple[float, float] | None = None,
         stop_epoch: int | None = None,
         taper: str = "none",
+        balance: float = 0.0,
     ) -> None:
+        if not 0 <= balance <= 1:
+            raise ValueError(f"balance must be in [0, 1], got {balance}")
         self.lam_law = LamLaw(float(alpha), lam_coupling, fixed_lam, per_sample_lam)
         self.schedule = Schedule(stop_epoch, taper)
         self.generator = generator
+        self.balance = balance
         self.epoch = 0
 
     @abstractmethod
@@ -78,7 +87,8 @@ class Mixer(ABC):
             torch.where(mask, 1 - strength * (1 - lam) if strength < 1 else lam, 1.0)
             for lam in self.lam_law.draw(y.shape[0], y.device, self.generator)
         )
-        return self.combine(x, y, partner, mask, lam_x, lam_y)
+        batch = self.combine(x, y, partner, mask, lam_x, lam_y)
+        return replace(batch, weight=class_weights(y, self.balance)) if self.balance else batch
 
     def combine(
         self,
@@ -149,6 +159,12 @@ class Mixer(ABC):
         self.epoch = state["epoch"]
         if self.generator is not None:
             self.generator.set_state(state["generator"])
+
+
+def class_weights(y: Tensor, balance: float) -> Tensor:
+    """Weights [N], float32 with mean 1, ∝ (samples of y_i among the labels ``y`` [N])^-balance."""
+    weight = (y[:, None] == y).sum(dim=1).float() ** -balance
+    return weight / weight.mean()
 
 
 def unmixed(x: Tensor | ImageBatch, y: Tensor) -> MixedBatch:

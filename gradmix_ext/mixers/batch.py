@@ -22,6 +22,7 @@ class MixedBatch:
         mask: Samples [N] (bool) that were mixed.
         partner: Index [N] of each sample's partner in the batch.
         lam_x: Weight [N] of the sample's own input; ``lam`` unless λ is coupled otherwise.
+        weight: Weight [N] of each sample's loss, with mean 1; all alike by default.
         forward_with: How the batch goes through a model, where mixing happens inside of it.
         observe: Called by :meth:`tell` with the batch and its logits; how a mixer learns from the
             training forwards (``GradMix(update="online")``).
@@ -34,6 +35,7 @@ class MixedBatch:
     mask: Tensor
     partner: Tensor
     lam_x: Tensor
+    weight: Tensor | None = None
     forward_with: Callable[[MixedBatch, nn.Module], Tensor] | None = None
     observe: Callable[[MixedBatch, Tensor], None] | None = None
 
@@ -66,15 +68,22 @@ class MixedBatch:
             reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
         Returns:
-            The loss, a scalar or [N], in nats.
+            The loss, a scalar or [N], in nats; each sample's times its :attr:`weight`.
         """
         self.tell(logits)
-        return ops.mixup_cross_entropy(
+        weighted = self.weight is not None and reduction in ("mean", "sum")
+        loss = ops.mixup_cross_entropy(
             logits,
             self.target,
             self.partner_target,
             self.lam,
             class_mask=class_mask,
             label_smoothing=label_smoothing,
-            reduction=reduction,
+            reduction="none" if weighted else reduction,
         )
+        if self.weight is None:
+            return loss
+        loss = loss * self.weight.to(loss)
+        if weighted:
+            return loss.mean() if reduction == "mean" else loss.sum()
+        return loss

@@ -6,7 +6,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,33 +18,65 @@ from gradmix_ext.mixers.batch import MixedBatch
 from gradmix_ext.mixers.criteria import CRITERIA, Direction, Pool, Probe, score_pairs
 from gradmix_ext.mixers.head import HeadInput, find_head, in_one_dtype, is_compiled
 from gradmix_ext.mixers.images import ImageBatch
-from gradmix_ext.reference.draw_partners import POLICIES
+from gradmix_ext.mixers.policies import POLICIES, draw_softly, preferences
 
 FIRST_TASK = ("mixup", "none")
+
+_STATE = ("scores", "scored", "allowed", "preference")
+
+
+class Preset(NamedTuple):
+    """Settings that make up a rule for choosing pairs."""
+
+    criterion: str
+    policy: str
+    per_sample_lam: bool
+    balance: float
+
+
+#: The rule that docs/gradmix.md found best, and the published one.
+PRESETS = {
+    "tuned": Preset("linear", "soft", per_sample_lam=True, balance=0.5),
+    "paper": Preset("mixed", "redraw", per_sample_lam=False, balance=0.0),
+}
 
 
 class GradMix(Mixer):
     """Selective mixup by the gradients of class pairs (Kim, Hwang, Whang; arXiv 2505.08528).
 
-    An independent implementation from the published abstract. A class pair is *helpful* when the
-    mean last-layer gradient of its mixed samples has an inner product of at least ``threshold``
-    with g_buf, the mean gradient of the replay buffer, and *detrimental* otherwise; only helpful
-    pairs are mixed.
+    An independent implementation from the published abstract. The score of a class pair is the
+    inner product of the mean last-layer gradient of its mixed samples with g_buf, the mean gradient
+    of the replay buffer: what a step on the pair does for the earlier tasks. The published rule,
+    ``preset="paper"``, mixes *helpful* pairs alone, those with a score of at least ``threshold``.
+
+    The default goes beyond the paper, by the measurements of docs/gradmix.md: partners are drawn
+    evenly over the classes of the batch with odds tilted by the scores (``policy="soft"``), the
+    loss of the samples is weighted against the imbalance of their own classes (``balance``), and
+    every sample has its own λ.
 
     Args:
         num_classes: Number of classes C of the head; labels are in [0, C).
         alpha: λ ~ Beta(alpha, alpha).
         criterion: How pairs are scored: ``"mixed"`` (a forward pass of mixed samples),
             ``"linear"`` (½(s_a + s_b) from the classes' own gradients) or ``"gram"`` (<g_a, g_b>).
-        policy: ``"redraw"`` draws the partner among the helpful ones of the batch; ``"skip"``
-            draws a random permutation and leaves detrimental pairs unmixed.
-        threshold: Least score of a helpful pair.
+        policy: ``"soft"`` draws partner j of i with probability
+            ∝ exp(score / (temperature · standard deviation of the scores)) / (samples of y_j in the
+            batch), see :mod:`gradmix_ext.mixers.policies`; ``"redraw"`` draws it among the helpful
+            ones of the batch; ``"skip"`` draws a random permutation and leaves detrimental pairs
+            unmixed.
+        threshold: Least score of a helpful pair; ``"soft"`` needs none.
         samples_per_pair: Mixed samples per class pair for ``"mixed"``.
         update: When the criterion is renewed: ``"epoch"``, every so many steps (an int), or
             ``"online"``: only g_buf is renewed each epoch, and the scores come from the mixed
             samples that training forwards anyway. Beyond the paper.
         per_sample_lam: Draw one λ per sample instead of one per batch.
         generator: Source of all randomness, on the device of the data; PyTorch's own by default.
+        preset: What ``criterion``, ``policy``, ``per_sample_lam`` and ``balance`` are where they
+            are not given. ``"tuned"``: ``"linear"``, ``"soft"``, True and ½; ``"paper"``:
+            ``"mixed"``, ``"redraw"``, False and 0.
+        temperature: How little ``"soft"`` trusts the scores; at ∞ its partners are drawn like those
+            of :class:`BalancedMixup`.
+        balance: Weighs the loss by the sizes of the classes, as :class:`Mixer`.
         first_task: ``"mixup"`` mixes every pair as long as there is no buffer, ``"none"`` none.
         head: The last layer or its name; the last ``nn.Linear`` of the model by default.
         score_momentum: Weight of the past in the moving average of online scores.
@@ -54,7 +86,8 @@ class GradMix(Mixer):
 
     Attributes:
         scores: Scores [C, C] of the class pairs, symmetric; 0 where not scored.
-        allowed: Class pairs [C, C] (bool) that are mixed; True where not scored.
+        allowed: Class pairs [C, C] (bool) that are helpful; True where not scored.
+        preference: Logarithms [C, C] of what ``"soft"`` multiplies the odds of a pair with.
         scored: Class pairs [C, C] (bool) that have been scored.
     """
 
@@ -64,21 +97,35 @@ class GradMix(Mixer):
         self,
         num_classes: int,
         alpha: float = 1.0,
-        criterion: str = "mixed",
-        policy: str = "redraw",
+        criterion: str | None = None,
+        policy: str | None = None,
         threshold: float = 0.0,
         samples_per_pair: int = 16,
         update: str | int = "epoch",
-        per_sample_lam: bool = False,
+        per_sample_lam: bool | None = None,
         generator: torch.Generator | None = None,
         *,
+        preset: str = "tuned",
+        temperature: float = 4.0,
+        balance: float | None = None,
         first_task: str = "mixup",
         head: nn.Linear | str | None = None,
         score_momentum: float = 0.9,
         exploration: float = 0.05,
         **options: Any,
     ) -> None:
-        super().__init__(alpha, per_sample_lam=per_sample_lam, generator=generator, **options)
+        if preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        rule = PRESETS[preset]
+        criterion = rule.criterion if criterion is None else criterion
+        policy = rule.policy if policy is None else policy
+        super().__init__(
+            alpha,
+            per_sample_lam=rule.per_sample_lam if per_sample_lam is None else per_sample_lam,
+            generator=generator,
+            balance=rule.balance if balance is None else balance,
+            **options,
+        )
         for name, value, choices in (
             ("criterion", criterion, CRITERIA),
             ("policy", policy, POLICIES),
@@ -92,6 +139,8 @@ class GradMix(Mixer):
             )
         if not math.isfinite(threshold):
             raise ValueError(f"threshold must be finite, got {threshold}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
         for name, count in (("num_classes", num_classes), ("samples_per_pair", samples_per_pair)):
             if count < 1:
                 raise ValueError(f"{name} must be positive, got {count}")
@@ -102,6 +151,7 @@ class GradMix(Mixer):
         self.criterion = criterion
         self.policy = policy
         self.threshold = threshold
+        self.temperature = temperature
         self.samples_per_pair = samples_per_pair
         self.update_every = update
         self.first_task = first_task
@@ -111,7 +161,9 @@ class GradMix(Mixer):
 
         self.scores = torch.zeros(num_classes, num_classes)
         self.scored = torch.zeros(num_classes, num_classes, dtype=torch.bool)
-        self.allowed = torch.full_like(self.scored, first_task == "mixup")
+        self.allowed = torch.zeros_like(self.scored)
+        self.preference = torch.zeros_like(self.scores)
+        self._begin()
         self._direction: Direction | None = None
         self._class_mask: Tensor | None = None
         self._head_input: HeadInput | None = None
@@ -120,7 +172,15 @@ class GradMix(Mixer):
     # Mixing ---------------------------------------------------------------------------------------
 
     def draw_partners(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Partners among the helpful pairs, by the policy."""
+        """Partners by the policy."""
+        if self.policy == "soft":
+            if checks.values_checked(y.device):
+                checks.in_range("mix", "y", y, self.num_classes, f"{self.num_classes} classes")
+            self.preference = self.preference.to(y.device)
+            noise = torch.rand(
+                y.shape, dtype=torch.float64, device=y.device, generator=self.generator
+            )
+            return draw_softly(y, self.preference, noise)
         allowed = self.allowed = self.allowed.to(y.device)
         if self._head_input is not None:
             noise = torch.rand(allowed.shape, device=y.device, generator=self.generator)
@@ -163,7 +223,7 @@ class GradMix(Mixer):
         """
         if buffer is None or not buffer[1].numel():
             self._stop_watching()
-            self.allowed = torch.full_like(self.allowed, self.first_task == "mixup")
+            self._begin()
             return
         head = find_head(model, self.head)
         if head.out_features != self.num_classes:
@@ -193,11 +253,18 @@ class GradMix(Mixer):
             generator=self.generator,
         )
         self.scores, self.scored = scores, scored
-        self.allowed = self._decide()
+        self._decide()
 
-    def _decide(self) -> Tensor:
-        """The pairs to mix, from the scores."""
-        return (self.scores >= self.threshold) | ~self.scored
+    def _begin(self) -> None:
+        """Mix every pair or none, as long as there is no buffer."""
+        mixing = self.first_task == "mixup"
+        self.allowed = torch.full_like(self.allowed, mixing)
+        self.preference = torch.full_like(self.preference, 0.0 if mixing else -torch.inf)
+
+    def _decide(self) -> None:
+        """What the scores mean for the draw of partners."""
+        self.allowed = (self.scores >= self.threshold) | ~self.scored
+        self.preference = preferences(self.scores, self.scored, self.temperature)
 
     # Online scores --------------------------------------------------------------------------------
 
@@ -242,7 +309,7 @@ class GradMix(Mixer):
             count > 0, torch.lerp(self.scores, mean, share.to(mean)), self.scores
         )
         self.scored = self.scored | (count > 0)
-        self.allowed = self._decide()
+        self._decide()
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy watches no model until its own update: the head it would watch is the original's.
@@ -253,16 +320,12 @@ class GradMix(Mixer):
 
     def state_dict(self) -> dict[str, Any]:
         """The scores, what they allow, and the generator's state."""
-        return super().state_dict() | {
-            "scores": self.scores,
-            "scored": self.scored,
-            "allowed": self.allowed,
-        }
+        return super().state_dict() | {name: getattr(self, name) for name in _STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""
         shape = (self.num_classes, self.num_classes)
-        for name in ("scores", "scored", "allowed"):
+        for name in _STATE:
             if name not in state:
                 raise ValueError(f"state has no {name!r}")
             if state[name].shape != shape:
@@ -270,9 +333,8 @@ class GradMix(Mixer):
                     f"state[{name!r}] must have shape {list(shape)}, got {list(state[name].shape)}"
                 )
         super().load_state_dict(state)
-        self.scores, self.scored, self.allowed = (
-            state[name].clone() for name in ("scores", "scored", "allowed")
-        )
+        for name in _STATE:
+            setattr(self, name, state[name].clone())
 
 
 def _no_batch() -> None:

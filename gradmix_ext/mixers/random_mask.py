@@ -46,14 +46,18 @@ class RandomMaskMixup(GradMix):
         self._order = torch.rand(shape, device=current[1].device, generator=self.generator)
         super().update(model, current, buffer, seen_classes)
 
-    def _decide(self) -> Tensor:
-        """As many pairs (a <= b) as are helpful, the first ones in the order drawn."""
-        helpful = super()._decide()
+    def _decide(self) -> None:
+        """Shuffle what the scores say among the pairs (a <= b), by the order drawn."""
+        super()._decide()
         pairs = self.scored.triu()
+        rank = torch.where(pairs, self._order, torch.inf).flatten().argsort().argsort()
         if self.fraction is None:
-            count = (helpful & pairs).sum()
+            count = (self.allowed & pairs).sum()
         else:
             count = (self.fraction * pairs.sum()).round()
-        rank = torch.where(pairs, self._order, torch.inf).flatten().argsort().argsort()
         chosen = (rank.reshape(pairs.shape) < count) & pairs
-        return torch.where(self.scored, chosen | chosen.T, helpful)
+        self.allowed = torch.where(self.scored, chosen | chosen.T, self.allowed)
+        # The pairs come first in the stable order, as many as there are ranks below their number.
+        listed = self.preference.flatten()[(~pairs).flatten().int().argsort(stable=True)]
+        dealt = torch.where(pairs, listed[rank].reshape(pairs.shape), 0.0)
+        self.preference = dealt + dealt.triu(1).T

@@ -107,6 +107,7 @@ def explain(
     mixer = GradMix(
         num_classes,
         alpha=alpha,
+        criterion="mixed",
         samples_per_pair=samples_per_pair,
         generator=torch.Generator(x.device).manual_seed(seed),
     )

@@ -148,6 +148,7 @@ def test_settings_reach_the_experiment(gradmix, tmp_path):
         --fill-buffer --replay split --batch-size 32 --epochs 1 --lr 0.1 --momentum 0.5
         --weight-decay 0.01
         --alpha 0.4 --criterion linear --policy skip --threshold 0.1 --samples-per-pair 3
+        --preset paper --temperature 2 --balance 0.3
         --update 5 --per-sample-lam --lam-coupling fixed --fixed-lam 0.8,0.6 --stop-epoch 3
         --taper linear --device cpu --optimizer adamw --schedule cosine --clip-grad 2.5 --amp bf16
         --storage host
@@ -161,6 +162,7 @@ def test_settings_reach_the_experiment(gradmix, tmp_path):
         "batch_size": 32, "optimizer": "adamw", "lr": 0.1, "momentum": 0.5, "weight_decay": 0.01,
         "schedule": "cosine", "clip_grad": 2.5, "alpha": 0.4, "criterion": "linear",
         "policy": "skip", "threshold": 0.1, "samples_per_pair": 3, "update": 5,
+        "preset": "paper", "temperature": 2.0, "balance": 0.3,
         "per_sample_lam": True, "lam_coupling": "fixed", "fixed_lam": [0.8, 0.6], "stop_epoch": 3,
         "taper": "linear", "amp": "bf16", "storage": "host",
     }  # fmt: skip
@@ -326,7 +328,10 @@ def test_flags_offer_what_the_package_has_and_share_its_defaults():
             assert (defaults[name] or None) == (getattr(config, name) or None), name
     assert _options.experiment_config({"tasks": None, "increment": None}).tasks == config.tasks
     mixer = inspect.signature(GradMix).parameters
-    for name in ("alpha", "criterion", "policy", "threshold", "samples_per_pair", "update"):
+    for name in (
+        "alpha", "preset", "criterion", "policy", "threshold", "temperature", "samples_per_pair",
+        "update", "per_sample_lam", "balance",
+    ):  # fmt: skip
         assert mixer[name].default == getattr(config, name)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from scipy import stats
@@ -49,7 +51,7 @@ class TestEveryBlendingMixer:
 class TestEveryMixer:
     def test_loss_is_the_soft_target_cross_entropy(self, name):
         x, y = images()
-        mixed = by_name(name, C, generator=seeded()).mix(x, y)
+        mixed = by_name(name, C, generator=seeded(), balance=0.0).mix(x, y)
         logits, eye = torch.randn(40, C), torch.eye(C)
         lam = mixed.lam[:, None]
         soft = lam * eye[y] + (1 - lam) * eye[mixed.partner_target]
@@ -108,6 +110,35 @@ class TestEveryMixer:
             mixer.mix(x, y.float())
         with pytest.raises(TypeError, match=r"x must be float32, .* got torch\.uint8"):
             mixer.mix(x.byte(), y)
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+class TestBalance:
+    y = torch.tensor([0] * 9 + [1] * 4 + [3])
+
+    @pytest.mark.parametrize(("balance", "weight"), [(1.0, (1, 9 / 4, 9)), (0.5, (1, 1.5, 3))])
+    def test_weights(self, name, balance, weight):
+        mixed = by_name(name, C, balance=balance).mix(torch.randn(14, 3, 4, 4), self.y)
+        want = torch.tensor([weight[0]] * 9 + [weight[1]] * 4 + [weight[2]])
+        torch.testing.assert_close(mixed.weight, want / want.mean())
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    def test_loss_is_weighted(self, name, dtype):
+        mixed = by_name(name, C, balance=1.0).mix(torch.randn(14, 3, 4, 4), self.y)
+        logits = torch.randn(14, C, dtype=dtype)
+        plain = dataclasses.replace(mixed, weight=None).loss(logits, reduction="none")
+        want = plain * mixed.weight.to(dtype)
+        for reduction, value in (("none", want), ("sum", want.sum()), ("mean", want.mean())):
+            torch.testing.assert_close(mixed.loss(logits, reduction=reduction), value)
+
+    def test_nothing_is_weighted_where_nothing_is_mixed(self, name):
+        assert by_name(name, C, balance=0.0).mix(torch.randn(14, 3, 4, 4), self.y).weight is None
+        assert by_name(name, C, stop_epoch=0).mix(torch.randn(14, 3, 4, 4), self.y).weight is None
+
+    @pytest.mark.parametrize("balance", [-0.1, 1.1, float("nan")])
+    def test_range(self, name, balance):
+        with pytest.raises(ValueError, match=r"balance must be in \[0, 1\], got"):
+            by_name(name, C, balance=balance)
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
