@@ -273,7 +273,9 @@ class Experiment:
 
     def _mixing(self, arm: Arm) -> dict[str, Any]:
         """The shared settings of mixing, and the arm's own in their place."""
-        return {name: getattr(self.config, name) for name in _MIXING} | dict(arm.options)
+        shared = {name: getattr(self.config, name) for name in _MIXING}
+        given = {name: value for name, value in shared.items() if value is not None}
+        return given | dict(arm.options)
 
 
 def usable_device(name: str) -> torch.device:
