@@ -236,8 +236,8 @@ _TRAINING = section(
         "--model",
         default="mlp",
         metavar="NAME",
-        help="mlp (two hidden layers of 256), resnet32 (that of CIFAR), a torchvision model such "
-        "as resnet18, or timm:NAME.",
+        help="mlp (two hidden layers of 256), cnn (a small one), resnet32 (that of CIFAR), a "
+        "torchvision model such as resnet18, or timm:NAME.",
     ),
     _option(
         "--stem",

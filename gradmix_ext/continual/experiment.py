@@ -174,15 +174,19 @@ class Experiment:
         )
 
     def model(self, scenario: Scenario) -> nn.Module:
-        """An untrained model for the data of a scenario."""
+        """An untrained model for the data of a scenario; images that are held flat get shape."""
         config = self.config
-        return build_model(
+        shape, image = scenario.input_shape, self.dataset.image_shape
+        if config.model == "mlp" or len(shape) > 1:
+            image = None
+        model = build_model(
             config.model,
-            scenario.input_shape,
+            image or shape,
             scenario.num_classes,
             hidden=config.hidden,
             stem=config.stem,
         )
+        return nn.Sequential(nn.Unflatten(1, image), model) if image else model
 
     def mixer(self, arm: Arm, seed: int) -> Mixer:
         """The mixer of one run."""

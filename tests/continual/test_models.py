@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from gradmix_ext.continual import models
+from gradmix_ext.continual.experiment import Experiment, ExperimentConfig
 from gradmix_ext.continual.models import ResNet32, build_model, model_names, seeded
 from gradmix_ext.mixers.head import HeadInput, find_head
 
@@ -34,6 +35,25 @@ def test_the_mlp():
     model = build_model("mlp", (1, 8, 8), 10, hidden=(16, 12))
     assert parameters(model) == 64 * 16 + 16 + 16 * 12 + 12 + 12 * 10 + 10
     check(model, (1, 8, 8), 10)
+
+
+def test_the_small_cnn_has_the_layers_that_it_says():
+    model = build_model("cnn", (1, 8, 8), 10)
+    layers = [(layer.weight.shape, len(layer.bias)) for layer in model if hasattr(layer, "weight")]
+    assert layers == [((16, 1, 3, 3), 16), ((32, 16, 3, 3), 32), ((64, 512), 64), ((10, 64), 10)]
+    assert sum(p.numel() for p in model.parameters()) == 38_282
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(model[:6](x), model[:5](x))  # the grid leaves 4x4 pixels as they are
+    check(build_model("cnn", (3, 28, 20), 7), (3, 28, 20), 7)
+
+
+def test_images_that_are_held_flat_are_given_their_shape():
+    experiment = Experiment(ExperimentConfig(model="cnn"), [])
+    scenario = experiment.scenario(0)
+    assert scenario.input_shape == (64,)
+    model = experiment.model(scenario)
+    x = torch.rand(3, 64)
+    assert torch.equal(model(x), model[1](x.reshape(3, 1, 8, 8)))
 
 
 def test_resnet32_is_the_published_network():
@@ -120,7 +140,7 @@ def test_a_convolutional_network_of_timm():
 def test_names():
     pytest.importorskip("torchvision")
     names = model_names()
-    assert names[:2] == ["mlp", "resnet32"]
+    assert names[:3] == ["mlp", "cnn", "resnet32"]
     assert {"resnet18", "vit_b_16"} <= set(names)
     assert "fasterrcnn_resnet50_fpn" not in names
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gradmix_ext.continual.models.cnn import small_cnn
 from gradmix_ext.continual.models.mlp import mlp
 from gradmix_ext.continual.models.resnet32 import ResNet32
 from gradmix_ext.continual.models.stem import cifar_stem, with_channels
@@ -26,7 +27,7 @@ def model_names() -> list[str]:
     Raises:
         ImportError: torchvision is not installed.
     """
-    return ["mlp", "resnet32", *_torchvision_names()]
+    return ["mlp", "cnn", "resnet32", *_torchvision_names()]
 
 
 def build_model(
@@ -40,9 +41,9 @@ def build_model(
     """An untrained model whose last layer is an ``nn.Linear`` with `num_classes` outputs.
 
     Args:
-        name: ``"mlp"``; ``"resnet32"``, the ResNet-32 of CIFAR; a classification model of
-            torchvision (``"resnet18"``, ``"mobilenet_v3_small"``, ...); or ``"timm:NAME"`` for a
-            model of timm.
+        name: ``"mlp"``; ``"cnn"``, a small convolutional network; ``"resnet32"``, the ResNet-32 of
+            CIFAR; a classification model of torchvision (``"resnet18"``,
+            ``"mobilenet_v3_small"``, ...); or ``"timm:NAME"`` for a model of timm.
         input_shape: Shape of one sample: (channels, height, width) for all but the MLP. The first
             convolution takes as many channels as there are.
         num_classes: Number of logits, C.
@@ -68,6 +69,8 @@ def build_model(
             f"shape {list(input_shape)}: use mlp"
         )
     channels, height, width = input_shape
+    if name == "cnn":
+        return small_cnn(channels, num_classes)
     if name == "resnet32":  # its stem is that of CIFAR, asked for or not
         return ResNet32(channels, num_classes)
     if name.startswith(_TIMM):
