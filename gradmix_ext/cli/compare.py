@@ -6,7 +6,13 @@ from typing import Any
 
 import click
 
-from gradmix_ext.cli._options import SectionedCommand, experiment_options, read_seeds, section
+from gradmix_ext.cli._options import (
+    COUNT,
+    SectionedCommand,
+    experiment_options,
+    read_seeds,
+    section,
+)
 
 __all__ = ["compare_command"]
 
@@ -44,11 +50,23 @@ Examples:
   gradmix compare gradmix joint+gradmix --epochs 20      mixing with all data at hand
   gradmix compare er der++ der+++mixup --replay split    a method whose name ends in ++
   gradmix compare --buffer-size 100 --epochs 20 --lr 0.02 --out runs/large-buffer
+  gradmix compare --suite selection --quick              which pairs to mix? a first look
+
+A suite is a declared study of many settings and arms; an ARM then is tested in place of the suite's
+own contenders. The same command goes on where it was interrupted.
 """
 
 
 @click.command("compare", cls=SectionedCommand, help=_HELP)
 @click.argument("arms", nargs=-1, metavar="[ARM]...")
+@section(
+    "Suites",
+    click.option("--suite", metavar="NAME", help="Run a whole study instead: selection."),
+    click.option("--quick", is_flag=True, help="A few settings and seeds of the suite."),
+    click.option(
+        "--jobs", type=COUNT, default=1, show_default=True, help="Processes that train a suite."
+    ),
+)
 @section(
     "Seeds",
     click.option(
@@ -80,9 +98,47 @@ Examples:
     ),
 )
 @experiment_options
-def compare_command(arms: tuple[str, ...], seeds: tuple[int, ...], **params: Any) -> None:
-    """Compare arms."""
+@click.pass_context
+def compare_command(
+    context: click.Context, /, arms: tuple[str, ...], seeds: tuple[int, ...], **params: Any
+) -> None:
+    """Compare arms, or run a suite."""
+    suite, quick, jobs = (params.pop(name) for name in ("suite", "quick", "jobs"))
+    if suite is not None:
+        from gradmix_ext.cli._suite import compare_suite
+
+        given = _given(context)
+        _refuse_settings(given - {"arms", "seeds", "suite", "quick", "jobs", "test", "out"})
+        compare_suite(
+            suite,
+            quick=quick,
+            contenders=arms,
+            seeds=seeds if "seeds" in given else None,
+            test=params["test"],
+            out=params["out"],
+            jobs=jobs,
+        )
+        return
+    if quick:
+        raise click.UsageError("--quick is for a --suite")
     from gradmix_ext.cli._run import run_comparison
     from gradmix_ext.continual.experiment import DEFAULT_ARMS
 
     run_comparison("compare", arms or DEFAULT_ARMS, seeds, **params)
+
+
+def _given(context: click.Context) -> set[str]:
+    """Names of the parameters that the user gave."""
+    default = click.core.ParameterSource.DEFAULT
+    return {name for name in context.params if context.get_parameter_source(name) != default}
+
+
+def _refuse_settings(names: set[str]) -> None:
+    """A suite sets everything else by itself.
+
+    Raises:
+        click.UsageError: something else was given.
+    """
+    if names:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))
+        raise click.UsageError(f"a --suite sets its own settings: leave out {flags}")

@@ -28,7 +28,7 @@ def choose_baseline(arms: Sequence[Arm], text: str | None = None) -> Arm:
     """
     wanted = Arm.parse("er" if text is None else text)
     for arm in arms:
-        if (arm.method, arm.augment) == (wanted.method, wanted.augment):
+        if arm == wanted:
             return arm
     if text is None:
         return arms[0]

@@ -1,0 +1,73 @@
+"""`gradmix compare --suite`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from gradmix_ext.cli._errors import RunError, wrong_input
+from gradmix_ext.continual.arm import Arm
+from gradmix_ext.continual.suite_report import SuiteFindings, write_report
+from gradmix_ext.continual.suite_runs import Ledger, run_suite
+from gradmix_ext.continual.suites import SUITES
+from gradmix_ext.continual.trainer import DivergedError
+
+__all__ = ["compare_suite"]
+
+
+def compare_suite(
+    name: str,
+    *,
+    quick: bool,
+    contenders: tuple[str, ...],
+    seeds: tuple[int, ...] | None,
+    test: str,
+    out: str | None,
+    jobs: int,
+) -> None:
+    """Do the runs of a suite that are missing, and write tables and plots.
+
+    Args:
+        name: A name of :data:`SUITES`.
+        quick: Only a few settings and seeds of it.
+        contenders: Arms to be tested in place of the suite's own.
+        seeds: Seeds in place of the suite's own.
+        test: The paired test.
+        out: The folder; runs that it holds are not done again.
+        jobs: Processes that train.
+    """
+    with wrong_input():
+        if name not in SUITES:
+            raise ValueError(f"unknown suite '{name}': known are {', '.join(SUITES)}")
+        suite = SUITES[name].quick() if quick else SUITES[name]
+        for text in contenders:
+            Arm.parse(text)
+        suite = replace(
+            suite, contenders=contenders or suite.contenders, seeds=seeds or suite.seeds
+        )
+        folder = Path(out or Path("runs") / (f"{name}-quick" if quick else name))
+        ledger = Ledger(folder, suite)
+    wanted = len(suite.seeds) * len(suite.settings) * len(suite.arms)
+    click.echo(f"{suite.question}\n{wanted} runs, kept in {folder}")
+    started = time.perf_counter()
+    try:
+        for rows in run_suite(suite, ledger, jobs):
+            done = sum(
+                (setting, arm, seed) in ledger.rows
+                for setting in suite.settings
+                for arm in suite.arms
+                for seed in suite.seeds
+            )
+            elapsed = time.perf_counter() - started
+            click.echo(
+                f"[{done}/{wanted}] {rows[0].setting}, seed {rows[0].seed} ({elapsed:.0f} s)"
+            )
+    except DivergedError as error:
+        raise RunError(f"{error}; what was finished is in {folder}") from error
+    findings = SuiteFindings(suite, ledger.rows, test)
+    paths = write_report(findings, folder)
+    click.echo(findings.markdown())
+    click.echo("written to " + ", ".join(str(path) for path in paths))

@@ -1,0 +1,186 @@
+"""What a suite found: means, differences with paired tests, and plots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from gradmix_ext.continual.compare import FORMULAS
+from gradmix_ext.continual.plots import COLOURS, MARKERS, new_figure
+from gradmix_ext.continual.statistics import TESTS, Contrast, Estimate, contrasts
+from gradmix_ext.continual.suite_runs import Row
+from gradmix_ext.continual.suites import Suite
+from gradmix_ext.continual.tables import Table
+
+__all__ = ["SuiteFindings", "write_report"]
+
+Key = tuple[str, str]  # setting and metric
+
+#: By metric, whether more is better.
+_BETTER = {"average_incremental_accuracy": 1, "final_accuracy": 1, "forgetting": -1}
+_HEADINGS = {name: heading for name, heading, _ in FORMULAS}
+
+
+@dataclass(frozen=True)
+class SuiteFindings:
+    """The finished runs of a suite, and the tests on them.
+
+    Attributes:
+        suite: The study.
+        rows: Its finished runs, by setting, arm and seed.
+        test: A name of :data:`~gradmix_ext.continual.statistics.TESTS`.
+    """
+
+    suite: Suite
+    rows: Mapping[tuple[str, str, int], Row]
+    test: str = "t"
+
+    def values(self, setting: str, arm: str, metric: str) -> dict[int, float]:
+        """A metric of an arm, by seed."""
+        found = (self.rows.get((setting, arm, seed)) for seed in self.suite.seeds)
+        return {row.seed: getattr(row, metric) for row in found if row is not None}
+
+    def contrasts(self, contender: str, reference: str) -> dict[Key, Contrast]:
+        """Contender minus reference over common seeds, by setting and metric.
+
+        Holm's correction is over everything that this gives: all settings and metrics.
+        """
+        pairs = {}
+        for setting in self.suite.settings:
+            for metric in _BETTER:
+                ours = self.values(setting, contender, metric)
+                theirs = self.values(setting, reference, metric)
+                common = [seed for seed in ours if seed in theirs]
+                pairs[setting, metric] = [[v[s] for s in common] for v in (ours, theirs)]
+        return contrasts({key: (ours, theirs) for key, (ours, theirs) in pairs.items()}, self.test)
+
+    def score(self, contender: str, reference: str, metric: str) -> tuple[int, int, int]:
+        """In how many settings it is significantly better, no different, significantly worse."""
+        found = self.contrasts(contender, reference)
+        signs = [
+            np.sign(_BETTER[metric] * contrast.difference.mean) if contrast.significant else 0
+            for (_, of), contrast in found.items()
+            if of == metric
+        ]
+        return signs.count(1), signs.count(0), signs.count(-1)
+
+    def markdown(self) -> str:
+        """Everything as Markdown."""
+        suite = self.suite
+        parts = [
+            f"# {suite.question}",
+            f"{len(suite.settings)} settings, {len(suite.arms)} arms, {len(self.rows)} runs; in "
+            f"percent, mean ± 95 % confidence interval over seeds. Tests: {TESTS[self.test]} over "
+            "seeds, corrected by Holm's method over all settings and metrics of a contender and a "
+            "reference; * marks p < 0.05.",
+            "## In how many settings",
+            self._scores().markdown(),
+        ]
+        for contender in suite.contenders:
+            parts += [f"## {contender}", self._differences(contender).markdown()]
+        parts += ["## Means", *(self._means(metric).markdown() for metric in _BETTER)]
+        return "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+    def _scores(self) -> Table:
+        rows = []
+        for contender in self.suite.contenders:
+            for reference in self.suite.references:
+                counts = (self.score(contender, reference, metric) for metric in _BETTER)
+                cells = (f"{better} / {same} / {worse}" for better, same, worse in counts)
+                rows.append((f"{contender} against {reference}", *cells))
+        headings = ("arm", *(_HEADINGS[metric] for metric in _BETTER))
+        return Table("Significantly better / no difference / worse.", headings, tuple(rows))
+
+    def _differences(self, contender: str) -> Table:
+        columns = [
+            (reference, metric)
+            for reference in self.suite.references
+            for metric in ("final_accuracy", "forgetting")
+        ]
+        found = {r: self.contrasts(contender, r) for r in self.suite.references}
+        rows = [
+            (setting, *(_difference(found[r].get((setting, metric))) for r, metric in columns))
+            for setting in self.suite.settings
+        ]
+        headings = ("setting", *(f"{_HEADINGS[metric]} - {r}" for r, metric in columns))
+        return Table("Difference in percentage points.", headings, tuple(rows))
+
+    def _means(self, metric: str) -> Table:
+        rows = []
+        for setting in self.suite.settings:
+            values = [list(self.values(setting, a, metric).values()) for a in self.suite.arms]
+            cells = (Estimate.of(v).percent() if v else "" for v in values)
+            rows.append((setting, *cells))
+        formula = next(formula for name, _, formula in FORMULAS if name == metric)
+        title = f"{_HEADINGS[metric]} = {formula}"
+        return Table(title, ("setting", *self.suite.arms), tuple(rows))
+
+
+def write_report(findings: SuiteFindings, folder: Path) -> list[Path]:
+    """Write ``report.md``, and a plot of the differences per metric, into a folder."""
+    text = folder / "report.md"
+    text.write_text(findings.markdown())
+    written = [text]
+    for metric in ("final_accuracy", "forgetting"):
+        path = folder / f"{metric}.png"
+        _plot(findings, metric, path)
+        written.append(path)
+    return written
+
+
+def _difference(contrast: Contrast | None) -> str:
+    if contrast is None:
+        return ""
+    return contrast.difference.percent("+") + ("*" if contrast.significant else "")
+
+
+def _plot(findings: SuiteFindings, metric: str, path: Path) -> None:
+    """Differences to each reference, one row per setting, one colour per contender."""
+    suite = findings.suite
+    settings = list(suite.settings)
+    figure = new_figure(4 + 3 * len(suite.references), 1.6 + 0.42 * len(settings))
+    panels = figure.subplots(1, len(suite.references), sharey=True, squeeze=False)[0]
+    for axes, reference in zip(panels, suite.references, strict=True):
+        for index, contender in enumerate(suite.contenders):
+            found = findings.contrasts(contender, reference)
+            shift = 0.22 * (index - (len(suite.contenders) - 1) / 2)
+            chosen = [found.get((setting, metric)) for setting in settings]
+            _points(axes, chosen, shift, contender, index)
+        axes.axvline(0, color="#555555", lw=0.8)
+        axes.set_title(f"minus {reference}", loc="left", fontsize=10)
+        axes.set_xlabel(f"{_HEADINGS[metric]}, percentage points")
+        axes.grid(axis="x", color="#DDDDDD", lw=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(settings)), settings)
+    panels[0].invert_yaxis()
+    panels[-1].legend(
+        title="filled: p < 0.05, corrected", loc="center left", bbox_to_anchor=(1.01, 0.5)
+    )
+    figure.savefig(path)
+
+
+def _points(
+    axes: Axes, found: Sequence[Contrast | None], shift: float, label: str, index: int
+) -> None:
+    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+    axes.plot([], [], color=colour, marker=marker, ls="", label=label)
+    for row, contrast in enumerate(found):
+        if contrast is None or math.isnan(contrast.difference.mean):
+            continue
+        difference = contrast.difference
+        axes.errorbar(
+            100 * difference.mean,
+            row + shift,
+            xerr=100 * (difference.half_width or 0.0),
+            color=colour,
+            marker=marker,
+            markersize=4.5,
+            lw=1,
+            markerfacecolor=colour if contrast.significant else "white",
+        )

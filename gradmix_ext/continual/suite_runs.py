@@ -1,0 +1,177 @@
+"""The runs of a suite, and the table of numbers that they leave."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, astuple, dataclass, fields
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.continual.suites import Suite
+
+__all__ = ["Ledger", "Row", "run_suite"]
+
+_ROWS = "runs.csv"
+_SETTINGS = "settings.json"
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one run gave.
+
+    Attributes:
+        setting: Name of the setting.
+        arm: The arm, as the suite writes it.
+        seed: The seed.
+        average_incremental_accuracy: A fraction, as the next two.
+        final_accuracy: After the last task.
+        forgetting: NaN for a single task.
+        seconds: Wall-clock time.
+    """
+
+    setting: str
+    arm: str
+    seed: int
+    average_incremental_accuracy: float
+    final_accuracy: float
+    forgetting: float
+    seconds: float
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Which run it is."""
+        return self.setting, self.arm, self.seed
+
+
+class Ledger:
+    """``runs.csv``, one row per finished run, and ``settings.json``, what was run.
+
+    Rows are appended as they come, so that a study goes on where it was interrupted.
+
+    Args:
+        folder: Where the files are, or shall be.
+        suite: The suite they are of.
+
+    Raises:
+        FileExistsError: the folder holds something else.
+        ValueError: a file is damaged, or holds runs of a setting that has changed since.
+    """
+
+    def __init__(self, folder: Path, suite: Suite) -> None:
+        self.folder = folder
+        self.rows: dict[tuple[str, str, int], Row] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / _ROWS
+        if not path.exists():
+            if any(folder.iterdir()):
+                raise FileExistsError(f"{folder} holds no study ({_ROWS} is missing)")
+            path.write_text(",".join(field.name for field in fields(Row)) + "\n")
+        self.rows = {row.key: row for row in _read(path)}
+        self._require_same_settings(suite)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Append rows to the file."""
+        with (self.folder / _ROWS).open("a", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(map(astuple, rows))
+        self.rows |= {row.key: row for row in rows}
+
+    def _require_same_settings(self, suite: Suite) -> None:
+        path = self.folder / _SETTINGS
+        saved = json.loads(path.read_text()) if path.is_file() else {}
+        now = {name: asdict(config) for name, config in suite.settings.items()}
+        now = json.loads(json.dumps(now))  # with lists for tuples, as saved
+        for name in {row.setting for row in self.rows.values()} & now.keys():
+            if saved.get(name) != now[name]:
+                raise ValueError(f"{self.folder} holds runs of another setting named '{name}'")
+        path.write_text(json.dumps(saved | now, indent=1) + "\n")
+
+
+def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Iterator[list[Row]]:
+    """Do the runs that are missing, and write each to the ledger as it is finished.
+
+    Seed by seed, so that a study cut short holds all settings.
+
+    Args:
+        suite: The study.
+        ledger: Where finished runs are.
+        jobs: Processes that train, each on one thread; 1 trains in this one.
+
+    Yields:
+        The rows of a setting and a seed.
+
+    Raises:
+        DivergedError: the training loss became infinite or NaN.
+    """
+    missing = []
+    for seed in suite.seeds:
+        for name, config in suite.settings.items():
+            arms = [arm for arm in suite.arms if (name, arm, seed) not in ledger.rows]
+            if arms:
+                missing.append((name, config, arms, seed))
+    if jobs == 1:
+        for job in missing:
+            rows = _run(*job)
+            ledger.add(rows)
+            yield rows
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        futures = [pool.submit(_run, *job) for job in missing]
+        try:
+            for future in as_completed(futures):
+                ledger.add(future.result())
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _run(name: str, config: ExperimentConfig, arms: Sequence[str], seed: int) -> list[Row]:
+    """All arms of a setting with one seed."""
+    torch.set_num_threads(1)
+    parsed = [Arm.parse(text) for text in arms]
+    experiment = Experiment(config, parsed)
+    rows = []
+    for text, arm in zip(arms, parsed, strict=True):
+        run = experiment.run(arm, seed)
+        found = run.result
+        numbers = (
+            found.average_incremental_accuracy,
+            found.final_accuracy,
+            found.forgetting,
+            run.seconds,
+        )
+        rows.append(Row(name, text, seed, *(round(number, _DIGITS) for number in numbers)))
+    return rows
+
+
+def _read(path: Path) -> list[Row]:
+    """The complete rows of the file; one that was being written when the power failed is cut off.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    text = path.read_text()
+    complete = text[: text.rfind("\n") + 1]
+    if complete != text:
+        path.write_text(complete)
+    try:
+        return [
+            Row(
+                setting=row["setting"],
+                arm=row["arm"],
+                seed=int(row["seed"]),
+                average_incremental_accuracy=float(row["average_incremental_accuracy"]),
+                final_accuracy=float(row["final_accuracy"]),
+                forgetting=float(row["forgetting"]),
+                seconds=float(row["seconds"]),
+            )
+            for row in csv.DictReader(complete.splitlines())
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not hold the runs of a study: {error!r}") from error
