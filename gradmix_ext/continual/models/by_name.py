@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gradmix_ext.continual.models.cnn import small_cnn
 from gradmix_ext.continual.models.mlp import mlp
@@ -76,14 +77,37 @@ def build_model(
     if name.startswith(_TIMM):
         if stem == "cifar":
             raise ValueError(f"stem='cifar' is for models of torchvision, got model '{name}'")
-        model = _timm(name, input_shape, num_classes)
+        model = _timm(name, (channels, height, width), num_classes)
     else:
-        model = _torchvision(name, (height, width), num_classes)
+        model = _torchvision(name, (channels, height, width), num_classes)
         with_channels(model, channels)
         if stem == "cifar":
             cifar_stem(model, name)
-    _try_out(model, name, input_shape, num_classes)
+    with _named(name, input_shape):
+        _try_out(model, torch.zeros(1, *input_shape))
     return model
+
+
+@contextmanager
+def _named(name: str, input_shape: Sequence[int]) -> Iterator[None]:
+    """Say which model it is that does not take such samples."""
+    try:
+        yield
+    except (RuntimeError, ValueError, AssertionError) as error:
+        shape = list(input_shape)
+        raise ValueError(
+            f"model '{name}' cannot be used for samples of shape {shape}: {error}"
+        ) from error
+
+
+def _try_out(model: nn.Module, x: Tensor) -> None:
+    """Refuse a model that does not take `x`, or whose logits no ``nn.Linear`` gives."""
+    head = HeadInput(find_head(model))
+    try:
+        with evaluation(model):
+            head.of(model(x))
+    finally:
+        head.remove()
 
 
 def _torchvision_names() -> list[str]:
@@ -92,7 +116,7 @@ def _torchvision_names() -> list[str]:
     return names
 
 
-def _torchvision(name: str, size: tuple[int, int], num_classes: int) -> nn.Module:
+def _torchvision(name: str, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     if name not in _torchvision_names():
         near = get_close_matches(name, model_names(), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see model_names()"
@@ -101,18 +125,16 @@ def _torchvision(name: str, size: tuple[int, int], num_classes: int) -> nn.Modul
     if name in ("googlenet", "inception_v3"):  # one tensor of logits, not three
         settings = {"aux_logits": False, "init_weights": True}
     elif name.startswith("vit_"):
-        settings = {"image_size": size[0]}
+        settings = {"image_size": input_shape[1]}
     elif name.startswith("maxvit_"):
-        settings = {"input_size": size}
+        settings = {"input_size": input_shape[1:]}
     models = optional("torchvision.models", f"model '{name}'", "gradmix_ext[vision]")
-    try:
+    with _named(name, input_shape):
         model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **settings)
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"model '{name}' cannot be built for {size} pixels: {error}") from error
     return model
 
 
-def _timm(name: str, input_shape: Sequence[int], num_classes: int) -> nn.Module:
+def _timm(name: str, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     timm = optional("timm", f"model '{name}'", "gradmix_ext[timm]")
     plain = name.removeprefix(_TIMM)
     if not timm.is_model(plain):
@@ -121,26 +143,9 @@ def _timm(name: str, input_shape: Sequence[int], num_classes: int) -> nn.Module:
         raise ValueError(f"unknown model '{name}': timm has no '{plain}'. {hint}".rstrip(". "))
     settings: dict[str, Any] = {}
     if timm.get_pretrained_cfg(plain).fixed_input_size:  # a grid of patches is laid out for it
-        settings["img_size"] = tuple(input_shape[1:])
-    model: nn.Module = timm.create_model(
-        plain, pretrained=False, num_classes=num_classes, in_chans=input_shape[0], **settings
-    )
+        settings["img_size"] = input_shape[1:]
+    with _named(name, input_shape):
+        model: nn.Module = timm.create_model(
+            plain, pretrained=False, num_classes=num_classes, in_chans=input_shape[0], **settings
+        )
     return model
-
-
-def _try_out(model: nn.Module, name: str, input_shape: Sequence[int], num_classes: int) -> None:
-    """Refuse a model that cannot take such samples, or whose logits no ``nn.Linear`` gives."""
-    try:
-        head = HeadInput(find_head(model))
-    except ValueError as error:
-        raise ValueError(f"model '{name}' cannot be used: {error}") from error
-    try:
-        with evaluation(model):
-            logits = model(torch.zeros(1, *input_shape))
-        head.of(logits)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise ValueError(
-            f"model '{name}' cannot be used for samples of shape {list(input_shape)}: {error}"
-        ) from error
-    finally:
-        head.remove()
