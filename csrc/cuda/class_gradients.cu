@@ -31,12 +31,12 @@ __global__ void __launch_bounds__(tile_threads) class_gradients(GradientParams p
   const A scale = in.mean && end > begin ? A(1) / static_cast<A>(end - begin) : A(1);
   each_result(sum, [&](int row, int column, A result) {
     const int64_t c = first_class + row, f = first_feature + column;
-    if (c >= p.class_count || f > in.depth) return;
+    if (c >= p.class_count || f > in.depth + p.padding) return;
     const int64_t at = group * p.class_count + c;
     if (f < in.depth)
       static_cast<A*>(p.weight)[at * p.weight_stride + f] = result * scale;
     else
-      static_cast<A*>(p.bias)[at * p.bias_stride] = result * scale;
+      static_cast<A*>(p.bias)[at * p.bias_stride + f - in.depth] = result * scale;
   });
 }
 

@@ -21,7 +21,7 @@ std::tuple<Tensor, Tensor, Tensor> class_gradients(const Tensor& features, const
   const ScalarType acc = acc_scalar_type(in.dtype);
   Tensor weight = empty(logits, {total, in.classes, in.depth}, acc), bias = empty(logits, {total, in.classes}, acc);
   check_launch(launch_class_gradients({grouped.params, 0, in.classes, weight.mutable_data_ptr(), in.depth,
-                                       bias.mutable_data_ptr(), 1},
+                                       bias.mutable_data_ptr(), 1, 0},
                                       scope.stream()),
                op);
   return {weight, bias, grouped.count};

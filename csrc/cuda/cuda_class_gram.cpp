@@ -28,7 +28,7 @@ void by_pairs(const GroupedParams& in, Tensor& gram, const DeviceScope& scope) {
 
 void by_classes(const GroupedParams& in, Tensor& gram, const DeviceScope& scope) {
   const ScalarType acc = acc_scalar_type(in.dtype);
-  const int64_t size = is_wide(in.dtype) ? 8 : 4, row = in.depth + 1;
+  const int64_t size = is_wide(in.dtype) ? 8 : 4, row = (in.depth + 4) / 4 * 4;  // features, bias, zeros up to whole packets
   const int64_t fitting = gradient_bytes / std::max<int64_t>(in.groups * row * size, 1);
   const int64_t at_once = std::min(std::max<int64_t>(fitting, 1), in.classes);
   const int64_t pairs = tiles_of(in.groups) * (tiles_of(in.groups) + 1) / 2;
@@ -36,11 +36,12 @@ void by_classes(const GroupedParams& in, Tensor& gram, const DeviceScope& scope)
       1, std::min((product_blocks + pairs - 1) / pairs, at_once * row / least_depth));
   Tensor gradients = empty(gram, {in.groups * at_once * row}, acc);
   Tensor partial = empty(gram, {slices * pairs * side * side}, acc);
-  const int64_t bias_offset = in.depth * size;  // the bias is the last element of a row
+  const int64_t bias_offset = in.depth * size;
   for (int64_t first = 0; first < in.classes; first += at_once) {
     const int64_t count = std::min(at_once, in.classes - first);
     char* rows = static_cast<char*>(gradients.mutable_data_ptr());
-    check_launch(launch_class_gradients({in, first, count, rows, row, rows + bias_offset, row}, scope.stream()), op);
+    const int64_t padding = row - in.depth - 1;
+    check_launch(launch_class_gradients({in, first, count, rows, row, rows + bias_offset, row, padding}, scope.stream()), op);
     const ProductParams product{rows, in.groups, count * row, slices, partial.mutable_data_ptr(), gram.mutable_data_ptr(),
                                 first > 0, is_wide(in.dtype)};
     check_launch(launch_row_products(product, scope.stream()), op);
@@ -62,8 +63,8 @@ Tensor class_gram(const Tensor& features, const Tensor& logits, const Tensor& ta
   if (in.samples == 0 || in.classes == 0 || total == 0) return zeros(logits, {total, total}, acc_scalar_type(in.dtype));
   Tensor gram = empty(logits, {total, total}, acc_scalar_type(in.dtype));
   const bool classwise = algorithm == "auto"
-                             ? classwise_cost(in.samples, in.classes, in.depth, total) <=
-                                   pairwise_cost(in.samples, in.classes, in.depth)
+                             ? classwise_cost(in.samples, in.classes, in.depth, total, in.dtype) <=
+                                   pairwise_cost(in.samples, in.classes, in.depth, in.dtype)
                              : algorithm == "classwise";
   classwise ? by_classes(grouped.params, gram, scope) : by_pairs(grouped.params, gram, scope);
   return gram;

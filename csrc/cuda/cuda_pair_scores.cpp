@@ -1,4 +1,4 @@
-// pair_scores on CUDA tensors: one product [N, d] x [d, C] by PyTorch, everything else in one pass over it.
+// pair_scores on CUDA tensors: one product [N, d] x [d, C], everything else in one pass over it.
 #include <tuple>
 
 #include "cuda/cuda_last_layer.h"
@@ -34,8 +34,11 @@ std::tuple<Tensor, Tensor> pair_scores(const Tensor& features, const Tensor& log
   Tensor count = zeros(logits, {num_classes, num_classes}, ScalarType::Long);
   if (in.samples == 0) return {score_sum, count};
 
-  const Tensor projected =
-      make_contiguous(torch::stable::matmul(to_dtype(in.features, acc), torch::stable::transpose(weight, 0, 1)));
+  Tensor projected = empty(logits, {in.samples, in.classes}, acc);
+  check_launch(launch_project_features({in.features.const_data_ptr(), in.features.stride(0), weight.const_data_ptr(), in.samples,
+                                        in.classes, in.depth, projected.mutable_data_ptr(), in.dtype},
+                                       scope.stream()),
+               op);
   Tensor value = empty(logits, {in.samples}, acc), cell = empty(logits, {in.samples}, ScalarType::Long);
   int64_t* cells = static_cast<int64_t*>(cell.mutable_data_ptr());
   check_launch(launch_pair_values({in.params, projected.const_data_ptr(), bias.const_data_ptr(), num_classes,

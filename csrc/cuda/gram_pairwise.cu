@@ -1,7 +1,7 @@
 // class_gram from pairs of samples: <g_i, g_j> = (delta_i . delta_j)(h_i . h_j + 1). A block multiplies a tile of both factors, takes
 // their product and sums it over the groups in the tile. Samples are sorted by group, so these are few; each tile has cells of its own
 // for them, which a second kernel adds in order: no atomics, and the products of all pairs are nowhere.
-#include "cuda/tile.h"
+#include "cuda/row_tile.h"
 
 namespace gradmix::cuda {
 namespace {
@@ -9,7 +9,7 @@ namespace {
 template <class A>
 struct PairTile {
   union {
-    TileBuffers<A> buffers;
+    typename RowTile<A>::Buffers buffers;
     A product[tile_side][tile_side + 1];
   };
   int64_t row_sample[tile_side], column_sample[tile_side];
@@ -25,8 +25,9 @@ struct PairPanel {
 __device__ bool starts(const int64_t (&key)[tile_side], int t) { return key[t] >= 0 && (t == 0 || key[t - 1] != key[t]); }
 
 template <class T>
-__global__ void __launch_bounds__(tile_threads) gram_pairs(PairPanel panel) {
+__global__ void __launch_bounds__(RowTile<acc_t<T>>::threads) gram_pairs(PairPanel panel) {
   using A = acc_t<T>;
+  using Tile = RowTile<A>;
   GRADMIX_SHARED(PairTile<A>, tile);
   const PairwiseParams& p = panel.params;
   const GroupedParams& in = p.in;
@@ -47,22 +48,18 @@ __global__ void __launch_bounds__(tile_threads) gram_pairs(PairPanel panel) {
 
   const A* delta = static_cast<const A*>(in.delta);
   const T* features = static_cast<const T*>(in.features);
-  A of_delta[tile_results][tile_results] = {}, of_features[tile_results][tile_results] = {};
-  multiply_tiles<Contiguous::along_depth>(
-      of_delta, in.classes,
-      [&](int t, int64_t k) { return tile.row_key[t] >= 0 ? delta[(first_row + t) * in.classes + k] : A(0); },
-      [&](int t, int64_t k) { return tile.column_key[t] >= 0 ? delta[(first_column + t) * in.classes + k] : A(0); },
-      tile.buffers);
-  multiply_tiles<Contiguous::along_depth>(
+  typename Tile::Sum of_delta{}, of_features{};
+  Tile::multiply(
+      of_delta, in.classes, [&](int t) { return tile.row_key[t] >= 0 ? delta + (first_row + t) * in.classes : nullptr; },
+      [&](int t) { return tile.column_key[t] >= 0 ? delta + (first_column + t) * in.classes : nullptr; }, tile.buffers);
+  Tile::multiply(
       of_features, in.depth,
-      [&](int t, int64_t k) { return static_cast<A>(to_acc(features[tile.row_sample[t] * in.feature_stride + k])); },
-      [&](int t, int64_t k) { return static_cast<A>(to_acc(features[tile.column_sample[t] * in.feature_stride + k])); },
+      [&](int t) { return tile.row_key[t] >= 0 ? features + tile.row_sample[t] * in.feature_stride : nullptr; },
+      [&](int t) { return tile.column_key[t] >= 0 ? features + tile.column_sample[t] * in.feature_stride : nullptr; },
       tile.buffers);
 #pragma unroll
-  for (int r = 0; r < tile_results; ++r)
-#pragma unroll
-    for (int s = 0; s < tile_results; ++s) of_delta[r][s] *= of_features[r][s] + A(1);
-  each_result(of_delta, [&](int row, int column, A result) { tile.product[row][column] = result; });
+  for (int i = 0; i < Tile::results; ++i) of_delta.value[i] *= of_features.value[i] + A(1);
+  Tile::each(of_delta, [&](int row, int column, A result) { tile.product[row][column] = result; });
   __syncthreads();
 
   // Over the columns of each group, into the first of them: a row belongs to one thread.
@@ -81,7 +78,7 @@ __global__ void __launch_bounds__(tile_threads) gram_pairs(PairPanel panel) {
   // Over the rows of each group, one thread for each pair of groups.
   A* partial = static_cast<A*>(p.partial);
   const int64_t width = p.panel_tiles + in.groups;
-  for (int cell = threadIdx.x; cell < tile_side * tile_side; cell += tile_threads) {
+  for (int cell = threadIdx.x; cell < tile_side * tile_side; cell += Tile::threads) {
     const int r = cell / tile_side, c = cell % tile_side;
     if (!starts(tile.row_key, r) || !starts(tile.column_key, c)) continue;
     A sum = tile.product[r][c];
@@ -136,7 +133,8 @@ cudaError_t launch_gram_pairs(const PairwiseParams& p, cudaStream_t stream) {
   const auto in_panel = [&](int64_t first) { return tiles - first < p.panel_tiles ? tiles - first : p.panel_tiles; };
   const PairPanel panel{p, in_panel(p.first_column_tile)};
   return with_dtype(p.in.dtype, [&](auto zero) {
-    return launch(gram_pairs<decltype(zero)>, in_panel(p.first_row_tile) * panel.columns, dim3(tile_threads), panel, stream);
+    using T = decltype(zero);
+    return launch(gram_pairs<T>, in_panel(p.first_row_tile) * panel.columns, dim3(RowTile<acc_t<T>>::threads), panel, stream);
   });
 }
 cudaError_t launch_sum_pairs(const PairwiseParams& p, cudaStream_t stream) {

@@ -131,6 +131,7 @@ struct GradientParams {
   int64_t weight_stride;
   void* bias;  // acc
   int64_t bias_stride;
+  int64_t padding;  // zeros to write behind each element of the bias
 };
 cudaError_t launch_class_gradients(const GradientParams&, cudaStream_t);
 
@@ -162,10 +163,23 @@ struct PairwiseParams {
 cudaError_t launch_gram_pairs(const PairwiseParams&, cudaStream_t);
 cudaError_t launch_sum_pairs(const PairwiseParams&, cudaStream_t);
 
+// projected = features direction^T.
+struct ProjectParams {
+  const void* features;  // [N, d]
+  int64_t feature_stride;
+  const void* direction;  // [C, d] acc
+  int64_t samples;
+  int64_t classes;
+  int64_t depth;
+  void* projected;  // [N, C] acc
+  DType dtype;
+};
+cudaError_t launch_project_features(const ProjectParams&, cudaStream_t);
+
 // value_i = sum_c delta_ic (projected_ic + bias_c), and the cell of the sample's pair (bound: none).
 struct PairValueParams {
   LogitParams in;
-  const void* projected;  // [N, C] acc: features times direction
+  const void* projected;  // [N, C] acc
   const void* bias;       // [C] acc
   int64_t pair_classes;   // K
   void* value;            // [N] acc

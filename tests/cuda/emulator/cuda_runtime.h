@@ -5,6 +5,7 @@
 // all threads reach is reported. Memory ordering within a barrier interval, and speed, are not those of a GPU.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -41,8 +42,9 @@ struct Place {  // in the sources, of a barrier or a warp primitive
 };
 
 void sync_threads(Place place);
-// All lanes of the warp hand in 64 bits; returns those of all.
-const uint64_t* exchange(unsigned mask, uint64_t bits, Place place);
+// All lanes of the warp hand in a parcel; returns those of all.
+using Parcel = std::array<uint64_t, 3>;
+const Parcel* exchange(unsigned mask, const Parcel& parcel, Place place);
 int lane();
 // The one object for the block that a declaration stands for, all bits set when the block starts.
 void* shared_memory(const void* declaration, size_t bytes);
@@ -51,17 +53,21 @@ using Call = void (*)(void (*)(), void**);
 cudaError_t run(Call call, void (*kernel)(), void** arguments, dim3 grid, dim3 block);
 
 template <class T>
-uint64_t to_bits(T value) {
-  static_assert(sizeof(T) <= sizeof(uint64_t));
-  uint64_t bits = 0;
-  std::memcpy(&bits, &value, sizeof value);
-  return bits;
+Parcel pack(const T& value) {
+  static_assert(sizeof(T) <= sizeof(Parcel));
+  Parcel parcel{};
+  std::memcpy(&parcel, &value, sizeof value);
+  return parcel;
+}
+template <class T>
+T unpack(const Parcel& parcel) {
+  T value;
+  std::memcpy(&value, &parcel, sizeof value);
+  return value;
 }
 template <class T>
 T from_lane(unsigned mask, T value, int source, Place place) {
-  const uint64_t bits = exchange(mask, to_bits(value), place)[source];
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
+  return unpack<T>(exchange(mask, pack(value), place)[source]);
 }
 
 }  // namespace emulator
@@ -77,7 +83,7 @@ T from_lane(unsigned mask, T value, int source, Place place) {
   auto& name = *static_cast<type*>(::emulator::shared_memory(&name##_declaration, sizeof(type)))
 
 inline void __syncwarp(unsigned mask = 0xffffffffu, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  emulator::exchange(mask, 0, {file, line});
+  emulator::exchange(mask, {}, {file, line});
 }
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
@@ -93,9 +99,10 @@ T __shfl_up_sync(unsigned mask, T value, int step, const char* file = __builtin_
   return emulator::from_lane(mask, value, own >= step ? own - step : own, {file, line});
 }
 inline unsigned __ballot_sync(unsigned mask, int vote, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  const uint64_t* votes = emulator::exchange(mask, vote != 0, {file, line});
+  const emulator::Parcel* votes = emulator::exchange(mask, emulator::pack(vote), {file, line});
   unsigned result = 0;
-  for (int i = 0; i < 32; ++i) result |= static_cast<unsigned>((mask >> i & 1u) && votes[i] != 0) << i;
+  for (int i = 0; i < 32; ++i)
+    result |= static_cast<unsigned>((mask >> i & 1u) && emulator::unpack<int>(votes[i]) != 0) << i;
   return result;
 }
 // Fibres change places at barriers only, so nothing can come between.

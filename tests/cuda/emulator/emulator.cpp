@@ -33,7 +33,7 @@ struct Fibre {
 struct Warp {
   int waiting = 0;
   unsigned turn = 0;
-  uint64_t bits[2][lanes];  // of the present and of the last exchange
+  Parcel parcels[2][lanes];  // of the present and of the last exchange
 };
 
 enum class Schedule { forward, reverse, random };
@@ -193,11 +193,11 @@ void sync_threads(Place place) {
 
 int lane() { return current % lanes; }
 
-const uint64_t* exchange(unsigned mask, uint64_t bits, Place place) {
+const Parcel* exchange(unsigned mask, const Parcel& parcel, Place place) {
   Warp& warp = warps[current / lanes];
   Fibre& self = *fibres[current];
   const unsigned turn = warp.turn;
-  warp.bits[turn & 1][lane()] = bits;
+  warp.parcels[turn & 1][lane()] = parcel;
   self.state = State::at_warp;
   self.place = place;
   if (++warp.waiting == __builtin_popcount(mask)) {
@@ -208,7 +208,7 @@ const uint64_t* exchange(unsigned mask, uint64_t bits, Place place) {
     ++warp.turn;
   }
   to_scheduler(false);
-  return warp.bits[turn & 1];
+  return warp.parcels[turn & 1];
 }
 
 void* shared_memory(const void* declaration, size_t bytes) {
