@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "cuda/mma.h"
+
 namespace {
 
 constexpr int threads = 64;
@@ -65,6 +67,27 @@ __global__ void warp(WarpParams p) {
   p.out[5 * threads + t] = static_cast<int32_t>(blockDim.x * 1000 + gridDim.x);
 }
 
+struct MultiplyParams {
+  const uint32_t *a, *b;  // [32, 4] and [32, 2]: the words of each lane
+  float* sum;             // [32, 4]
+};
+__global__ void multiply(MultiplyParams p) {
+  const uint32_t *a = p.a + 4 * threadIdx.x, *b = p.b + 2 * threadIdx.x;
+  float* sum = p.sum + 4 * threadIdx.x;
+  const uint32_t words[4] = {a[0], a[1], a[2], a[3]};
+  float result[4] = {sum[0], sum[1], sum[2], sum[3]};
+  gradmix::cuda::mma_bf16(result, words, b[0], b[1]);
+  for (int i = 0; i < 4; ++i) sum[i] = result[i];
+}
+
+struct RoundParams {
+  const float* in;  // [64, 2]
+  uint32_t* out;    // [64]
+};
+__global__ void round_pairs(RoundParams p) {
+  p.out[threadIdx.x] = gradmix::cuda::pack_bf16(p.in[2 * threadIdx.x], p.in[2 * threadIdx.x + 1]);
+}
+
 template <class P>
 int launch(void (*kernel)(P), P params, int blocks, int block = threads) {
   void* arguments[] = {&params};
@@ -83,6 +106,8 @@ int run_write_beyond(float* out, int64_t count, int blocks, int shared) {
 }
 int run_diverge(int kind, float* out) { return launch(diverge, {kind, out}, 2); }
 int run_warp(int32_t* out) { return launch(warp, {out}, 1); }
+int run_multiply(const uint32_t* a, const uint32_t* b, float* sum) { return launch(multiply, {a, b, sum}, 1, 32); }
+int run_round_pairs(const float* in, uint32_t* out) { return launch(round_pairs, {in, out}, 1); }
 int run_too_large(int32_t* out) { return launch(warp, {out}, 1, 2048); }
 }
 #pragma GCC visibility pop
