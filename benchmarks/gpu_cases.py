@@ -6,6 +6,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,25 @@ Case = Callable[[], Any]
 REPEATS = 40
 
 
-def mixup(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[dict[str, Case], int]:
+@dataclass(frozen=True)
+class Workload:
+    """Calls that compute the same, and what they are measured by.
+
+    Attributes:
+        moved: the bytes that the op has to read and write; 0 where they do not bound it.
+        flops: the multiplications and additions of a case, each product of elements counted as
+            one whatever it is made of.
+        truth: the float64 result of the cases that `flops` names, but for limits.
+    """
+
+    name: str
+    cases: dict[str, Case]
+    moved: int = 0
+    flops: dict[str, float] = field(default_factory=dict)
+    truth: torch.Tensor | None = None
+
+
+def mixup(shape: tuple[int, ...], dtype: torch.dtype) -> Workload:
     x = torch.randn(shape, device="cuda").to(dtype)
     out, n = torch.empty_like(x), len(x)
     partner, lam = torch.randperm(n, device="cuda"), torch.rand(n, device="cuda")
@@ -35,10 +54,11 @@ def mixup(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[dict[str, Case], 
         "torch.compile": torch.compile(eager),
         "limit: copy (2/3 of the bytes)": lambda: out.copy_(x),
     }
-    return cases, 3 * x.numel() * x.element_size()
+    name = f"masked_mixup {'x'.join(map(str, shape))} {str(dtype)[6:]}"
+    return Workload(name, cases, moved=3 * x.numel() * x.element_size())
 
 
-def loss(n: int, c: int, dtype: torch.dtype) -> tuple[dict[str, Case], int]:
+def loss(n: int, c: int, dtype: torch.dtype) -> Workload:
     z = torch.randn(n, c, device="cuda").to(dtype).requires_grad_()
     y, y2 = torch.randint(c, (2, n), device="cuda")
     lam = torch.rand(n, device="cuda")
@@ -59,31 +79,45 @@ def loss(n: int, c: int, dtype: torch.dtype) -> tuple[dict[str, Case], int]:
         "limit: one hard label": lambda: F.cross_entropy(z, y),
     }
     both = {name: (lambda f=f: torch.autograd.grad(f(), z)) for name, f in forward.items()}
-    return both, 3 * z.numel() * z.element_size()
+    name = f"mixup_cross_entropy {n}x{c}, forward and backward"
+    return Workload(name, both, moved=3 * z.numel() * z.element_size())
 
 
-def gram(n: int, c: int, d: int) -> tuple[dict[str, Case], int]:
-    h, z = torch.randn(n, d, device="cuda"), torch.randn(n, c, device="cuda")
+def factorised_gram(h: torch.Tensor, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    member = F.one_hot(y, z.shape[1]).to(h.dtype)
+    mean = member / member.sum(0).clamp(min=1)
+    delta = z.softmax(1) - member
+    return mean.T @ ((delta @ delta.T) * (h @ h.T + 1)) @ mean
+
+
+def gram(n: int, c: int, d: int, dtype: torch.dtype) -> Workload:
+    h, z = torch.randn(n, d, device="cuda").to(dtype), torch.randn(n, c, device="cuda").to(dtype)
     y = torch.randint(c, (n,), device="cuda")
     flat = torch.randn(c, c * (d + 1), device="cuda")
-
-    def factorised() -> torch.Tensor:
-        delta = z.softmax(1) - F.one_hot(y, c)
-        member = F.one_hot(y, c).to(h.dtype)
-        mean = member / member.sum(0).clamp(min=1)
-        return mean.T @ ((delta @ delta.T) * (h @ h.T + 1)) @ mean
+    square = torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16)
+    wide_h, wide_z = h.float(), z.float()
 
     cases: dict[str, Case] = {
         "gradmix_ext": lambda: gx.ops.class_gram(h, z, y),
         "gradmix_ext pairwise": lambda: gx.ops.class_gram(h, z, y, algorithm="pairwise"),
         "gradmix_ext classwise": lambda: gx.ops.class_gram(h, z, y, algorithm="classwise"),
-        "factorised": factorised,
-        "limit: one GEMM [C, C(d+1)]": lambda: flat @ flat.T,
+        "factorised": lambda: factorised_gram(wide_h, wide_z, y),
+        "limit: one float32 GEMM [C, C(d+1)]": lambda: flat @ flat.T,
+        "limit: one bfloat16 GEMM [4096, 4096]": lambda: square @ square,
     }
-    return cases, 0
+    flops = {
+        "gradmix_ext pairwise": n * (n + 1) * (c + d),
+        "gradmix_ext classwise": 2 * n * c * d + c * (c + 1) * c * (d + 1),
+        "factorised": 2 * n * n * (c + d),
+        "limit: one float32 GEMM [C, C(d+1)]": 2 * c * c * c * (d + 1),
+        "limit: one bfloat16 GEMM [4096, 4096]": 2 * 4096**3,
+    }
+    truth = factorised_gram(h.double(), z.double(), y)
+    name = f"class_gram {n}x{c}x{d} {str(dtype)[6:]}"
+    return Workload(name, cases, flops=flops, truth=truth)
 
 
-def scores(n: int, c: int, d: int) -> tuple[dict[str, Case], int]:
+def scores(n: int, c: int, d: int) -> Workload:
     h, z = torch.randn(n, d, device="cuda"), torch.randn(n, c, device="cuda")
     y, y2 = torch.randint(c, (2, n), device="cuda")
     lam = torch.rand(n, device="cuda")
@@ -100,10 +134,10 @@ def scores(n: int, c: int, d: int) -> tuple[dict[str, Case], int]:
         "einsum": einsum,
         "limit: one GEMM [N, d] x [d, C]": lambda: h @ weight.T,
     }
-    return cases, 0
+    return Workload(f"pair_scores {n}x{c}x{d}", cases)
 
 
-def partners(n: int, c: int) -> tuple[dict[str, Case], int]:
+def partners(n: int, c: int) -> Workload:
     y = torch.randint(c, (n,), device="cuda")
     allowed = torch.rand(c, c, device="cuda") < 0.3
     noise = torch.rand(n, device="cuda", dtype=torch.float64)
@@ -111,20 +145,19 @@ def partners(n: int, c: int) -> tuple[dict[str, Case], int]:
         "gradmix_ext": lambda: gx.ops.draw_partners(y, allowed, noise=noise),
         "pure PyTorch": lambda: gx.reference.draw_partners(y, allowed, noise=noise),
     }
-    return cases, 0
+    return Workload(f"draw_partners {n} of {c} classes", cases)
 
 
-def workloads() -> Iterator[tuple[str, dict[str, Case], int]]:
+def workloads() -> Iterator[Workload]:
     for shape in ((1024, 3, 32, 32), (256, 3, 224, 224)):
         for dtype in (torch.float32, torch.bfloat16):
-            name = f"masked_mixup {'x'.join(map(str, shape))} {str(dtype)[6:]}"
-            yield name, *mixup(shape, dtype)
+            yield mixup(shape, dtype)
     for n in (1024, 8192):
-        yield f"mixup_cross_entropy {n}x1000, forward and backward", *loss(n, 1000, torch.float32)
-    for n in (2000, 8192):
-        yield f"class_gram {n}x100x512", *gram(n, 100, 512)
-    yield "pair_scores 4096x100x512", *scores(4096, 100, 512)
-    yield "draw_partners 1024 of 100 classes", *partners(1024, 100)
+        yield loss(n, 1000, torch.float32)
+    for n, dtype in ((2000, torch.float32), (8192, torch.float32), (8192, torch.bfloat16)):
+        yield gram(n, 100, 512, dtype)
+    yield scores(4096, 100, 512)
+    yield partners(1024, 100)
 
 
 def microseconds(case: Case, flush: torch.Tensor) -> list[float]:
@@ -148,22 +181,27 @@ def measure(table: Path) -> None:
     torch.manual_seed(0)
     flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
     done: list[dict[str, Any]] = []
-    for workload, cases, moved in workloads():
-        for name, case in cases.items():
-            entry: dict[str, Any] = {"workload": workload, "case": name}
+    for workload in workloads():
+        for name, case in workload.cases.items():
+            entry: dict[str, Any] = {"workload": workload.name, "case": name}
             try:
                 entry["us"] = microseconds(case, flush)
             except Exception as error:
                 # torch.compile needs Triton and a C compiler; any other case has to run.
                 if "torch.compile" not in name:
                     raise
-                print(f"{workload}, {name}: not measured: {error}")
+                print(f"{workload.name}, {name}: not measured: {error}")
                 continue
-            if moved and name.startswith("gradmix_ext"):
-                entry["GB_per_s"] = round(moved / entry["us"][1] / 1e3)
+            if workload.moved and name.startswith("gradmix_ext"):
+                entry["GB_per_s"] = round(workload.moved / entry["us"][1] / 1e3)
+            if name in workload.flops:
+                entry["TFLOP_per_s"] = round(workload.flops[name] / entry["us"][1] / 1e6, 2)
+                if workload.truth is not None and not name.startswith("limit"):
+                    off = (case() - workload.truth).abs().max() / workload.truth.abs().max()
+                    entry["error"] = float(f"{off.item():.2g}")
             done.append(entry)
             table.write_text(json.dumps(done))
-            print(f"{workload} | {name} | {entry['us'][1]} µs", flush=True)
+            print(f"{workload.name} | {name} | {entry['us'][1]} µs", flush=True)
 
 
 def call_each() -> None:

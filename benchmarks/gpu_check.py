@@ -214,8 +214,9 @@ def write(report: dict[str, Any], folder: Path) -> Path:
         lines += [
             "",
             "Microseconds, median (20 % to 80 %), caches flushed before each call; ratio to "
-            "gradmix_ext.",
-            "", "| workload | case | µs | ratio | GB/s |", "| --- | --- | ---: | ---: | ---: |",
+            "gradmix_ext; error against float64, relative to the largest element.", "",
+            "| workload | case | µs | ratio | GB/s | TFLOP/s | error |",
+            "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
         ]  # fmt: skip
         own = {c["workload"]: c["us"][1] for c in cases if c["case"] == "gradmix_ext"}
         for case in cases:
@@ -223,7 +224,8 @@ def write(report: dict[str, Any], folder: Path) -> Path:
             base = own.get(case["workload"])
             lines.append(
                 f"| {case['workload']} | {case['case']} | {middle:.1f} ({low:.1f}-{high:.1f}) | "
-                f"{f'{middle / base:.2f}' if base else ''} | {case.get('GB_per_s', '')} |"
+                f"{f'{middle / base:.2f}' if base else ''} | {case.get('GB_per_s', '')} | "
+                f"{case.get('TFLOP_per_s', '')} | {case.get('error', '')} |"
             )
     path.with_suffix(".md").write_text("\n".join(lines) + "\n")
     return path

@@ -3,7 +3,7 @@
 // multiply with one depth, and afterwards the buffers can be used again.
 //
 // On tensor cores a float is the sum of three bfloat16 (high, middle, low: 8 bits each), a float16 of two, a bfloat16 one. Products of
-// terms are exact, those below 2^-24 of the largest are left out: middle x low, low x low. Tensor cores cut off what they add, always
+// terms are exact; middle x low and low x low are left out, no more than 2^-24 of the product. Tensor cores cut off what they add, always
 // toward zero, which would build up over a long depth; so they sum 16 elements only, small terms first, and what comes out is added
 // by ordinary additions, which round.
 #pragma once

@@ -167,7 +167,8 @@ def score_pairs(
             _, bias, _ = ops.class_gradients(
                 features[:, :0], logits, pool.y, class_mask=probe.class_mask
             )
-            gram = gram - bias @ bias.T
+            wide = bias.double()  # never in TF32
+            gram = gram - (wide @ wide.T).to(gram.dtype)
         return gram, scored
     # A sample paired with itself is one of the pair (k, k): the diagonal holds Σ <g, direction>.
     total, count = ops.pair_scores(

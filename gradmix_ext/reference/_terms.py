@@ -50,6 +50,13 @@ def masked_logits(logits: Tensor, class_mask: Tensor | None) -> Tensor:
     return z if class_mask is None else z.masked_fill(~class_mask, float("-inf"))
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Matrix product, in float64 where a GPU might use TF32, whose 3e-4 flips signs of scores."""
+    if a.is_cuda and a.dtype == torch.float32:
+        return (a.double() @ b.double()).to(a.dtype)
+    return a @ b
+
+
 def softmax(logits: Tensor, class_mask: Tensor | None) -> Tensor:
     """The probabilities p [N, C] over the classes that the mask allows; 0 elsewhere."""
     return masked_logits(logits, class_mask).softmax(dim=1)

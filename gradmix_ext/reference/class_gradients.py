@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradmix_ext import _checks as checks
-from gradmix_ext.reference._terms import one_hot, softmax, target_distribution
+from gradmix_ext.reference._terms import one_hot, product, softmax, target_distribution
 
 # Elements of the largest temporary; bounds memory where a formula is worked through in blocks.
 BLOCK_ELEMENTS = 1 << 22
@@ -150,7 +150,7 @@ def class_gram(
             class_mask=class_mask, reduction=reduction,
         )  # fmt: skip
         flat = torch.cat([weight.flatten(1), bias], dim=1)
-        return _symmetric(flat @ flat.T)
+        return _symmetric(product(flat, flat.T))
 
     residual = softmax(logits, class_mask) - target_distribution(
         logits, target, partner_target, lam
@@ -164,8 +164,8 @@ def class_gram(
         residual.split(rows), h.split(rows), member.split(rows), strict=True
     ):
         # <g_i, g_j> = (δ_i·δ_j)(h_i·h_j + 1)
-        product = (delta_i @ residual.T) * (h_i @ h.T + 1)
-        gram = gram + member_i.T @ (product @ member)
+        pairs = product(delta_i, residual.T) * (product(h_i, h.T) + 1)
+        gram = gram + product(member_i.T, product(pairs, member))
     return _symmetric(gram)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradmix_ext import _checks as checks
-from gradmix_ext.reference._terms import softmax, target_distribution
+from gradmix_ext.reference._terms import product, softmax, target_distribution
 
 
 def check(
@@ -74,7 +74,7 @@ def pair_scores(
         logits, target, partner_target, lam
     )
     dtype = residual.dtype
-    projected = features.to(dtype) @ direction_weight.to(dtype).T + direction_bias.to(dtype)
+    projected = product(features.to(dtype), direction_weight.to(dtype).T) + direction_bias.to(dtype)
     # <g~, G> = δ~ᵀ (G_W h~ + G_b)
     value = (residual * projected).sum(dim=1)
 

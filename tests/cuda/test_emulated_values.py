@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import precision
 import pytest
 import special_cases
 import torch
@@ -33,6 +34,14 @@ def test_wide_rows_and_several_tiles(op, dtype, emulated):
     for sample in special_cases.wide_samples(op, dtype):
         got = getattr(emulated, op)(*sample.args, **sample.kwargs)
         assert_close(sample, got, dtype, terms=256)
+
+
+@pytest.mark.parametrize("features", precision.FEATURES)
+@pytest.mark.parametrize("dtype", [t for t in DTYPES if t != torch.float64], ids=str)
+def test_tensor_cores_are_as_exact_as_float32(dtype, features, emulated):
+    precision.assert_as_exact_as_float32(
+        emulated, precision.last_layer(70, 5, 1030, dtype, features)
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

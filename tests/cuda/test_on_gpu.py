@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import precision
 import pytest
 import special_cases
 import torch
@@ -59,6 +60,28 @@ def test_values(op, dtype):
         every += special_cases.long_samples(dtype)
     for sample in every:
         assert_close(sample, call(on_gpu(sample)), dtype, terms=256)
+
+
+@pytest.mark.parametrize("features", precision.FEATURES)
+@pytest.mark.parametrize("dtype", [t for t in DTYPES if t != torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(64, 16, 16), (300, 10, 513), (500, 7, 4096), (2000, 100, 512)])
+def test_tensor_cores_are_as_exact_as_float32(shape, dtype, features):
+    given = precision.last_layer(*shape, dtype, features)
+    moved = {name: t.cuda() for name, t in given.items()}
+    precision.assert_as_exact_as_float32(gx.ops, moved)
+
+
+@pytest.mark.parametrize("op", ["class_gram", "pair_scores"])
+def test_tf32_changes_nothing(op):
+    function, args, kwargs = typical(op)
+    want = tuple_of(function(*args, **kwargs))
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        got = tuple_of(function(*args, **kwargs))
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
