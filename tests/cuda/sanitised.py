@@ -47,6 +47,7 @@ def main() -> None:
                 every += special_cases.wide_samples(op, dtype)
             if op == "masked_mixup" and dtype != torch.float64:
                 every += special_cases.long_samples(dtype)
+            every = [s for s in every if s.kwargs.get("algorithm") != "auto"]  # one of the others
             for sample in [*every, *map(out_of_range, every)]:
                 getattr(ops, op)(*sample.args, **sample.kwargs)
                 calls += 1
