@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from gradmix_ext import _checks as checks
 from gradmix_ext import ops
 
 
@@ -71,7 +72,6 @@ class MixedBatch:
             The loss, a scalar or [N], in nats; each sample's times its :attr:`weight`.
         """
         self.tell(logits)
-        weighted = self.weight is not None and reduction in ("mean", "sum")
         loss = ops.mixup_cross_entropy(
             logits,
             self.target,
@@ -79,11 +79,13 @@ class MixedBatch:
             self.lam,
             class_mask=class_mask,
             label_smoothing=label_smoothing,
-            reduction="none" if weighted else reduction,
+            reduction=reduction if self.weight is None else "none",
         )
-        if self.weight is None:
-            return loss
-        loss = loss * self.weight.to(loss)
-        if weighted:
-            return loss.mean() if reduction == "mean" else loss.sum()
-        return loss
+        if self.weight is None or reduction == "none":
+            return self.weighted(loss)
+        checks.choice("loss", "reduction", reduction, ("mean", "sum"))
+        return self.weighted(loss).mean() if reduction == "mean" else self.weighted(loss).sum()
+
+    def weighted(self, each: Tensor) -> Tensor:
+        """Terms [N] of a loss, each times the :attr:`weight` of its sample."""
+        return each if self.weight is None else each * self.weight.to(each)

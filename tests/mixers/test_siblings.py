@@ -238,3 +238,18 @@ def test_balanced_names_a_label_out_of_range():
 def test_unknown_mixer():
     with pytest.raises(ValueError, match=r"augment must be one of none, mixup, .* got 'cutout'"):
         by_name("cutout", C)
+
+
+def test_weights_reach_every_reduction_of_the_loss():
+    g = torch.Generator().manual_seed(0)
+    y = torch.tensor([0, 0, 0, 1])
+    batch = gx.Mixup(generator=g, balance=1.0).mix(torch.randn(4, 3, generator=g), y)
+    logits = torch.randn(4, 2, generator=g)
+    plain = dataclasses.replace(batch, weight=None)
+    each = plain.loss(logits, reduction="none") * torch.tensor([2 / 3, 2 / 3, 2 / 3, 2])
+    torch.testing.assert_close(batch.loss(logits, reduction="none"), each)
+    torch.testing.assert_close(batch.loss(logits, reduction="sum"), each.sum())
+    torch.testing.assert_close(batch.loss(logits), each.mean())
+    for each_batch in (batch, plain):
+        with pytest.raises(ValueError, match="reduction"):
+            each_batch.loss(logits, reduction="median")

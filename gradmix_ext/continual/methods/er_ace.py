@@ -43,4 +43,4 @@ class ERACE(ER):
             z.masked_fill(~mask, -torch.inf).logsumexp(1)
             for mask in (stage.seen_mask, stage.current_mask)
         )
-        return loss + (weight * (current - seen)).mean()
+        return loss + batch.weighted(weight * (current - seen)).mean()

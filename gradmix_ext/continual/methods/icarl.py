@@ -57,7 +57,7 @@ class ICaRL(ER):
                 old = widened(batch.forward(self._old)).sigmoid()
             target = torch.where(stage.current_mask, target, old)
         each = F.binary_cross_entropy_with_logits(z, target, reduction="none")
-        return torch.where(stage.seen_mask, each, 0.0).sum(1).mean()
+        return batch.weighted(torch.where(stage.seen_mask, each, 0.0).sum(1)).mean()
 
     def end_task(self, stage: Stage) -> None:
         """Choose exemplars, drop the old model, and find the means."""
