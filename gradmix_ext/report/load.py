@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gradmix_ext.continual.statistics import TESTS
 
 __all__ = ["ArmRecord", "Array", "PairHistory", "RunRecord", "SeedRecord", "load_run", "read_pairs"]
 
@@ -104,6 +107,12 @@ class RunRecord:
         settings: dict[str, Any] = self.config["settings"]
         return settings
 
+    @property
+    def commands(self) -> list[str]:
+        """The command that began the run, and those that continued it, as far as recorded."""
+        origins = [self.config, *self.config.get("resumed", [])]
+        return [str(origin["command"]) for origin in origins if "command" in origin]
+
 
 def load_run(path: str | Path) -> RunRecord:
     """Read a run folder.
@@ -120,9 +129,11 @@ def load_run(path: str | Path) -> RunRecord:
         named = [(str(a["label"]), str(a["method"]), str(a["augment"])) for a in config["arms"]]
         planned = [int(seed) for seed in config["seeds"]]
         dict(config["settings"])
+        if config.get("test", "t") not in TESTS:
+            raise ValueError(f"unknown test {config['test']!r}")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path / 'config.json'} does not hold a run: {error!r}") from error
-    log = _read_log(path / "metrics.jsonl")
+    log = _read_log(path)
     arms, missing = [], []
     for label, method, augment in named:
         seeds = []
@@ -176,11 +187,11 @@ def _read_seed(
         if "confusion" in values:
             confusion = _confusion(values["confusion"], tasks, count)
         losses = tuple(
-            (int(e["task"]), int(e["epoch"]), float(e["loss"])) for e in log if _is(e, "epoch")
+            (int(e["task"]), int(e["epoch"]), _finite(e, "loss")) for e in log if _is(e, "epoch")
         )
-        seconds = [float(e["seconds"]) for e in log if _is(e, "run")]
+        seconds = [_finite(e, "seconds") for e in log if _is(e, "run")]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is not the result of a run: {error!r}") from error
+        raise ValueError(f"{file}, or the log of its run, is corrupt: {error!r}") from error
     return SeedRecord(
         seed,
         class_il,
@@ -196,6 +207,13 @@ def _read_seed(
 
 def _is(event: dict[str, Any], kind: str) -> bool:
     return event.get("event") == kind
+
+
+def _finite(event: dict[str, Any], name: str) -> float:
+    value = float(event[name])
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}")
+    return value
 
 
 def _array(values: dict[str, Any], name: str, shape: tuple[int, ...]) -> Array:
@@ -227,12 +245,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_log(path: Path) -> dict[tuple[str, int], list[dict[str, Any]]]:
-    """Log events by arm and seed; a log that is not there has none."""
+def _read_log(folder: Path) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """Log events by arm and seed, from a file per run or, in older folders, from one for all."""
+    files = sorted(folder.glob("events/*/*.jsonl")) or [folder / "metrics.jsonl"]
     events: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    if path.is_file():
-        for event in _lines(path):
-            events.setdefault((event["arm"], event["seed"]), []).append(event)
+    for event in (event for file in files if file.is_file() for event in _lines(file)):
+        events.setdefault((event["arm"], event["seed"]), []).append(event)
     return events
 
 

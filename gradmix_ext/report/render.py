@@ -33,7 +33,7 @@ def render(runs: Sequence[RunRecord]) -> str:
     """
     found = contenders(runs)
     tasks = max(len(each.arm.seeds[0].task_classes) for each in found)
-    test = "t"
+    test = str(runs[0].config.get("test", "t"))
     title = " and ".join(dict.fromkeys(_title(run) for run in runs))
     body = (
         templates(_PACKAGE)
@@ -124,11 +124,15 @@ def _seed_range(found: Sequence[Contender]) -> str:
 
 
 def _baselines(found: Sequence[Contender], test: str) -> list[dict[str, Any]]:
-    """For every arm as the baseline, the differences of all others; plain er is chosen."""
+    """For every arm as the baseline, the differences of all others.
+
+    Chosen at first is the baseline of the run, else plain er, else the first arm.
+    """
     if len(found) < 2:
         return []
+    named = [each for each in found if each.arm.label == each.run.config.get("baseline")]
     plain = [each for each in found if (each.arm.method, each.arm.augment) == ("er", "none")]
-    usual = plain[0] if plain else found[0]
+    usual = [*named, *plain, *found][0]
     tables = []
     for baseline in found:
         found_differences = differences(baseline, found, test)

@@ -286,7 +286,7 @@ BAD = [
     ("config.json", b"[]", "config.json does not hold a JSON object"),
     ("config.json", b'{"arms": 3}', "config.json does not hold a run"),
     ("config.json", b'{"arms": [], "seeds": [], "settings": {}}', "holds no finished run yet"),
-    (SEED, b"{}", "seed-0.json is not the result of a run: KeyError('task_classes')"),
+    (SEED, b"{}", "seed-0.json, or the log of its run, is corrupt: KeyError('task_classes')"),
     (SEED, b'{"task_classes": [[0], [1]], "accuracy_matrix": [[1]]}', "accuracy_matrix must be"),
     ("metrics.jsonl", b"[1]\n", "metrics.jsonl, line 1, is not a log entry"),
     ("metrics.jsonl", b'{"arm": "er"}\n', "metrics.jsonl, line 1, is not a log entry"),

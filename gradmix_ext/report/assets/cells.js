@@ -39,7 +39,8 @@ function diverging(steps) {
  * A map in `host`; `spec.label`, `spec.rows` and `spec.columns` name it and its axes. draw(state)
  * shows
  *   sizes: classes of each task; names: of all classes; shown: how many classes have come;
- *   colour(r, c) -> [r, g, b]; text(r, c) -> what fits in a cell; describe(r, c) -> one line.
+ *   colour(r, c) -> [r, g, b]; texts(r, c) -> what a cell may say, the first that fits is shown;
+ *   describe(r, c) -> one line.
  */
 function cellMap(host, readout, spec) {
   const canvas = node("canvas", { role: "img", tabindex: 0, "aria-label": spec.label });
@@ -89,24 +90,23 @@ function cellMap(host, readout, spec) {
   function drawCells() {
     const { edge, cell } = layout;
     const inset = cell > 9 ? 0.5 : 0;
-    const [ink, paper, line] = [rgb("ink"), rgb("paper"), rgb("line")];
+    const [ink, paper, line, raised] = ["ink", "paper", "line", "raised"].map(rgb);
     context.font = `${Math.min(14, Math.round(cell * 0.42 + 1))}px system-ui, sans-serif`;
     context.textAlign = "center";
     context.textBaseline = "middle";
     for (let r = 0; r < edge.length; r++) {
       for (let c = 0; c < edge.length; c++) {
         if (Math.max(r, c) >= state.shown) {
-          if (cell > 9) {
-            context.fillStyle = css(line);
-            context.fillRect(edge[c] + cell / 2 - 1, edge[r] + cell / 2 - 1, 2, 2);
-          }
+          const size = cell > 9 ? 2 : cell; // a dot for what is still to come
+          context.fillStyle = css(cell > 9 ? line : raised);
+          context.fillRect(edge[c] + (cell - size) / 2, edge[r] + (cell - size) / 2, size, size);
           continue;
         }
         const colour = state.colour(r, c);
         context.fillStyle = css(colour);
         context.fillRect(edge[c] + inset, edge[r] + inset, cell - 2 * inset, cell - 2 * inset);
-        const text = cell >= 15 ? state.text(r, c) : "";
-        if (text && context.measureText(text).width <= cell - 2) {
+        const text = cell >= 15 && state.texts(r, c).find((each) => context.measureText(each).width <= cell - 2);
+        if (text) {
           context.fillStyle = css(contrast(colour, ink) >= contrast(colour, paper) ? ink : paper);
           context.fillText(text, edge[c] + cell / 2, edge[r] + cell / 2 + 0.5);
         }

@@ -24,10 +24,11 @@ function ticks(lo, hi, most) {
   return found;
 }
 
-/** Powers of ten and, where they are few, 2 and 5 times them. */
+/** Powers of ten and, where they are few, multiples of them. */
 function logTicks(lo, hi) {
   const found = [];
-  const factors = Math.log10(hi / lo) < 2.5 ? [1, 2, 5] : [1];
+  const decades = Math.log10(hi / lo);
+  const factors = decades < 1 ? [1, 1.5, 2, 3, 5, 7] : decades < 2.5 ? [1, 2, 5] : [1];
   for (let p = Math.floor(Math.log10(lo)); p <= Math.log10(hi); p++) {
     for (const f of factors) if (f * 10 ** p >= lo * 0.999 && f * 10 ** p <= hi * 1.001) found.push(f * 10 ** p);
   }
@@ -154,28 +155,28 @@ function lineChart(host, spec) {
     const unit = (plot.x1 - plot.x0) / (count - 1 + 2 * pad);
     const gap = whiskers ? Math.min(12, (unit * 0.7) / shown.length) : 0;
     const sparse = unit > 24;
-    return shown.map((s, order) => {
-      const bands = [];
-      const lines = [];
+    const parts = shown.map((s, order) => {
+      const bands = svg("g");
+      const lines = svg("g");
       const shift = gap * (order - (shown.length - 1) / 2);
       const colour = `var(--${s.arm.colour})`;
       const points = s.mean.map((m, i) => [x(i) + shift, y(m)]);
       if (s.half && !whiskers) {
         const up = s.mean.map((m, i) => `${x(i)} ${y(m + s.half[i])}`);
         const down = s.mean.map((m, i) => `${x(i)} ${y(m - s.half[i])}`).reverse();
-        bands.push(svg("path", { class: "band", d: `M${[...up, ...down].join("L")}Z`, style: { fill: colour } }));
+        bands.append(svg("path", { class: "band", d: `M${[...up, ...down].join("L")}Z`, style: { fill: colour } }));
       }
-      lines.push(svg("path", { class: whiskers ? "line thin" : "line", d: `M${points.map((p) => p.join(" ")).join("L")}`, "stroke-dasharray": s.arm.dash, style: { stroke: colour } }));
+      lines.append(svg("path", { class: whiskers ? "line thin" : "line", d: `M${points.map((p) => p.join(" ")).join("L")}`, "stroke-dasharray": s.arm.dash, style: { stroke: colour } }));
       if (s.half && whiskers) {
         const d = s.mean.map((m, i) => `M${points[i][0]} ${y(m - s.half[i])}V${y(m + s.half[i])}`).join("");
-        lines.push(svg("path", { class: "whisker", d, style: { stroke: colour } }));
+        lines.append(svg("path", { class: "whisker", d, style: { stroke: colour } }));
       }
       const shape = MARKERS[s.arm.marker || (whiskers ? "circle" : "")];
-      if (shape && sparse) for (const [px, py] of points) lines.push(svg("path", { d: shape, transform: `translate(${px} ${py})`, style: { fill: colour } }));
-      const group = svg("g", {}, ...bands, ...lines);
-      if (lit) group.setAttribute("class", lit === s.arm.name ? "lit" : "faded");
-      return group;
+      if (shape && sparse) for (const [px, py] of points) lines.append(svg("path", { d: shape, transform: `translate(${px} ${py})`, style: { fill: colour } }));
+      if (lit) for (const group of [bands, lines]) group.setAttribute("class", lit === s.arm.name ? "lit" : "faded");
+      return [bands, lines];
     });
+    return [...parts.map(([bands]) => bands), ...parts.map(([, lines]) => lines)];
   }
 
   function redraw() {
