@@ -39,7 +39,7 @@ function diverging(steps) {
  * A map in `host`; `spec.label`, `spec.rows` and `spec.columns` name it and its axes. draw(state)
  * shows
  *   sizes: classes of each task; names: of all classes; shown: how many classes have come;
- *   colour(r, c) -> [r, g, b]; texts(r, c) -> what a cell may say, the first that fits is shown;
+ *   colour(r, c) -> [r, g, b]; texts(r, c) -> what a cell may say, from long to short;
  *   describe(r, c) -> one line.
  */
 function cellMap(host, readout, spec) {
@@ -94,6 +94,7 @@ function cellMap(host, readout, spec) {
     context.font = `${Math.min(14, Math.round(cell * 0.42 + 1))}px system-ui, sans-serif`;
     context.textAlign = "center";
     context.textBaseline = "middle";
+    const wording = chooseWording();
     for (let r = 0; r < edge.length; r++) {
       for (let c = 0; c < edge.length; c++) {
         if (Math.max(r, c) >= state.shown) {
@@ -105,13 +106,20 @@ function cellMap(host, readout, spec) {
         const colour = state.colour(r, c);
         context.fillStyle = css(colour);
         context.fillRect(edge[c] + inset, edge[r] + inset, cell - 2 * inset, cell - 2 * inset);
-        const text = cell >= 15 && state.texts(r, c).find((each) => context.measureText(each).width <= cell - 2);
-        if (text) {
+        if (wording >= 0) {
           context.fillStyle = css(contrast(colour, ink) >= contrast(colour, paper) ? ink : paper);
-          context.fillText(text, edge[c] + cell / 2, edge[r] + cell / 2 + 0.5);
+          context.fillText(state.texts(r, c)[wording], edge[c] + cell / 2, edge[r] + cell / 2 + 0.5);
         }
       }
     }
+  }
+
+  /** Which of the texts of a cell is the first that fits into all cells; -1 if none does. */
+  function chooseWording() {
+    const cells = Array.from({ length: state.shown ** 2 }, (_, k) => [Math.floor(k / state.shown), k % state.shown]);
+    const fits = (text) => context.measureText(text).width <= layout.cell - 2;
+    if (layout.cell < 15) return -1;
+    return state.texts(0, 0).findIndex((_, k) => cells.every(([r, c]) => fits(state.texts(r, c)[k])));
   }
 
   function drawLabels(size) {

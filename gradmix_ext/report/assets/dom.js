@@ -26,6 +26,7 @@ function fill(made, attributes, children) {
 const minus = (text) => (Number(text) === 0 ? text.replace("-", "") : text.replace("-", "−"));
 const percent = (value, digits = 1) => minus(value.toFixed(digits));
 const short = (value, digits = 2) => minus(String(Number(value.toPrecision(digits))));
+const sign = (value) => (value > 0 ? "+" : value < 0 ? "−" : "");
 const seedName = (seed) => `seed ${seed}`;
 
 /** A drop-down; `options` are texts, `change` gets the index. */

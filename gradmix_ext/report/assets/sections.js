@@ -185,8 +185,8 @@ function pairsSection(arms) {
       return {
         shown: seenAfter(arm, task[position]),
         colour: (r, c) => palette[Math.round(value(r, c) * 127) + 127],
-        texts: (r, c) => (mode === "scores" ? [2, 1].map((digits) => short(score(r, c) * largest, digits))
-          : [together ? percent(100 * share(r, c), 0) : share(r, c) ? "+" : "−"]),
+        texts: (r, c) => (mode === "scores" ? [...[2, 1].map((digits) => short(score(r, c) * largest, digits)), sign(score(r, c))]
+          : [together ? percent(100 * share(r, c), 0) : sign(share(r, c) ? 1 : -1)]),
         describe: (r, c) => `${names[r]} with ${names[c]}: ${words(r, c)} ${short(score(r, c) * largest, 3)}`,
       };
     },
@@ -230,7 +230,7 @@ function confusionSection(arms) {
       return {
         shown: seenAfter(arm, position),
         colour: (r, c) => palette[Math.round(100 * share(r, c))],
-        texts: (r, c) => (share(r, c) >= 0.005 ? [percent(100 * share(r, c), 0)] : []),
+        texts: (r, c) => [share(r, c) >= 0.005 ? percent(100 * share(r, c), 0) : ""],
         describe: (r, c) => `${names[r]} taken for ${names[c]}: ${percent(100 * share(r, c))} % (${counts[first + r * C + c]} of ${totals[r]})`,
       };
     },
