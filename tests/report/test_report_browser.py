@@ -177,11 +177,14 @@ def test_sliders_change_the_map(show, html, section):
 
 def test_play_goes_through_all_positions_and_stops(show, html):
     page = show(html)
+    page.clock.install()
     button, position = (page.locator(f"#confusion .player {part}") for part in ("button", "output"))
     button.click()
-    wait_for(position, "After task 1 of 3")
-    wait_for(position, "After task 3 of 3")
-    wait_for(button, "▶ Play")
+    for task in (1, 2, 3):
+        assert position.inner_text() == f"After task {task} of 3"
+        assert button.inner_text() == ("⏸ Pause" if task < 3 else "▶ Play")
+        page.clock.run_for(350)
+    assert position.inner_text() == "After task 3 of 3"
 
 
 def wait_for(locator, text):
