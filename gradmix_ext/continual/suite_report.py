@@ -82,7 +82,8 @@ class SuiteFindings:
             self._scores().markdown(),
         ]
         for contender in suite.contenders:
-            parts += [f"## {contender}", self._differences(contender).markdown()]
+            tables = (self._differences(contender, metric).markdown() for metric in _BETTER)
+            parts += [f"## {contender}", *tables]
         parts += ["## Means", *(self._means(metric).markdown() for metric in _BETTER)]
         return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
@@ -96,19 +97,15 @@ class SuiteFindings:
         headings = ("arm", *(_HEADINGS[metric] for metric in _BETTER))
         return Table("Significantly better / no difference / worse.", headings, tuple(rows))
 
-    def _differences(self, contender: str) -> Table:
-        columns = [
-            (reference, metric)
-            for reference in self.suite.references
-            for metric in ("final_accuracy", "forgetting")
-        ]
-        found = {r: self.contrasts(contender, r) for r in self.suite.references}
+    def _differences(self, contender: str, metric: str) -> Table:
+        found = [self.contrasts(contender, reference) for reference in self.suite.references]
         rows = [
-            (setting, *(_difference(found[r].get((setting, metric))) for r, metric in columns))
+            (setting, *(_difference(each.get((setting, metric))) for each in found))
             for setting in self.suite.settings
         ]
-        headings = ("setting", *(f"{_HEADINGS[metric]} - {r}" for r, metric in columns))
-        return Table("Difference in percentage points.", headings, tuple(rows))
+        headings = ("setting", *(f"- {reference}" for reference in self.suite.references))
+        title = f"{_HEADINGS[metric]}, difference in percentage points:"
+        return Table(title, headings, tuple(rows))
 
     def _means(self, metric: str) -> Table:
         rows = []

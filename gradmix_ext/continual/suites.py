@@ -70,7 +70,6 @@ _SELECTION = Suite(
         # A convolutional network.
         "cnn": replace(_SPLIT, model="cnn", buffer_size=50, epochs=5),
         # Other streams.
-        "rotated union": replace(_MANY, dataset="digits-rotated"),
         "rotated split": replace(_MANY, dataset="digits-rotated", replay="split"),
         "permuted union": replace(_MANY, dataset="digits-permuted"),
         "corrupted split": replace(_SPLIT, dataset="digits-corrupted-2", buffer_size=50),
@@ -79,8 +78,15 @@ _SELECTION = Suite(
         "hierarchy split": replace(_HIERARCHY, replay="split"),
     },
     context=("er",),
-    references=("mixup", "random-mask[policy=redraw]", "balanced"),
-    contenders=("gradmix[criterion=mixed,policy=redraw]", "gradmix[criterion=mixed,policy=skip]"),
+    # The last two are what gradmix is without its gradients, and the published rule's control.
+    references=(
+        "mixup",
+        "random-mask",
+        "balanced",
+        "balanced[balance=0.5,per_sample_lam=true]",
+        "random-mask[preset=paper]",
+    ),
+    contenders=("gradmix", "gradmix[preset=paper]"),
     seeds=tuple(range(20)),
     quick_settings=("union 20", "split 50, short", "hierarchy split"),
 )
