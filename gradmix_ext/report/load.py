@@ -138,9 +138,8 @@ def load_run(path: str | Path) -> RunRecord:
     for label, method, augment in named:
         seeds = []
         for seed in sorted(planned):
-            file = path / "matrices" / label / f"seed-{seed}.json"
-            if file.is_file():
-                seeds.append(_read_seed(path, label, seed, file, log.get((label, seed), [])))
+            if _finished(path, label, seed):
+                seeds.append(_read_seed(path, label, seed, log.get((label, seed), [])))
             else:
                 missing.append((label, seed))
         if seeds:
@@ -172,9 +171,15 @@ def read_pairs(seed: SeedRecord) -> PairHistory:
     return PairHistory(task, epoch, allowed.astype(bool), scores.astype(np.float32))
 
 
-def _read_seed(
-    folder: Path, label: str, seed: int, file: Path, log: list[dict[str, Any]]
-) -> SeedRecord:
+def _finished(folder: Path, label: str, seed: int) -> bool:
+    """A run's log is its last file; older folders have one log for all runs."""
+    if (folder / "events").is_dir():
+        return (folder / "events" / label / f"seed-{seed}.jsonl").is_file()
+    return (folder / "matrices" / label / f"seed-{seed}.json").is_file()
+
+
+def _read_seed(folder: Path, label: str, seed: int, log: list[dict[str, Any]]) -> SeedRecord:
+    file = folder / "matrices" / label / f"seed-{seed}.json"
     values = _read_json(file)
     pairs = folder / "class_pairs" / f"{label}-seed-{seed}.npz"
     try:

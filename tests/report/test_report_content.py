@@ -216,6 +216,38 @@ def test_unfinished_runs_are_named(report, tmp_path):
     )
 
 
+def test_a_run_is_finished_when_its_own_log_is_there(report, tmp_path):
+    folder = write_run(tmp_path / "run", arms=("er", "joint"))
+    log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    (folder / "metrics.jsonl").unlink()
+    for label, seed in itertools.product(("er", "joint"), (0, 1)):
+        own = folder / "events" / label / f"seed-{seed}.jsonl"
+        own.parent.mkdir(parents=True, exist_ok=True)
+        entries = [e for e in log if (e["arm"], e["seed"]) == (label, seed)]
+        own.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    page = report(folder)
+    assert "4 of 6 runs are finished; missing: er seed 2, joint seed 2." in page.text
+    losses = [[e["loss"] for e in log if e["arm"] == "er" and e["seed"] == s and "loss" in e]
+              for s in (0, 1)]  # fmt: skip
+    np.testing.assert_allclose(page.arm("er")["loss"]["mean"], np.mean(losses, axis=0), rtol=1e-4)
+
+
+def test_baseline_test_and_commands_are_those_of_the_run(report, tmp_path):
+    folder = write_run(tmp_path / "run")
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    again = {"command": "gradmix compare --resume"}
+    path.write_text(
+        json.dumps(config | {"baseline": "joint", "test": "wilcoxon", "resumed": [again]})
+    )
+    page = report(folder)
+    chosen = re.search(r"<option[^>]* selected>([^<]*)<", page.text)
+    assert chosen[1] == "joint"
+    assert "Wilcoxon signed-rank test" in page.text
+    assert "Continued by:" in page.text
+    assert "<code>gradmix compare --resume</code>" in page.text
+
+
 def test_several_folders(report, tmp_path):
     one = write_run(tmp_path / "one", arms=("er",))
     two = write_run(tmp_path / "two", arms=("gradmix",), seeds=(1, 2, 9), epochs=3)
@@ -285,6 +317,11 @@ BAD = [
     ("config.json", b"\xff", "config.json is not valid JSON"),
     ("config.json", b"[]", "config.json does not hold a JSON object"),
     ("config.json", b'{"arms": 3}', "config.json does not hold a run"),
+    (
+        "config.json",
+        b'{"arms": [], "seeds": [], "settings": {}, "test": "z"}',
+        "config.json does not hold a run: ValueError(\"unknown test 'z'\")",
+    ),
     ("config.json", b'{"arms": [], "seeds": [], "settings": {}}', "holds no finished run yet"),
     (SEED, b"{}", "seed-0.json, or the log of its run, is corrupt: KeyError('task_classes')"),
     (SEED, b'{"task_classes": [[0], [1]], "accuracy_matrix": [[1]]}', "accuracy_matrix must be"),
