@@ -207,7 +207,8 @@ _REPLAY = section(
         "--replay",
         type=click.Choice(["union", "split"]),
         default="union",
-        help="union: current data and buffer shuffled together. split: a batch of each per step.",
+        help="union: current data and buffer shuffled together. split: a batch of each per step; "
+        "er-ace and der++ always have that.",
     ),
 )
 

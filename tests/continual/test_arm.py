@@ -60,9 +60,9 @@ def test_a_method_has_settings_too() -> None:
     assert dict(arm.options) == {"policy": "skip"}
     trainer = Experiment(TINY, []).trainer(arm, seed=0)
     assert (trainer.method.distill_weight, trainer.method.replay_weight) == (0.3, 1)
-    arm = Arm.parse("er-ace[replay=split]")
+    arm = Arm.parse("icarl[replay=split]")
     assert Experiment(TINY, []).trainer(arm, seed=0).method.replay == "split"
-    assert arm != Arm.parse("er-ace") == Arm.parse("er-ace+none")
+    assert arm != Arm.parse("icarl") == Arm.parse("icarl+none")
 
 
 def test_names_with_signs_in_them() -> None:
@@ -97,7 +97,7 @@ def test_arms_are_equal_if_they_are_the_same_run() -> None:
         ("der+", "unknown arm 'der\\+'"),
         ("der+gradmix", "unknown arm"),
         ("der++++gradmix", "unknown arm"),
-        ("mixup[policy=skip]", "mixup has no setting 'policy'; it has alpha, fixed_lam,"),
+        ("mixup[policy=skip]", "mixup has no setting 'policy'; it has alpha, balance,"),
         ("gradmix[generator=1]", "no setting 'generator'"),
     ],
 )

@@ -52,8 +52,8 @@ def method_by_name(name: str, replay: str = "union", **options: Any) -> Method:
 
     Args:
         name: One of :data:`METHODS`.
-        replay: How ER, ER-ACE and iCaRL replay, ``"union"`` or ``"split"``; the other methods have
-            one way only.
+        replay: How ER and iCaRL replay, ``"union"`` or ``"split"``; the other methods have one way
+            only.
         **options: Settings of any method, such as ``distill_weight``; those that this one does not
             have are left out.
 

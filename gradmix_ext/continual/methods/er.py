@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
-from gradmix_ext.continual.data import concatenate
+from gradmix_ext.continual.data import RawInputs, concatenate
 from gradmix_ext.continual.feed import Batch
 from gradmix_ext.continual.methods.base import Stage
 from gradmix_ext.continual.methods.rehearsal import Rehearsal
@@ -32,11 +33,14 @@ class ER(Rehearsal):
 
     def batches(self, stage: Stage) -> Iterator[Batch]:
         """Current and buffered samples, put together as `replay` says."""
-        buffer, current = self.buffer(stage), len(stage.task.train_y)
-        x, y = stage.task.train_x, stage.task.train_y
-        if buffer.data is not None:
-            x, y = concatenate([x, buffer.data[0]]), torch.cat([y, buffer.data[1]])
+        x, y = self.pool(stage)
         if self.replay == "union":
             return stage.feed.batches(x, y, stage.order(len(y)))
-        order = stage.order(current)
-        return stage.feed.batches(x, y, split_replay(order, current, buffer, stage.batch_size))
+        current = len(stage.task.train_y)
+        order = split_replay(stage.order(current), current, self.buffer(stage), stage.batch_size)
+        return stage.feed.batches(x, y, order)
+
+    def pool(self, stage: Stage) -> tuple[RawInputs, Tensor]:
+        """Current samples and, after them, the buffered ones."""
+        x, y, held = stage.task.train_x, stage.task.train_y, self.buffer(stage).data
+        return (x, y) if held is None else (concatenate([x, held[0]]), torch.cat([y, held[1]]))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from gradmix_ext.continual.feed import Batch
 from gradmix_ext.continual.methods.base import Stage, widened
 from gradmix_ext.continual.methods.er import ER
 from gradmix_ext.mixers import MixedBatch
@@ -17,30 +20,56 @@ class ERACE(ER):
 
     The softmax of a current sample runs over the classes of the current task alone, that of a
     replayed one over all classes seen (Caccia et al. 2022). Each of the two hard labels of a mixed
-    sample keeps its own softmax::
+    sample keeps the softmax S of the sample that it comes from::
 
-        loss = λ · CE(z, a; S(a)) + (1-λ) · CE(z, b; S(b))
+        loss = mean over the batch of  λ · CE(z, a; S_a) + (1-λ) · CE(z, b; S_b)
 
-    with S(k) the current classes if k is one of them, and all seen ones otherwise. The paper, where
-    samples come as a stream without tasks, takes the classes of the incoming batch for the current
-    ones.
-
-    Args:
-        replay: As :class:`ER`; the paper's is ``"split"``.
+    Only replayed samples weigh old against new classes, so some of them have to be new: each is
+    drawn from the current task with the probability of its share in the classes seen, and from the
+    buffer otherwise. The paper's buffer, filled all the time from a stream without tasks, holds
+    such samples by itself; there the classes of the incoming batch are the current ones.
     """
 
+    def __init__(self) -> None:
+        super().__init__("split")
+
+    def batches(self, stage: Stage) -> Iterator[Batch]:
+        """A batch of current and a batch of replayed samples in every step."""
+        x, y = self.pool(stage)
+        return stage.feed.batches(x, y, self._order(stage))
+
     def loss(self, stage: Stage, batch: MixedBatch, logits: Tensor) -> Tensor:
-        """Cross-entropy over the classes that each label competes with.
+        """Cross-entropy, each label over the classes that it competes with.
 
         CE(z, k; current) = CE(z, k; seen) + log P(current), P by the softmax over the seen classes;
-        so the current labels, by their weight, add log P(current) to the loss of ER.
+        so the labels of current samples, by their share, add log P(current) to the loss of ER.
         """
         loss = super().loss(stage, batch, logits)
-        is_current = stage.current_mask.to(batch.lam)
-        weight = torch.lerp(is_current[batch.partner_target], is_current[batch.target], batch.lam)
+        if not len(self.buffer(stage)):
+            return loss
+        row = torch.arange(len(logits), device=logits.device)
+        is_current = (row < len(logits) - stage.batch_size).to(batch.lam)
+        share = torch.lerp(is_current[batch.partner], is_current, batch.lam)
         z = widened(logits)
         seen, current = (
             z.masked_fill(~mask, -torch.inf).logsumexp(1)
             for mask in (stage.seen_mask, stage.current_mask)
         )
-        return loss + batch.weighted(weight * (current - seen)).mean()
+        return loss + batch.weighted(share * (current - seen)).mean()
+
+    def _order(self, stage: Stage) -> Iterator[Tensor]:
+        """The batches of an epoch, as positions in the pool."""
+        buffer, samples, generator = self.buffer(stage), len(stage.task.train_y), stage.generator
+        new_share = len(stage.task.classes) / sum(len(t.classes) for t in (*stage.past, stage.task))
+        for index in stage.order(samples):
+            if not len(buffer):
+                yield index
+                continue
+            where = index.device if generator is None else generator.device
+            size = (2, stage.batch_size)
+            noise = torch.rand(size, dtype=torch.float64, generator=generator, device=where)
+            new, which = noise.to(index.device)
+            replayed = torch.where(
+                new < new_share, (which * samples).long(), buffer.draw(stage.batch_size) + samples
+            )
+            yield torch.cat([index, replayed])
