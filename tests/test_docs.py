@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import gradmix_ext
 from gradmix_ext.cli import cli
+from gradmix_ext.continual.datasets import registry
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -69,6 +70,7 @@ EXAMPLES = [
 @pytest.mark.parametrize(("page", "example"), EXAMPLES)
 def test_python_example(page, example, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_LOADERS", dict(registry._LOADERS))  # examples may add their own
     exec(compile(example, page.name, "exec"), CONTEXT.get(page.name, dict)())
 
 

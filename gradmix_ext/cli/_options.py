@@ -194,8 +194,9 @@ _REPLAY = section(
     _option(
         "--buffer-policy",
         type=click.Choice(["reservoir", "class-balanced", "herding"]),
-        default="class-balanced",
-        help="Which samples are kept: a uniform draw of all, of each class, or iCaRL's exemplars.",
+        help="Which samples are kept: a uniform draw of all, of each class, or iCaRL's exemplars.  "
+        "[default: herding for icarl, else class-balanced]",
+        show_default=False,
     ),
     _option(
         "--fill-buffer",

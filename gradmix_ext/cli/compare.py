@@ -41,7 +41,8 @@ AUGMENT   none         no mixing
 Both may have settings of their own: gradmix[policy=skip,samples_per_pair=4],
 der++[replay_weight=1]+mixup.
 
-Without arms: finetune er mixup balanced random-mask gradmix joint.
+Without arms: finetune er mixup balanced random-mask gradmix[preset=paper]
+gradmix joint.
 
 \b
 Examples:

@@ -26,7 +26,16 @@ from gradmix_ext.mixers import Mixer, by_name
 
 __all__ = ["DEFAULT_ARMS", "Arm", "Experiment", "ExperimentConfig", "Run"]
 
-DEFAULT_ARMS = ("finetune", "er", "mixup", "balanced", "random-mask", "gradmix", "joint")
+DEFAULT_ARMS = (
+    "finetune",
+    "er",
+    "mixup",
+    "balanced",
+    "random-mask",
+    "gradmix[preset=paper]",
+    "gradmix",
+    "joint",
+)
 
 # Settings that go to the mixer; each mixer takes those that it knows, and keeps its own default
 # where one is None.
@@ -53,7 +62,8 @@ class ExperimentConfig:
     """Settings shared by all arms and seeds; the names are those of the command line.
 
     `tasks` and `increment` are as in :func:`class_incremental`; a `class_order_seed` of None takes
-    each run's own seed, so that seeds differ in class order too. `fill_buffer` is the `fill` of
+    each run's own seed, so that seeds differ in class order too. A `buffer_policy` of None is that
+    of the method: herding for iCaRL, class-balanced for the others. `fill_buffer` is the `fill` of
     :class:`ReplayBuffer`; without it classes have equal shares and the rest stays empty.
     `download` to `hflip` are as in :func:`load_dataset`, `model`, `stem` and `hidden` as in
     :func:`build_model`, and what is left as in :class:`Trainer`.
@@ -69,7 +79,7 @@ class ExperimentConfig:
     class_order_seed: int | None = None
     replay: str = "union"
     buffer_size: int = 20
-    buffer_policy: str = "class-balanced"
+    buffer_policy: str | None = None
     fill_buffer: bool = False
     epochs: int = 10
     batch_size: int = 64
@@ -206,7 +216,10 @@ class Experiment:
         if method.uses_buffer:
             generator = random_stream(seed, 3, self.device)
             buffer = ReplayBuffer(
-                config.buffer_size, config.buffer_policy, generator, config.fill_buffer
+                config.buffer_size,
+                config.buffer_policy or method.buffer_policy,
+                generator,
+                config.fill_buffer,
             )
         return Trainer(
             model=self.model,

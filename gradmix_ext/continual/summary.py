@@ -29,9 +29,10 @@ def describe(comparison: Comparison) -> str:
     scenario = comparison.experiment.scenario(comparison.seeds[0])
     sizes = [len(task.classes) for task in scenario]
     shape = f"x {sizes[0]}" if len(set(sizes)) == 1 else "of " + "+".join(map(str, sizes))
+    policy = config.buffer_policy or "policy of the method"
     return (
         f"{scenario.name}: {len(sizes)} tasks {shape} classes, "
-        f"buffer {config.buffer_size} ({config.buffer_policy}, {config.replay}), "
+        f"buffer {config.buffer_size} ({policy}, {config.replay}), "
         f"{config.epochs} epochs a task, batch {config.batch_size}, lr {config.lr:g}"
     )
 

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from gradmix_ext.continual.checkpoint import CheckpointError
 from gradmix_ext.continual.evaluate import Evaluation, Evaluator
 from gradmix_ext.continual.feed import Feed
+from gradmix_ext.continual.methods import Method
 from gradmix_ext.continual.result import Result
 from gradmix_ext.continual.scenario import Scenario
 from gradmix_ext.mixers import Mixer
@@ -129,10 +130,20 @@ class TrainingState:
             "seed": trainer.seed,
             "epochs": trainer.epochs,
             "batch_size": trainer.batch_size,
-            "method": type(trainer.method).__name__,
-            "mixer": type(self.mixer).__name__,
+            "method": _described(trainer.method),
+            "mixer": _described(self.mixer),
             "buffer": None if trainer.buffer is None else trainer.buffer.capacity,
             "tasks": [list(task.classes) for task in self.scenario],
             "amp": str(trainer.amp),
             "callbacks": len(trainer.callbacks),
         }
+
+
+def _described(part: Method | Mixer) -> str:
+    """The class of a part with its plain settings, such as ``Mixup(balance=0.5)``."""
+    plain = {
+        name: value
+        for name, value in sorted(vars(part).items())
+        if not name.startswith("_") and isinstance(value, int | float | str) and name != "epoch"
+    }
+    return f"{type(part).__name__}({', '.join(f'{name}={value}' for name, value in plain.items())})"

@@ -339,7 +339,7 @@ def test_arms():
     assert Arm.parse("er") == Arm("er", "er", "none")
     assert Arm.parse("mixup") == Arm("mixup", "er", "mixup")
     assert Arm.parse("joint+gradmix") == Arm("joint+gradmix", "joint", "gradmix")
-    assert [Arm.parse(a).method for a in DEFAULT_ARMS] == ["finetune", *["er"] * 5, "joint"]
+    assert [Arm.parse(a).method for a in DEFAULT_ARMS] == ["finetune", *["er"] * 6, "joint"]
 
 
 def start(*args: str, cwd: Path) -> subprocess.Popen[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from gradmix_ext import GradMix
 from gradmix_ext.continual import (
     ArrayDataset,
     Callback,
@@ -198,7 +199,9 @@ def test_a_checkpoint_of_another_training_is_an_error(tmp_path):
     path = tmp_path / "state.pt"
     with pytest.raises(InterruptionError):
         run(path, 3)
-    with pytest.raises(CheckpointError, match="with mixer = GradMix, this one has Mixup"):
+    with pytest.raises(CheckpointError, match=r"threshold=0.0.*, this one has .*threshold=0.5"):
+        run(path, mixer=GradMix(6, threshold=0.5))
+    with pytest.raises(CheckpointError, match=r"with mixer = GradMix\(.*, this one has Mixup\("):
         run(path, mixer="mixup")
 
 
