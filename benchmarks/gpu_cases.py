@@ -148,6 +148,41 @@ def partners(n: int, c: int) -> Workload:
     return Workload(f"draw_partners {n} of {c} classes", cases)
 
 
+def batches(n: int, dtype: torch.dtype) -> Workload:
+    pool = torch.randint(256, (50_000, 3, 32, 32), device="cuda", dtype=torch.uint8)
+    index, partner = torch.randint(len(pool), (2, n), device="cuda")
+    lam, noise = torch.rand(n, device="cuda"), torch.rand(n, 2, 3, device="cuda")
+    mean, std = torch.rand(3, device="cuda"), torch.rand(3, device="cuda") + 0.1
+    options = {"mean": mean, "std": std, "padding": 4, "hflip": True, "noise": noise}
+    args = pool, index, partner, lam
+    last = {"memory_format": torch.channels_last}
+    weight = lam.view(-1, 1, 1, 1)
+    pixel = torch.arange(32, device="cuda")
+
+    def role(position: torch.Tensor, draw: torch.Tensor) -> torch.Tensor:
+        shift = (draw[:, :2] * 9).long()
+        rows, columns = (shift[:, k, None] + pixel for k in range(2))
+        columns = torch.where(draw[:, 2:] < 0.5, columns.flip(1), columns)
+        images = F.pad(pool[position], (4, 4, 4, 4))
+        at = torch.arange(n, device="cuda")[:, None, None]
+        crop = images[at, :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+        return ((crop / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)).to(dtype)
+
+    def eager() -> torch.Tensor:
+        mixed = weight * role(index, noise[:, 0]) + (1 - weight) * role(partner, noise[:, 1])
+        return mixed.to(dtype)
+
+    ours = gx.ops.gather_augment_mixup
+    cases: dict[str, Case] = {
+        "gradmix_ext": lambda: ours(*args, **options, dtype=dtype),
+        "gradmix_ext channels_last": lambda: ours(*args, **options, **last, dtype=dtype),
+        "eager": eager,
+        "torch.compile": torch.compile(eager),
+    }
+    name = f"gather_augment_mixup {n}x3x32x32 {str(dtype)[6:]}"
+    return Workload(name, cases, moved=n * 3072 * (2 + dtype.itemsize))
+
+
 def workloads() -> Iterator[Workload]:
     for shape in ((1024, 3, 32, 32), (256, 3, 224, 224)):
         for dtype in (torch.float32, torch.bfloat16):
@@ -158,6 +193,8 @@ def workloads() -> Iterator[Workload]:
         yield gram(n, 100, 512, dtype)
     yield scores(4096, 100, 512)
     yield partners(1024, 100)
+    for dtype in (torch.float32, torch.bfloat16):
+        yield batches(512, dtype)
 
 
 def microseconds(case: Case, flush: torch.Tensor) -> list[float]:
@@ -217,6 +254,12 @@ def call_each() -> None:
         for logits in (z.detach().requires_grad_(), wide):
             label = y[: len(logits)]
             gx.ops.mixup_cross_entropy(logits, label, label, 0.3, label_smoothing=0.1).backward()
+        images = torch.randint(256, (40, 3, 12, 17), device="cuda", dtype=torch.uint8)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            gx.ops.gather_augment_mixup(
+                images, y, y2, lam, mean=lam[:3], std=lam[:3] + 1, padding=2, hflip=True,
+                dtype=dtype, memory_format=layout,
+            )  # fmt: skip
         gx.ops.class_gradients(h, z, y)
         for algorithm in ("pairwise", "classwise"):
             gx.ops.class_gram(h, z, y, algorithm=algorithm)

@@ -139,10 +139,11 @@ inline Tensor fill_uniform(const Tensor& t) {
 }
 
 // The position in [0, count) that a number in [0, 1) stands for; numbers outside, NaN too, cannot lead outside.
-inline int64_t position_of(double noise, int64_t count) {
-  const double at = noise * static_cast<double>(count);
+template <class A>
+inline int64_t position_of(A noise, int64_t count) {
+  const A at = noise * static_cast<A>(count);
   if (!(at > 0)) return 0;
-  return at < static_cast<double>(count) ? static_cast<int64_t>(at) : count - 1;
+  return at < static_cast<A>(count) ? static_cast<int64_t>(at) : count - 1;
 }
 
 }  // namespace gradmix

@@ -24,16 +24,15 @@ class Columns {
         width_(batch.width),
         column_stride_(batch.column_stride),
         channel_stride_(batch.channel_stride),
-        padding_(batch.padding),
-        lines_(2 * (2 * batch.padding + 1)) {}
+        lines_(2 * (2 * batch.width + 1)) {}
 
   int64_t line() const { return width_ * interleaved_; }
   int64_t span() const { return (width_ - 1) * column_stride_ + (interleaved_ - 1) * channel_stride_ + 1; }
 
-  // `start` is that of the crop in the padded image.
-  const Line& at(int64_t start, bool flip) {
-    Line& made = lines_[2 * start + (flip ? 1 : 0)];
-    if (made.per_block == 0) make(made, start - padding_, flip);
+  const Line& at(int64_t shift, bool flip) {
+    shift = std::clamp(shift, -width_, width_);  // already all black
+    Line& made = lines_[2 * (shift + width_) + (flip ? 1 : 0)];
+    if (made.per_block == 0) make(made, shift, flip);
     return made;
   }
 
@@ -81,7 +80,7 @@ class Columns {
     return tap;
   }
 
-  int64_t interleaved_, width_, column_stride_, channel_stride_, padding_;
+  int64_t interleaved_, width_, column_stride_, channel_stride_;
   std::vector<Line> lines_;
 };
 
@@ -121,10 +120,10 @@ Tensor gather_augment_mixup(const Tensor& images, const Tensor& index, const std
   const float* random = noise ? static_cast<const float*>(noise->const_data_ptr()) : nullptr;
   const auto view = [&](int64_t image, int64_t i, int64_t role, double share) {
     const float* draw = random + (i * roles + role) * 3;
-    const auto start = [&](int k) { return random != nullptr ? position_of(draw[k], 2 * padding + 1) : padding; };
-    const Columns::Line& line = columns.at(start(1), hflip && draw[2] < 0.5f);
+    const auto shift = [&](int k) { return random != nullptr ? position_of(draw[k], 2 * padding + 1) - padding : 0; };
+    const Columns::Line& line = columns.at(shift(1), hflip && draw[2] < 0.5f);
     return ImageView{static_cast<const uint8_t*>(images.const_data_ptr()) + image * batch.image_stride, line.taps.data(), line.per_block,
-                     start(0) - padding, share};
+                     shift(0), share};
   };
   std::vector<ImageView> views(2 * samples);
   for (int64_t i = 0; i < samples; ++i) {

@@ -68,16 +68,28 @@ __device__ A value_at(const Weights& w, int64_t i) {
 }
 
 // The position in [0, count) that a number in [0, 1) stands for; numbers outside, NaN too, cannot lead outside.
-__device__ inline int64_t position_of(double noise, int64_t count) {
-  const double at = noise * static_cast<double>(count);
+template <class A>
+__device__ int64_t position_of(A noise, int64_t count) {
+  const A at = noise * static_cast<A>(count);
   if (!(at > 0)) return 0;
-  return at < static_cast<double>(count) ? static_cast<int64_t>(at) : count - 1;
+  return at < static_cast<A>(count) ? static_cast<int64_t>(at) : count - 1;
 }
 
 __device__ inline float exponential(float x) { return expf(x); }
 __device__ inline double exponential(double x) { return exp(x); }
 __device__ inline float logarithm(float x) { return logf(x); }
 __device__ inline double logarithm(double x) { return log(x); }
+// Within one unit in the last place in float32: exact division is a call.
+__device__ inline float reciprocal(float x) {
+#ifdef __CUDA_ARCH__
+  float result;
+  asm("rcp.approx.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+#else
+  return 1 / x;
+#endif
+}
+__device__ inline double reciprocal(double x) { return 1 / x; }
 __device__ inline float larger(float a, float b) { return fmaxf(a, b); }
 __device__ inline double larger(double a, double b) { return fmax(a, b); }
 

@@ -40,6 +40,29 @@ struct MixupBackwardParams {
 };
 cudaError_t launch_masked_mixup_backward(const MixupBackwardParams&, cudaStream_t);
 
+// out[i] = lam_i A(images[index[i]]) + (1 - lam_i) A'(images[partner_index[i]]) where mask_i, else A(images[index[i]]). A shifts, mirrors
+// and takes the value u of a pixel to (u / 255 - mean) / std. An image that does not exist is black as a sample and no partner.
+struct GatherAugmentMixupParams {
+  const uint8_t* images;
+  int64_t image_stride, channel_stride, row_stride, column_stride;  // bytes
+  int64_t count;                                                    // of images
+  int channels, height, width;                                      // of an image, whose elements are fewer than 2^31
+  const int64_t* index;
+  const int64_t* partner_index;  // null: mix no sample
+  Weights lam;
+  const uint8_t* mask;  // null: mix every sample
+  Weights mean, std;    // of the channels
+  const float* noise;   // [N, roles, 3] (dy, dx, flip) of the sample and of the partner; null: neither crop nor flip
+  int roles;
+  int64_t padding;
+  bool hflip;
+  int64_t samples;
+  void* out;  // [N, ch, H, W], channels last or contiguous
+  bool channels_last;
+  DType dtype;
+};
+cudaError_t launch_gather_augment_mixup(const GatherAugmentMixupParams&, cudaStream_t);
+
 // Stable order of the samples by an integer key: index (`bound` where it is out of range or masked), or the noise.
 struct OrderParams {
   const int64_t* index;  // null: by noise

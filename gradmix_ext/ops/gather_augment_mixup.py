@@ -57,8 +57,8 @@ def gather_augment_mixup(
         hflip: Whether to flip left and right.
         noise: Uniform numbers [N, 2, 3] (float32; [N, 1, 3] without partners) in [0, 1) that decide
             the augmentation of (sample, partner) by (dy, dx, flip): the crop starts at
-            ``floor(noise · (2 · padding + 1))``, and below 0.5 the crop is flipped. Drawn where
-            they are needed and not given.
+            ``floor(noise · (2 · padding + 1))`` in the padded image, and below 0.5 the crop is
+            flipped. Drawn where they are needed and not given.
         generator: Source of the randomness, on the device of ``images``.
         layout: ``"chw"`` or ``"hwc"``: the order of the dimensions of ``images`` after the first.
         dtype: float32, float64, float16 or bfloat16. Arithmetic is in float32 (float64 for

@@ -132,10 +132,7 @@ def _augmented(
     if noise is not None:
         if hflip:
             columns = torch.where(noise[:, 2:] < 0.5, width - 1 - columns, columns)
-        # in float64 the product is exact, so that all backends agree on its floor
-        start = (
-            (noise[:, :2].double() * (2 * padding + 1)).nan_to_num().clamp(0, 2 * padding).long()
-        )
+        start = (noise[:, :2] * (2 * padding + 1)).nan_to_num().clamp(0, 2 * padding).long()
         shift = start - padding
         rows, columns = rows + shift[:, :1], columns + shift[:, 1:]
     inside = ((index >= 0) & (index < count))[:, None, None]

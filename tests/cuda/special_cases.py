@@ -13,6 +13,7 @@ OPS = (
     "class_gram",
     "pair_scores",
     "draw_partners",
+    "gather_augment_mixup",
 )
 # Odd, beyond a warp's row; packets, held by a warp; beyond a warp's row; several tiles.
 WIDE = ((3, 1031, 2), (5, 64, 8), (2, 1040, 64), (200, 6, 129))

@@ -199,6 +199,25 @@ class TestOutOfRange:
             assert not mask[1]
             assert not (mask & (partner == 1)).any()
 
+    @pytest.mark.parametrize("bad", bad)
+    def test_images(self, bad, emulated):
+        """An image that does not exist is black as a sample and leaves alone as a partner."""
+        images = torch.randint(256, (5, 3, 4, 6), dtype=torch.uint8)
+        index, partner = torch.tensor([1, bad, 0, bad]), torch.tensor([2, 3, bad, bad])
+        with_black = torch.cat([images, torch.zeros_like(images[:1])])
+        options = {
+            "mean": torch.rand(3), "std": torch.rand(3) + 0.1, "padding": 1, "hflip": True,
+            "noise": torch.rand(4, 2, 3),
+        }  # fmt: skip
+        lam, mask = torch.rand(4), torch.tensor([True, True, False, False])
+        got = emulated.gather_augment_mixup(images, index, partner, lam, **options)
+        index, partner = (torch.where(t == bad, 5, t) for t in (index, partner))
+        want = gx.reference.gather_augment_mixup(with_black, index, partner, lam, mask, **options)
+        torch.testing.assert_close(got, want)
+        nothing = emulated.gather_augment_mixup(images[:0], index, partner, lam, **options)
+        black = (-options["mean"] / options["std"]).view(3, 1, 1)
+        torch.testing.assert_close(nothing, black.expand(4, 3, 4, 6))
+
 
 def test_noise_is_drawn_where_none_is_given(emulated):
     y, allowed = torch.zeros(200, dtype=torch.int64), torch.ones(1, 1, dtype=torch.bool)
@@ -208,6 +227,12 @@ def test_noise_is_drawn_where_none_is_given(emulated):
     assert mask.all()
     assert not torch.equal(first, second)
     assert len(first.unique()) > 100
+    images = torch.randint(256, (4, 3, 20, 20), dtype=torch.uint8)
+    options = {"mean": torch.zeros(3), "std": torch.ones(3), "padding": 9}
+    first, second = (
+        emulated.gather_augment_mixup(images, torch.arange(4), **options) for _ in range(2)
+    )
+    assert not torch.equal(first, second)
 
 
 def test_bad_arguments_are_refused(emulated):
@@ -220,3 +245,10 @@ def test_bad_arguments_are_refused(emulated):
         emulated.masked_mixup(x, partner, torch.rand(3))
     with pytest.raises(RuntimeError, match="class_gram: algorithm must be auto, pairwise"):
         emulated.class_gram(x, x, partner.clamp(max=2), algorithm="none")
+    images, one = torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.ones(3)
+    with pytest.raises(RuntimeError, match="gather_augment_mixup: mean must be a scalar or have 3"):
+        emulated.gather_augment_mixup(images, partner, mean=one[:2], std=one)
+    with pytest.raises(RuntimeError, match="gather_augment_mixup: layout must be chw or hwc"):
+        emulated.gather_augment_mixup(images, partner, mean=one, std=one, layout="nchw")
+    with pytest.raises(RuntimeError, match="gather_augment_mixup: partner_index and lam come"):
+        emulated.gather_augment_mixup(images, partner, partner, mean=one, std=one)

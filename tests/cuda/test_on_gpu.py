@@ -107,6 +107,11 @@ def typical(op: str):
     direction = torch.randn(c, d, generator=make), torch.randn(c, generator=make)
     allowed = torch.rand(c, c, generator=make) < 0.3
     noise = torch.rand(n, generator=make, dtype=torch.float64)
+    images = torch.randint(256, (c, 3, 32, 32), generator=make, dtype=torch.uint8)
+    augmentation = {
+        "mean": torch.rand(3, generator=make), "std": torch.rand(3, generator=make) + 0.1,
+        "padding": 4, "hflip": True, "noise": torch.rand(n, 2, 3, generator=make),
+    }  # fmt: skip
     args, kwargs = {
         "masked_mixup": ((h, partner, lam), {}),
         "mixup_cross_entropy": ((z, y, y2, lam), {}),
@@ -114,6 +119,7 @@ def typical(op: str):
         "class_gram": ((h, z, y), {"algorithm": "pairwise"}),
         "pair_scores": ((h, z, y, y2, lam, *direction), {"num_classes": c}),
         "draw_partners": ((y, allowed), {"noise": noise}),
+        "gather_augment_mixup": ((images, y, y2, lam), augmentation),
     }[op]
     moved = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()}
     return getattr(gx.ops, op), [t.cuda() for t in args], moved
@@ -209,6 +215,19 @@ def test_out_of_range_partners_stay_unmixed(bad):
     torch.cuda.synchronize()
 
 
+@pytest.mark.parametrize("bad", [-1, 10**12, 5])
+def test_images_out_of_range_are_black_and_no_partners(bad):
+    images = torch.randint(256, (5, 3, 8, 8), device="cuda", dtype=torch.uint8)
+    index, partner = torch.tensor([[1, bad, 0], [2, 3, bad]], device="cuda")
+    options = {"mean": torch.rand(3).cuda(), "std": torch.rand(3).cuda() + 0.1}
+    got = gx.ops.gather_augment_mixup(images, index, partner, 0.25, **options)
+    black = torch.cat([images, torch.zeros_like(images[:1])])
+    index, partner = (torch.where(t == bad, 5, t) for t in (index, partner))
+    mask = torch.tensor([True, True, False], device="cuda")
+    want = gx.reference.gather_augment_mixup(black, index, partner, 0.25, mask, **options)
+    torch.testing.assert_close(got, want)
+
+
 def free_bytes() -> int:
     return torch.cuda.mem_get_info()[0]
 
@@ -225,6 +244,18 @@ def test_more_than_2_31_elements_of_a_batch():
             a, b = x[i, at : at + 5].float(), x[partner[i], at : at + 5].float()
             want = lam[i] * a + (1 - lam[i]) * b
             torch.testing.assert_close(out[i, at : at + 5].float(), want, rtol=1e-3, atol=1e-3)
+
+
+def test_a_data_set_of_more_than_2_31_bytes():
+    count, size = (1 << 22) + 5, 3 * 16 * 16
+    if free_bytes() < 2 * count * size:
+        pytest.skip(f"needs {2 * count * size / 2**30:.0f} GiB of GPU memory")
+    images = torch.randint(256, (count, 3, 16, 16), device="cuda", dtype=torch.uint8)
+    index = torch.tensor([0, 1 << 21, count - 1], device="cuda")
+    options = {"mean": torch.zeros(3).cuda(), "std": torch.ones(3).cuda()}
+    out = gx.ops.gather_augment_mixup(images, index, index.flip(0), 0.5, **options)
+    want = (images[index].double() + images[index.flip(0)].double()) / 510
+    torch.testing.assert_close(out.double(), want)
 
 
 def test_more_than_2_31_logits():

@@ -42,7 +42,7 @@ def augmented(image, noise, padding, hflip):
     _, h, w = image.shape
     if noise is None:
         return image
-    top, left = (min(int(r * (2 * padding + 1)), 2 * padding) for r in noise[:2])
+    top, left = (min(int(np.float32(r) * (2 * padding + 1)), 2 * padding) for r in noise[:2])
     image = np.pad(image, ((0, 0), (padding, padding), (padding, padding)))
     image = image[:, top : top + h, left : left + w]
     return image[:, :, ::-1] if hflip and noise[2] < 0.5 else image

@@ -182,6 +182,22 @@ def test_no_images_and_no_samples(module, backend):
         module.gather_augment_mixup(data(0), torch.tensor([0]), **PLAIN)
 
 
+def test_reference_without_value_checks(monkeypatch):
+    """As on a GPU without kernels: what does not exist is black, and as a partner left out."""
+    images, black = data(4), torch.zeros(1, 3, 9, 11, dtype=torch.uint8)
+    index, partner = torch.tensor([1, -1, 0, 4]), torch.tensor([2, 3, 9, 9])
+    options = {**PLAIN, "padding": 1, "noise": torch.rand(4, 2, 3)}
+    mask = torch.tensor([True, True, False, False])
+    want = gx.reference.gather_augment_mixup(
+        torch.cat([images, black]), index % 5, partner.clamp(max=4), 0.25, mask, **options
+    )
+    monkeypatch.setattr("gradmix_ext._checks.values_checked", lambda device: False)
+    got = gx.reference.gather_augment_mixup(images, index, partner, 0.25, **options)
+    assert torch.equal(got, want)
+    nothing = gx.reference.gather_augment_mixup(images[:0], index, partner, 0.25, **options)
+    assert (nothing == 0).all()
+
+
 def test_compiles_without_a_graph_break(backend):
     images, mean, std = data(), torch.rand(3), torch.rand(3) + 0.1
 
