@@ -64,68 +64,76 @@ GRADMIX_INLINE void widen_bytes(vb bytes, vd* v) {
   }
 }
 
-// The first `count` elements of a block.
+// The first `count` elements of a block, where it reaches beyond the sample.
 template <class T, class V>
-GRADMIX_INLINE void store_first(T* p, const V* v, int count) {
+__attribute__((noinline, cold)) void store_first(T* p, const V* v, int64_t count) {
   constexpr int w = lanes<acc_t<T>>;
-  for (int k = 0; k * w < count; ++k) store_part(p + k * w, v[k], count - k * w < w ? count - k * w : w);
+  for (int k = 0; k * w < count; ++k) store_part(p + k * w, v[k], static_cast<int>(count - k * w < w ? count - k * w : w));
 }
 
-// One line of an image, seen through the crop and flip of its view. Whole: every block is one tap, and a line has 16 bytes at least.
+// An image through the crop and flip of its view, line by line. Whole: every block is one tap, and a line has 16 bytes at least.
 template <class A, bool Whole>
-struct ViewLine {
-  const uint8_t* bytes;
-  const ByteTap* taps;
-  int64_t taps_per_block;
+struct ViewReader {
+  const ImageView view;
   int64_t span;
-  A weight;  // 0 for a line outside of the image: what is read in its place does not count
+  const uint8_t* line;
+  const ByteTap* tap;
+  A weight;
 
-  GRADMIX_MEMBER ViewLine(const GatherAugmentMixupParams& p, const ImageView& view, int64_t plane, int64_t y)
-      : taps(view.taps), taps_per_block(view.taps_per_block), span(p.span) {
+  // The line of the output at row y of the plane that starts `offset` bytes into the image.
+  GRADMIX_MEMBER void start(int64_t offset, int64_t y, int64_t rows, int64_t row_stride) {
     const int64_t row = y + view.shift;
-    const bool inside = row >= 0 && row < p.rows;
-    bytes = view.image + plane * p.plane_stride + (inside ? row : 0) * p.row_stride;
+    const bool inside = row >= 0 && row < rows;
+    // In place of a line outside of the image another one is read, and does not count.
+    line = view.image + offset + (inside ? row : 0) * row_stride;
     weight = inside ? static_cast<A>(view.weight) : A(0);
+    tap = view.taps;
   }
-  GRADMIX_MEMBER vb read(int64_t b) const {
+  // The next 16 bytes.
+  GRADMIX_MEMBER vb next() {
     if constexpr (Whole) {
-      return pick(load_bytes(bytes + taps[b].offset), load_bytes(taps[b].control));
+      const ByteTap& only = *tap++;
+      return pick(load_bytes(line + only.offset), load_bytes(only.control));
     } else {
       vb result{};
-      for (const ByteTap* tap = taps + b * taps_per_block; tap < taps + (b + 1) * taps_per_block; ++tap)
-        result |= pick(span < block ? load_bytes(bytes, span) : load_bytes(bytes + tap->offset), load_bytes(tap->control));
+      for (const ByteTap* const end = tap + view.taps_per_block; tap < end; ++tap)
+        result |= pick(span < block ? load_bytes(line, span) : load_bytes(line + tap->offset), load_bytes(tap->control));
       return result;
     }
   }
 };
 
+// The sample that two views make. `next` are the views of the sample after it, whose bytes are asked for early.
 template <class T, bool Whole>
-void mix_views(const GatherAugmentMixupParams& p, const ImageView& own_view, const ImageView& partner_view, const ImageView* next,
-               T* out) {
+void mix_views(const GatherAugmentMixupParams p, const ImageView* views, const ImageView* next, T* out) {
   using A = acc_t<T>;
   constexpr int v = block_vectors<A>;
   const T* const sample_end = out + p.planes * p.rows * p.line;
+  const int64_t coefficient_step = p.interleaved ? block : 0;
+  const uint8_t *next_own = next[0].image, *next_partner = next[1].image;
+  ViewReader<A, Whole> own{views[0], p.span}, partner{views[1], p.span};
   for (int64_t plane = 0; plane < p.planes; ++plane)
     for (int64_t y = 0; y < p.rows; ++y, out += p.line) {
-      for (int role = 0; role < 2; ++role) __builtin_prefetch(next[role].image + plane * p.plane_stride + y * p.row_stride);
-      const ViewLine<A, Whole> own(p, own_view, plane, y), partner(p, partner_view, plane, y);
-      const A* scale = static_cast<const A*>(p.scale) + (p.interleaved ? 0 : plane * block);
-      const A* shift = static_cast<const A*>(p.shift) + (p.interleaved ? 0 : plane * block);
-      for (int64_t first = 0; first < p.line; first += block) {
+      const int64_t offset = plane * p.plane_stride;
+      __builtin_prefetch(next_own + offset + y * p.row_stride);
+      __builtin_prefetch(next_partner + offset + y * p.row_stride);
+      own.start(offset, y, p.rows, p.row_stride);
+      partner.start(offset, y, p.rows, p.row_stride);
+      const A* scale = static_cast<const A*>(p.scale) + plane * block;  // there is but one plane where channels are interleaved
+      const A* shift = static_cast<const A*>(p.shift) + plane * block;
+      for (T *to = out, *end = out + p.line; to < end; to += block, scale += coefficient_step, shift += coefficient_step) {
         vec_t<A> mine[v], other[v];
-        widen_bytes(own.read(first / block), mine);
-        widen_bytes(partner.read(first / block), other);
+        widen_bytes(own.next(), mine);
+        widen_bytes(partner.next(), other);
         for (int k = 0; k < v; ++k) {
-          const int64_t at = (p.interleaved ? first : 0) + k * lanes<A>;
-          mine[k] = load(scale + at) * (splat<A>(own.weight) * mine[k] + splat<A>(partner.weight) * other[k]) + load(shift + at);
+          const vec_t<A> both = splat<A>(own.weight) * mine[k] + splat<A>(partner.weight) * other[k];
+          mine[k] = load(scale + k * lanes<A>) * both + load(shift + k * lanes<A>);
         }
         // A block that reaches beyond its line spills into the next one, which is written later.
-        T* const to = out + first;
-        const int64_t rest = sample_end - to;
-        if (rest >= block)
+        if (sample_end - to >= block) [[likely]]
           for (int k = 0; k < v; ++k) store(to + k * lanes<A>, mine[k]);
         else
-          store_first(to, mine, static_cast<int>(rest));
+          store_first(to, mine, sample_end - to);
       }
     }
 }
@@ -137,9 +145,9 @@ void gather_augment_mixup_samples(const GatherAugmentMixupParams& p, int64_t beg
     const ImageView *views = p.views + 2 * i, *next = i + 1 < end ? views + 2 : views;
     T* out = static_cast<T*>(p.out) + i * sample_size;
     if (p.span >= block && views[0].taps_per_block == 1 && views[1].taps_per_block == 1)
-      mix_views<T, true>(p, views[0], views[1], next, out);
+      mix_views<T, true>(p, views, next, out);
     else
-      mix_views<T, false>(p, views[0], views[1], next, out);
+      mix_views<T, false>(p, views, next, out);
   }
 }
 
