@@ -35,11 +35,8 @@ struct ImageBatch {
     return {height * width * channels, 1, width * channels, channels};
   }
 
-  // The noise [N, roles, 3], drawn where it is needed and not given; null where it is not needed.
-  std::optional<Tensor> read_noise(const std::optional<Tensor>& given, bool hflip, int64_t roles, const Tensor& drawn,
-                                   const char* op) const {
-    if (padding == 0 && !hflip) return std::nullopt;
-    const Tensor noise = given ? *given : fill_uniform(drawn);
+  // The noise as floats [N, roles, 3] side by side.
+  Tensor readable_noise(const Tensor& noise, int64_t roles, const char* op) const {
     check_dim(noise, 3, op, "noise");
     check(noise.scalar_type() == ScalarType::Float, op, ": noise must be float32");
     check(noise.size(0) == samples && noise.size(1) == roles && noise.size(2) == 3, op, ": noise must have shape [", samples, ", ",

@@ -107,8 +107,9 @@ Tensor gather_augment_mixup(const Tensor& images, const Tensor& index, const std
   const Column<uint8_t> mixed = mask ? Column<uint8_t>(*mask, samples, op, "mask") : Column<uint8_t>();
   const Lam means(mean, batch.channels, DType::f64, op, "mean"), stds(std, batch.channels, DType::f64, op, "std");
   for (int64_t c = 0; c < batch.channels; ++c) check(stds.at<double>(c) != 0, op, ": std[", c, "] is zero");
-  const std::optional<Tensor> noise =
-      batch.read_noise(noise_given, hflip, roles, empty({samples, roles, 3}, ScalarType::Float), op);
+  std::optional<Tensor> noise;
+  if (padding > 0 || hflip)
+    noise = batch.readable_noise(noise_given ? *noise_given : fill_uniform(empty({samples, roles, 3}, ScalarType::Float)), roles, op);
 
   const std::vector<int64_t> sizes = batch.sizes(), strides = batch.strides();
   const Tensor out = empty_strided(Shape(sizes.data(), sizes.size()), Shape(strides.data(), strides.size()), type);
@@ -118,21 +119,21 @@ Tensor gather_augment_mixup(const Tensor& images, const Tensor& index, const std
 
   Columns columns(batch);
   const float* random = noise ? static_cast<const float*>(noise->const_data_ptr()) : nullptr;
-  const auto view = [&](int64_t image, int64_t i, int64_t role, double share) {
+  const auto view = [&](int64_t image, int64_t i, int64_t role, double weight_of) {
     const float* draw = random + (i * roles + role) * 3;
     const auto shift = [&](int k) { return random != nullptr ? position_of(draw[k], 2 * padding + 1) - padding : 0; };
     const Columns::Line& line = columns.at(shift(1), hflip && draw[2] < 0.5f);
     return ImageView{static_cast<const uint8_t*>(images.const_data_ptr()) + image * batch.image_stride, line.taps.data(), line.per_block,
-                     shift(0), share};
+                     shift(0), weight_of};
   };
   std::vector<ImageView> views(2 * samples);
   for (int64_t i = 0; i < samples; ++i) {
     const bool mix = partner_index && (!mask || mixed[i] != 0);
-    const double share = mix ? (is_wide(batch.dtype) ? weight.at<double>(i) : weight.at<float>(i)) : 1.0;
+    const double share = mix ? weight.at<double>(i) : 1;
     ImageView* pair = &views[2 * i];
     pair[0] = view(own[i], i, 0, share);
     // A sample that stays alone has itself for a partner, without weight.
-    pair[1] = mix ? view(partner[i], i, 1, is_wide(batch.dtype) ? 1.0 - share : 1.0f - static_cast<float>(share)) : pair[0];
+    pair[1] = mix ? view(partner[i], i, 1, 1 - share) : pair[0];
     if (!mix) pair[1].weight = 0;
   }
 
@@ -147,9 +148,17 @@ Tensor gather_augment_mixup(const Tensor& images, const Tensor& index, const std
       scale[e] = static_cast<A>(1 / (255 * stds.at<double>(c)));
       shift[e] = static_cast<A>(-means.at<double>(c) / stds.at<double>(c));
     }
-    const GatherAugmentMixupParams params{views.data(), planes,           batch.height,
-                                          columns.line(),       columns.span(),         batch.channel_stride, batch.row_stride,
-                                          scale.data(),         shift.data(),           batch.channels_last, out.mutable_data_ptr(),
+    const GatherAugmentMixupParams params{views.data(),
+                                          planes,
+                                          batch.height,
+                                          columns.line(),
+                                          columns.span(),
+                                          batch.channel_stride,
+                                          batch.row_stride,
+                                          scale.data(),
+                                          shift.data(),
+                                          batch.channels_last,
+                                          out.mutable_data_ptr(),
                                           batch.dtype};
     parallel(samples, std::max<int64_t>(1, grain_bytes / sample_bytes),
              [&](int64_t begin, int64_t end) { kernels::gather_augment_mixup(params, begin, end); });

@@ -22,8 +22,9 @@ Tensor gather_augment_mixup(const Tensor& images, const Tensor& index, const std
   check(!mask_given || partner_index, op, ": mask needs partner_index");
   const Column mask = flags(mask_given, images, samples, op, "mask");
   if (noise_given) check_device(*noise_given, images, op, "noise");
-  const std::optional<Tensor> noise =
-      batch.read_noise(noise_given, hflip, roles, empty(images, {samples, roles, 3}, ScalarType::Float), op);
+  std::optional<Tensor> noise;
+  if (padding > 0 || hflip)
+    noise = batch.readable_noise(noise_given ? *noise_given : fill_uniform(empty(images, {samples, roles, 3}, ScalarType::Float)), roles, op);
 
   const std::vector<int64_t> sizes = batch.sizes(), strides = batch.strides();
   const Tensor out = empty_strided(images, Shape(sizes.data(), sizes.size()), Shape(strides.data(), strides.size()), type);
