@@ -179,8 +179,8 @@ def _partners(n, c, d, dtype, make):
 
 
 def _gather(n, h, w, dtype, make):
-    """n (20 at most) samples of images of h x w, in every pair of layouts."""
-    n = min(n, 20)
+    """A few samples of images of h x w pixels, in every pair of layouts."""
+    n, h = min(n, 20), min(h, 130)
     count = n + 3 if n else 0
     last = {"memory_format": torch.channels_last}
 
