@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from gradmix_ext.continual.experiment import ExperimentConfig
@@ -19,7 +20,9 @@ __all__ = [
     "experiment_config",
     "experiment_options",
     "read_seeds",
+    "run_options",
     "section",
+    "typed_flags",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -392,6 +395,62 @@ def experiment_options(function: F) -> F:
     for add in (_OUTPUT, _MIXING, _TRAINING, _REPLAY, _DATA):
         function = add(function)
     return function
+
+
+def _read_jobs(ctx: click.Context, param: click.Parameter, text: str) -> int | None:
+    """A number of processes; None for ``auto``."""
+    if text == "auto":
+        return None
+    try:
+        jobs = int(text) if text.isdecimal() else 0
+    except ValueError:  # thousands of digits
+        jobs = 0
+    if 1 <= jobs <= 1024:
+        return jobs
+    raise click.BadParameter(f"'{text}' is neither auto nor a number from 1 to 1024")
+
+
+_RUNNING = section(
+    "Running",
+    _option(
+        "--jobs",
+        callback=_read_jobs,
+        default="auto",
+        metavar="N|auto",
+        help="Runs side by side, each in a process of its own with --threads threads; auto: as the "
+        "CPU cores allow, and one at a time on a GPU. Results do not depend on it.",
+    ),
+    _option(
+        "--resume",
+        is_flag=True,
+        help="Go on in --out with what was interrupted, under its settings; more seeds and arms "
+        "may be named.",
+    ),
+    _option(
+        "--checkpoint-every",
+        type=click.FloatRange(min=0),
+        default=30.0,
+        metavar="SECONDS",
+        help="Least time between two checkpoints of a run, from which --resume goes on.",
+    ),
+    _option("--tensorboard", is_flag=True, help="Write event files for TensorBoard to --out."),
+)
+
+
+def run_options(function: F) -> F:
+    """Decorator: the flags that say how runs are carried out."""
+    return _RUNNING(function)
+
+
+def typed_flags() -> dict[str, str]:
+    """Parameters of the running command that were typed, not defaulted, with their flags."""
+    context = click.get_current_context()
+    return {
+        param.name: param.opts[0]
+        for param in context.command.params
+        if param.name is not None
+        and context.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+    }
 
 
 def experiment_config(params: dict[str, Any]) -> ExperimentConfig:

@@ -8,18 +8,15 @@ from types import TracebackType
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from gradmix_ext.continual.callbacks import Callback, EpochEnd, TaskEnd
 from gradmix_ext.continual.compare import FORMULAS, Comparison, Progress
-from gradmix_ext.continual.experiment import Arm, Run
+from gradmix_ext.continual.experiment import Arm
+from gradmix_ext.continual.finished import FinishedRun
+from gradmix_ext.continual.jobs import Tick
 from gradmix_ext.continual.statistics import percent
 from gradmix_ext.continual.summary import tables
 from gradmix_ext.continual.tables import Table
@@ -28,14 +25,15 @@ __all__ = ["RichProgress", "print_files", "print_tables"]
 
 
 class RichProgress(Progress):
-    """A progress bar on a terminal, and a plain line per finished run elsewhere."""
+    """A line per finished run, and on a terminal bars for the runs in progress and for all."""
 
     def __init__(self, comparison: Comparison) -> None:
         self._console = Console()
-        self._runs = len(comparison.jobs)
-        self._done = 0
+        self._total = len(comparison.jobs)
+        self._done = len(comparison.runs)
         scenario = comparison.experiment.scenario(comparison.seeds[0])
-        self._tasks, self._epochs = len(scenario), comparison.experiment.config.epochs
+        self._epochs = comparison.experiment.config.epochs
+        self._epochs_per_run = len(scenario) * self._epochs
         self._width = max(len(arm.label) for arm in comparison.arms)
         self._bars = Bars(
             TextColumn("{task.description}"),
@@ -46,9 +44,11 @@ class RichProgress(Progress):
             disable=not self._console.is_terminal,
             transient=True,
         )
-        self._bar = self._bars.add_task("", total=self._runs * self._tasks * self._epochs)
+        self._all = self._bars.add_task("", total=self._total * self._epochs_per_run)
+        self._running: dict[str, TaskID] = {}
 
     def __enter__(self) -> RichProgress:
+        self._show_all()
         self._bars.start()
         return self
 
@@ -60,48 +60,41 @@ class RichProgress(Progress):
     ) -> None:
         self._bars.stop()
 
-    def begin(self, arm: Arm, seed: int) -> Callback:
-        """Name the run beside the bar."""
-        return _Ticks(self, f"{arm.label:<{self._width}} seed {seed}")
+    def tick(self, tick: Tick) -> None:
+        """Move the bar of the run: its task, epoch, loss, and accuracy after the latest task."""
+        name = self._name(tick.arm, tick.seed)
+        if name not in self._running:
+            self._running[name] = self._bars.add_task(name, total=self._epochs_per_run)
+        accuracy = "" if tick.accuracy is None else f" acc {percent(tick.accuracy)}"
+        text = f"{name} · task {tick.task} epoch {tick.epoch:>2} · loss {tick.loss:4.2f}{accuracy}"
+        completed = (tick.task - 1) * self._epochs + tick.epoch
+        self._bars.update(self._running[name], completed=completed, description=text)
+        self._show_all()
 
-    def end(self, run: Run) -> None:
-        """Count the run, and print its line where there is no bar."""
+    def end(self, run: FinishedRun) -> None:
+        """Count the run, and print what it reached."""
         self._done += 1
-        if not self._console.is_terminal:
-            numbers = "  ".join(
-                f"{heading} {percent(getattr(run.result, name))}" for name, heading, _ in FORMULAS
-            )
-            label = f"{run.arm.label:<{self._width}} seed {run.seed}"
-            print(
-                f"[{self._done}/{self._runs}] {label}  {numbers}  ({run.seconds:.1f} s)", flush=True
-            )
-
-    def tick(self, text: str, advance: int = 0) -> None:
-        """Move the bar by epochs, and say where training is."""
-        self._bars.update(self._bar, advance=advance, description=text)
-
-    def describe(self, name: str, event: EpochEnd, accuracy: str) -> str:
-        """Run, task, epoch, loss, and the accuracy after the latest finished task."""
-        return (
-            f"{name} · task {event.task.index + 1} epoch {event.epoch + 1:>2} "
-            f"· loss {event.loss:4.2f}{accuracy}"
+        name = self._name(run.arm, run.seed)
+        if name in self._running:
+            self._bars.remove_task(self._running.pop(name))
+        self._show_all()
+        numbers = "  ".join(
+            f"{heading} {percent(getattr(run.result, metric))}" for metric, heading, _ in FORMULAS
         )
+        line = f"[{self._done}/{self._total}] {name}  {numbers}  ({run.seconds:.1f} s)"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def _name(self, arm: Arm, seed: int) -> str:
+        return f"{arm.label:<{self._width}} seed {seed}"
 
-class _Ticks(Callback):
-    """Moves the bar during one run."""
-
-    def __init__(self, progress: RichProgress, name: str) -> None:
-        self._progress = progress
-        self._name = name
-        self._accuracy = ""
-
-    def on_epoch_end(self, event: EpochEnd) -> None:
-        self._progress.tick(self._progress.describe(self._name, event, self._accuracy), advance=1)
-
-    def on_task_end(self, event: TaskEnd) -> None:
-        mean = event.evaluation.class_il[: event.task.index + 1].mean().item()
-        self._accuracy = f" acc {percent(mean)}"
+    def _show_all(self) -> None:
+        """Finished runs and the epochs of those in progress, together."""
+        epochs = sum(bar.completed for bar in self._bars.tasks if bar.id in self._running.values())
+        self._bars.update(
+            self._all,
+            completed=self._done * self._epochs_per_run + epochs,
+            description=f"{self._done} of {self._total} runs finished",
+        )
 
 
 def print_tables(comparison: Comparison) -> None:

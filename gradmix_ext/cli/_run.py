@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -13,77 +15,111 @@ import torch
 
 from gradmix_ext import loader
 from gradmix_ext.cli._errors import InputError, RunError, wrong_input
-from gradmix_ext.cli._options import experiment_config
+from gradmix_ext.cli._plan import make_plan
 from gradmix_ext.cli._report import RichProgress, print_files, print_tables
-from gradmix_ext.continual.compare import Comparison, choose_baseline
-from gradmix_ext.continual.experiment import Arm, Experiment
-from gradmix_ext.continual.run_folder import RunFolder, default_folder
+from gradmix_ext.continual.compare import Comparison
+from gradmix_ext.continual.experiment import Experiment
+from gradmix_ext.continual.files import default_folder
+from gradmix_ext.continual.jobs import RunFailedError
+from gradmix_ext.continual.parallel import fitting_workers
+from gradmix_ext.continual.plan import Plan, provenance
+from gradmix_ext.continual.run_folder import RunFolder
 from gradmix_ext.continual.summary import describe
-from gradmix_ext.continual.trainer import DivergedError
 
 __all__ = ["run_comparison"]
 
 
-def run_comparison(
-    kind: str,
-    arms: Sequence[str],
-    seeds: Sequence[int],
-    baseline: str | None = None,
-    test: str = "t",
-    **params: Any,
-) -> None:
+def run_comparison(kind: str, arms: Sequence[str], seeds: Sequence[int], **params: Any) -> None:
     """Check everything, train, and show what came out.
 
     Args:
         kind: Name of the command, for the default folder.
         arms: METHOD[+AUGMENT] each.
         seeds: The seeds.
-        baseline: The arm that the others are tested against.
-        test: The paired test.
-        **params: The flags of :func:`experiment_options`.
+        **params: The other parameters of the command.
     """
-    torch.set_num_threads(params["threads"])
     with wrong_input():
-        chosen = [Arm.parse(text) for text in arms]
-        _require_distinct(chosen)
-        against = choose_baseline(chosen, baseline)
-        experiment = Experiment(experiment_config(params), chosen)
+        plan = make_plan(arms, seeds, params)
+        torch.set_num_threads(plan.threads)
+        experiment = Experiment(plan.config, plan.arms)
+        if params["tensorboard"]:
+            from gradmix_ext.continual.tensorboard import writer_class
+
+            writer_class()
         backend = _load_backend()
-        folder = RunFolder(params["out"] or default_folder(kind), params["overwrite"])
-        folder.write_config(experiment.config, chosen, seeds, _command(), backend)
-    comparison = Comparison(experiment, chosen, seeds, against, test)
-    click.echo(describe(comparison))
-    click.echo(f"{experiment.device} with {params['threads']} thread(s), {backend}")
+        origin = provenance(shlex.join(["gradmix", *sys.argv[1:]]), backend)
+        _note_changes(plan, origin)
+        folder = RunFolder(
+            params["out"] or default_folder(kind), params["overwrite"], params["resume"]
+        )
+    with folder:
+        with wrong_input():
+            plan.begun(origin).write(folder.path)
+            comparison = Comparison(experiment, plan.arms, plan.seeds, plan.baseline, plan.test)
+            comparison.collect(folder.path)
+            folder.write_log(comparison.runs)
+        left = len(comparison.jobs) - len(comparison.runs)
+        fitting = params["jobs"] or fitting_workers(experiment.device, plan.threads)
+        workers = max(1, min(fitting, left))
+        click.echo(describe(comparison))
+        beside = f", {workers} runs side by side" if workers > 1 else ""
+        click.echo(f"{experiment.device} with {plan.threads} thread(s){beside}, {backend}")
+        if comparison.runs:
+            click.echo(f"{len(comparison.runs)} of {len(comparison.jobs)} runs are there already")
+        _execute(comparison, folder, workers, params)
+        print_tables(comparison)
+        print_files(folder.finish(comparison))
+
+
+def _execute(
+    comparison: Comparison, folder: RunFolder, workers: int, params: dict[str, Any]
+) -> None:
+    """Do the runs. If that fails, or is interrupted, sum up what is finished, and exit."""
     try:
-        with RichProgress(comparison) as progress:
-            comparison.execute(folder, progress)
+        with _sigterm_interrupts(), RichProgress(comparison) as progress:
+            comparison.execute(
+                folder, progress, workers, params["checkpoint_every"], params["tensorboard"]
+            )
     except KeyboardInterrupt:
         folder.finish(comparison)
         click.echo(
             f"gradmix: interrupted: {len(comparison.runs)} of {len(comparison.jobs)} runs "
-            f"finished, kept in {folder.path}",
+            f"finished, kept in {folder.path}; --resume goes on from there",
             err=True,
         )
         sys.exit(130)
-    except DivergedError as error:
+    except RunFailedError as error:
+        folder.finish(comparison)
         raise RunError(f"{error}; what was finished is in {folder.path}") from error
     except OSError as error:
         raise RunError(f"cannot write {folder.path}: {error}") from error
-    print_tables(comparison)
-    print_files(folder.finish(comparison))
 
 
-def _require_distinct(arms: Sequence[Arm]) -> None:
-    """Refuse two arms that are the same run, however they are written ("mixup", "er+mixup").
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM, which batch systems send, do what Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
-    Raises:
-        ValueError: naming both.
-    """
-    labels: dict[Arm, str] = {}
-    for arm in arms:
-        if arm in labels:
-            raise ValueError(f"an arm is named twice: {labels[arm]} and {arm.label}")
-        labels[arm] = arm.label
+
+def _note_changes(plan: Plan, now: dict[str, Any]) -> None:
+    """Say what is not as it was when the folder was begun, and may move the last bits."""
+    if not plan.origin:
+        return
+    before = {"backend": plan.origin.get("backend", ""), **plan.origin.get("versions", {})}
+    after = {"backend": now["backend"], **now["versions"]}
+    for name, value in after.items():
+        # Of the backend, how its library was found does not matter.
+        old, new = (str(each).partition(" (")[0] for each in (before.get(name), value))
+        if old != new:
+            click.echo(
+                f"gradmix: note: the folder was begun with {name} {old}, this is {new}: the last "
+                "bits of results may differ",
+                err=True,
+            )
 
 
 def _load_backend() -> str:
@@ -103,8 +139,3 @@ def _load_backend() -> str:
     names = {"cpp": "C++ kernels", "cuda": "C++ and CUDA kernels", "torch": "pure PyTorch"}
     origin = f" ({status.origin})" if status.origin else ""
     return f"{names[status.active]}{origin}"
-
-
-def _command() -> str:
-    """The command as it can be typed again."""
-    return shlex.join(["gradmix", *sys.argv[1:]])

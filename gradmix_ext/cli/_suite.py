@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+import torch
 
 from gradmix_ext.cli._errors import RunError, wrong_input
 from gradmix_ext.continual.arm import Arm
+from gradmix_ext.continual.parallel import fitting_workers
 from gradmix_ext.continual.suite_report import SuiteFindings, write_report
 from gradmix_ext.continual.suite_runs import Ledger, run_suite
 from gradmix_ext.continual.suites import SUITES
@@ -26,7 +28,7 @@ def compare_suite(
     seeds: tuple[int, ...] | None,
     test: str,
     out: str | None,
-    jobs: int,
+    jobs: int | None,
 ) -> None:
     """Do the runs of a suite that are missing, and write tables and plots.
 
@@ -37,7 +39,7 @@ def compare_suite(
         seeds: Seeds in place of the suite's own.
         test: The paired test.
         out: The folder; runs that it holds are not done again.
-        jobs: Processes that train.
+        jobs: Processes that train, each on one thread; None is as many as go well.
     """
     with wrong_input():
         if name not in SUITES:
@@ -54,7 +56,7 @@ def compare_suite(
     click.echo(f"{suite.question}\n{wanted} runs, kept in {folder}")
     started = time.perf_counter()
     try:
-        for rows in run_suite(suite, ledger, jobs):
+        for rows in run_suite(suite, ledger, jobs or fitting_workers(torch.device("cpu"), 1)):
             done = sum(
                 (setting, arm, seed) in ledger.rows
                 for setting in suite.settings

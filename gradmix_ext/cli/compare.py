@@ -7,11 +7,12 @@ from typing import Any
 import click
 
 from gradmix_ext.cli._options import (
-    COUNT,
     SectionedCommand,
     experiment_options,
     read_seeds,
+    run_options,
     section,
+    typed_flags,
 )
 
 __all__ = ["compare_command"]
@@ -64,9 +65,6 @@ own contenders. The same command goes on where it was interrupted.
     "Suites",
     click.option("--suite", metavar="NAME", help="Run a whole study instead: selection."),
     click.option("--quick", is_flag=True, help="A few settings and seeds of the suite."),
-    click.option(
-        "--jobs", type=COUNT, default=1, show_default=True, help="Processes that train a suite."
-    ),
 )
 @section(
     "Seeds",
@@ -98,26 +96,25 @@ own contenders. The same command goes on where it was interrupted.
         "Holm's method for the number of arms and metrics.",
     ),
 )
+@run_options
 @experiment_options
-@click.pass_context
-def compare_command(
-    context: click.Context, /, arms: tuple[str, ...], seeds: tuple[int, ...], **params: Any
-) -> None:
+def compare_command(arms: tuple[str, ...], seeds: tuple[int, ...], **params: Any) -> None:
     """Compare arms, or run a suite."""
-    suite, quick, jobs = (params.pop(name) for name in ("suite", "quick", "jobs"))
+    suite, quick = params.pop("suite"), params.pop("quick")
     if suite is not None:
         from gradmix_ext.cli._suite import compare_suite
 
-        given = _given(context)
-        _refuse_settings(given - {"arms", "seeds", "suite", "quick", "jobs", "test", "out"})
+        typed = typed_flags()
+        known = {"arms", "seeds", "suite", "quick", "jobs", "test", "out"}
+        _refuse_settings(sorted(flag for name, flag in typed.items() if name not in known))
         compare_suite(
             suite,
             quick=quick,
             contenders=arms,
-            seeds=seeds if "seeds" in given else None,
+            seeds=seeds if "seeds" in typed else None,
             test=params["test"],
             out=params["out"],
-            jobs=jobs,
+            jobs=params["jobs"],
         )
         return
     if quick:
@@ -128,18 +125,11 @@ def compare_command(
     run_comparison("compare", arms or DEFAULT_ARMS, seeds, **params)
 
 
-def _given(context: click.Context) -> set[str]:
-    """Names of the parameters that the user gave."""
-    default = click.core.ParameterSource.DEFAULT
-    return {name for name in context.params if context.get_parameter_source(name) != default}
-
-
-def _refuse_settings(names: set[str]) -> None:
+def _refuse_settings(flags: list[str]) -> None:
     """A suite sets everything else by itself.
 
     Raises:
         click.UsageError: something else was given.
     """
-    if names:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))
-        raise click.UsageError(f"a --suite sets its own settings: leave out {flags}")
+    if flags:
+        raise click.UsageError(f"a --suite sets its own settings: leave out {', '.join(flags)}")

@@ -114,7 +114,7 @@ def _measure(seeds: tuple[int, ...], **params: Any) -> tuple[Diagnosis, Path]:
     from gradmix_ext.cli._errors import wrong_input
     from gradmix_ext.continual.diagnosis import MeasureConfig, Study
     from gradmix_ext.continual.experiment import Experiment
-    from gradmix_ext.continual.run_folder import default_folder
+    from gradmix_ext.continual.files import default_folder, require_free
 
     torch.set_num_threads(params["threads"])
     with wrong_input():
@@ -130,9 +130,8 @@ def _measure(seeds: tuple[int, ...], **params: Any) -> tuple[Diagnosis, Path]:
         )
         study = Study(experiment, params["augment"], tuple(at), measured)
         folder = Path(params["out"] or default_folder("diagnose"))
+        require_free(folder, params["overwrite"])
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()) and not params["overwrite"]:
-            raise FileExistsError(f"{folder} is not empty: choose another, or --overwrite")
     diagnosis = study.run(seeds, lambda seed: click.echo(f"seed {seed} done"))
     diagnosis.save(folder)
     return diagnosis, folder

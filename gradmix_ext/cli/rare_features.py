@@ -167,7 +167,7 @@ def rare_features_command(
 
     from gradmix_ext.cli._errors import RunError, wrong_input
     from gradmix_ext.cli._report import print_files
-    from gradmix_ext.continual.run_folder import default_folder
+    from gradmix_ext.continual.files import default_folder
     from gradmix_ext.continual.trainer import DivergedError
     from gradmix_ext.theory.rare_features.folder import ResultFolder
     from gradmix_ext.theory.rare_features.results import Table, describe

@@ -192,15 +192,12 @@ def _output(out: str | None, overwrite: bool) -> Path:
     Raises:
         FileExistsError: it holds something, and `overwrite` is not given.
     """
-    from gradmix_ext.continual.run_folder import default_folder
+    from gradmix_ext.continual.files import default_folder, require_free
 
     if out is None:
         return default_folder("robustness")
     folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is not a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise FileExistsError(f"{folder} is not empty: choose another, or --overwrite")
+    require_free(folder, overwrite)
     return folder
 
 

@@ -6,7 +6,13 @@ from typing import Any
 
 import click
 
-from gradmix_ext.cli._options import SectionedCommand, experiment_options, read_seeds, section
+from gradmix_ext.cli._options import (
+    SectionedCommand,
+    experiment_options,
+    read_seeds,
+    run_options,
+    section,
+)
 
 __all__ = ["train_command"]
 
@@ -62,6 +68,7 @@ Examples:
         help="A count (3: seeds 0, 1, 2) or the seeds themselves (0,4,7 or 0-9).",
     ),
 )
+@run_options
 @experiment_options
 def train_command(method: str, augment: str, seeds: tuple[int, ...], **params: Any) -> None:
     """Train one arm."""

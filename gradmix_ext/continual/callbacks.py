@@ -12,7 +12,7 @@ from gradmix_ext.continual.evaluate import Evaluation
 from gradmix_ext.continual.scenario import Scenario, Task
 from gradmix_ext.mixers import GradMix, Mixer
 
-__all__ = ["Callback", "EpochEnd", "PairMapRecorder", "PairMaps", "TaskEnd"]
+__all__ = ["Callback", "EpochEnd", "PairMapRecorder", "PairMaps", "TaskEnd", "helpful_fraction"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,15 @@ class EpochEnd:
     loss: float
     mixer: Mixer
     seen_mask: Tensor
+
+
+def helpful_fraction(event: EpochEnd) -> float | None:
+    """Share of the pairs of seen classes that are mixed; None if the mixer judges no pairs."""
+    allowed = getattr(event.mixer, "allowed", None)
+    if allowed is None:
+        return None
+    fraction: float = allowed[event.seen_mask][:, event.seen_mask].float().mean().item()
+    return fraction
 
 
 @dataclass(frozen=True, eq=False)

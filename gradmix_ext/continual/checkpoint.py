@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from gradmix_ext.continual.files import replaced
 
 __all__ = ["Checkpoint", "CheckpointError"]
 
@@ -49,17 +50,8 @@ class Checkpoint:
         Raises:
             OSError: the file cannot be written; the one before it is still there.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
-        try:
-            with temporary.open("wb") as file:
-                torch.save({"mark": _MARK, "format": _FORMAT, "state": state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with replaced(self.path) as path:
+            torch.save({"mark": _MARK, "format": _FORMAT, "state": state}, path)
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from pathlib import Path
 
-from gradmix_ext.continual.callbacks import Callback
-from gradmix_ext.continual.experiment import Arm, Experiment, Run
+from gradmix_ext.continual.experiment import Arm, Experiment
+from gradmix_ext.continual.finished import FinishedRun
+from gradmix_ext.continual.jobs import Job, Tick
+from gradmix_ext.continual.parallel import do_parallel
 from gradmix_ext.continual.result import METRICS
 from gradmix_ext.continual.run_folder import RunFolder
 from gradmix_ext.continual.statistics import Contrast, Estimate, contrasts
@@ -45,9 +49,6 @@ class Comparison:
         seeds: The seeds, the same for every arm.
         baseline: The arm that the others are tested against; None takes :func:`choose_baseline`'s.
         test: A name of :data:`~gradmix_ext.continual.statistics.TESTS`.
-
-    Attributes:
-        runs: What is finished so far.
     """
 
     def __init__(
@@ -63,29 +64,76 @@ class Comparison:
         self.seeds = tuple(seeds)
         self.baseline = choose_baseline(self.arms) if baseline is None else baseline
         self.test = test
-        self.runs: list[Run] = []
+        self._finished: dict[tuple[Arm, int], FinishedRun] = {}
 
     @property
     def jobs(self) -> list[tuple[Arm, int]]:
         """All runs to do, seed by seed, so that a comparison cut short still has pairs."""
         return [(arm, seed) for seed in self.seeds for arm in self.arms]
 
-    def execute(self, folder: RunFolder, progress: Progress | None = None) -> None:
-        """Do all runs. Each is written to the folder as soon as it is finished.
+    @property
+    def runs(self) -> list[FinishedRun]:
+        """What is finished so far, in the order of :attr:`jobs`."""
+        return [self._finished[job] for job in self.jobs if job in self._finished]
+
+    def add(self, run: FinishedRun) -> None:
+        """Take up a finished run."""
+        self._finished[run.arm, run.seed] = run
+
+    def collect(self, folder: Path) -> None:
+        """Take up the runs that are finished in a folder already."""
+        for arm, seed in self.jobs:
+            run = FinishedRun(folder, arm, seed)
+            if run.is_there:
+                self.add(run)
+
+    def execute(
+        self,
+        folder: RunFolder,
+        progress: Progress | None = None,
+        workers: int = 1,
+        checkpoint_every: float = 30.0,
+        tensorboard: bool = False,
+    ) -> None:
+        """Do all runs that are still to do. Each is written as soon as it is finished.
+
+        Args:
+            folder: Where to; a run that another process began there goes on from its checkpoint.
+            progress: Hears of every epoch and run.
+            workers: Runs side by side: 1 trains in this process, more in as many processes.
+            checkpoint_every: Least seconds between two checkpoints of a run.
+            tensorboard: Whether to write event files for TensorBoard.
 
         Raises:
-            DivergedError: the training loss of a run became infinite or NaN.
+            RunFailedError: a run diverged or its process died; the message names it. The others
+                are stopped.
             OSError: the folder can no longer be written.
         """
-        for arm, seed in self.jobs:
-            callbacks = () if progress is None else (progress.begin(arm, seed),)
-            run = self.experiment.run(arm, seed, callbacks)
-            folder.write_run(run)
-            self.runs.append(run)
-            if progress is not None:
+        progress = progress or Progress()
+        jobs = [
+            Job(arm, seed, folder.path, checkpoint_every, tensorboard)
+            for arm, seed in self.jobs
+            if (arm, seed) not in self._finished
+        ]
+        with closing(self._do(jobs, min(workers, len(jobs)), progress)) as finished:
+            for job in finished:
+                run = FinishedRun(folder.path, job.arm, job.seed)
+                folder.log(run)
+                self.add(run)
                 progress.end(run)
 
-    def of(self, arm: Arm) -> list[Run]:
+    def _do(
+        self, jobs: Sequence[Job], workers: int, progress: Progress
+    ) -> Generator[Job, None, None]:
+        """Do the jobs, and give each when it is finished."""
+        if workers > 1:
+            yield from do_parallel(self.experiment, self.arms, jobs, workers, progress.tick)
+            return
+        for job in jobs:
+            job.do(self.experiment, progress.tick)
+            yield job
+
+    def of(self, arm: Arm) -> list[FinishedRun]:
         """The finished runs of an arm, by seed."""
         return [run for run in self.runs if run.arm == arm]
 
@@ -116,9 +164,8 @@ class Comparison:
 class Progress:
     """Listens to a comparison: base of what shows it."""
 
-    def begin(self, arm: Arm, seed: int) -> Callback:
-        """A run starts; returns what will hear of its epochs and tasks."""
-        return Callback()
+    def tick(self, tick: Tick) -> None:
+        """A run has finished an epoch."""
 
-    def end(self, run: Run) -> None:
+    def end(self, run: FinishedRun) -> None:
         """A run is finished and written."""

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from gradmix_ext.continual.arm import Arm
 from gradmix_ext.continual.buffer import ReplayBuffer
-from gradmix_ext.continual.callbacks import Callback, EpochEnd, PairMapRecorder, PairMaps, TaskEnd
+from gradmix_ext.continual.callbacks import (
+    Callback,
+    EpochEnd,
+    PairMapRecorder,
+    PairMaps,
+    TaskEnd,
+    helpful_fraction,
+)
 from gradmix_ext.continual.checkpoint import Checkpoint
 from gradmix_ext.continual.data import ArrayDataset
 from gradmix_ext.continual.datasets import load_dataset
@@ -348,10 +355,9 @@ class _EventLog(Callback):
             "epoch": event.epoch + 1,
             "loss": event.loss,
         }
-        allowed = getattr(event.mixer, "allowed", None)
-        if allowed is not None:
-            seen = event.seen_mask
-            entry["helpful_fraction"] = allowed[seen][:, seen].float().mean().item()
+        helpful = helpful_fraction(event)
+        if helpful is not None:
+            entry["helpful_fraction"] = helpful
         self.events.append(entry)
 
     def on_task_end(self, event: TaskEnd) -> None:

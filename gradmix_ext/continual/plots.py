@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from gradmix_ext.continual.experiment import Run
+from gradmix_ext.continual.finished import FinishedRun
 from gradmix_ext.continual.statistics import half_width
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def plot_accuracy(comparison: Comparison, path: Path) -> None:
     _write(figure, path)
 
 
-def plot_class_pairs(runs: Sequence[Run], path: Path) -> bool:
+def plot_class_pairs(runs: Sequence[FinishedRun], path: Path) -> bool:
     """The helpful and detrimental class pairs over time, as small multiples.
 
     Classes stand in the order in which they came, so that seeds with different class orders can be
@@ -142,7 +142,7 @@ def _spread(values: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 
 def _helpful_share(
-    runs: Sequence[Run],
+    runs: Sequence[FinishedRun],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], list[int]]:
     """Share of seeds in which a pair was helpful, [E, C, C] in class order; NaN while unseen."""
     shares = []

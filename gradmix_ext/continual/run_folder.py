@@ -4,129 +4,99 @@
 | --- | --- |
 | config.json | settings, arms, seeds, versions and the exact command |
 | metrics.jsonl | one line per epoch, task and run, each with its arm and seed |
-| matrices/ARM/seed-N.json | accuracy matrices of a run, written when it is finished |
+| metrics.csv | the same in long form, one number a row |
+| events/ARM/seed-N.jsonl | the lines of one run; a run is finished when this file is there |
+| matrices/ARM/seed-N.json | accuracy matrices and confusion of a run |
 | models/ARM/seed-N.pt | weights of a run's model after the last task |
-| matrices.npz | the same, stacked over seeds: ``ARM/class_il`` [seeds, T, T], ... |
 | class_pairs/ARM-seed-N.npz | the class-pair map of every epoch, for mixers that judge pairs |
+| matrices.npz | accuracy matrices, stacked over seeds: ``ARM/class_il`` [seeds, T, T], ... |
 | summary.md, summary.tex | the tables |
 | table.csv | the numbers of the tables, and all that they were rounded from |
-| metrics.csv | metrics.jsonl in long form, one number a row |
 | accuracy.png, class_pairs-ARM.png | the plots |
+| tensorboard/ARM/seed-N/ | event files, if asked for |
+| checkpoints/ARM-seed-N.pt | the state of a run that is not finished |
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
-import platform
+import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from gradmix_ext._version import __version__
-from gradmix_ext.continual.experiment import Arm, ExperimentConfig, Run
+from gradmix_ext.continual.files import remove_parts, replaced, require_free
+from gradmix_ext.continual.finished import EVENTS, MATRICES, MODELS, PAIRS, FinishedRun
+from gradmix_ext.continual.jobs import CHECKPOINTS, TENSORBOARD
+from gradmix_ext.continual.plan import CONFIG
 
 if TYPE_CHECKING:
     from gradmix_ext.continual.compare import Comparison
 
-__all__ = ["RunFolder", "default_folder"]
+__all__ = ["RunFolder"]
 
-_CONFIG = "config.json"
+_LOCK = ".lock"
 _LOG = "metrics.jsonl"
-_MATRICES = "matrices"
-_PAIRS = "class_pairs"
-_MODELS = "models"
 _TABLES = ("summary.md", "summary.tex", "table.csv")
-
-
-def default_folder(kind: str) -> Path:
-    """A folder name under runs/ that is not taken: time, then what was done."""
-    stem = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{kind}"
-    folder, tries = stem, 1
-    while folder.exists():
-        tries += 1
-        folder = stem.with_name(f"{stem.name}-{tries}")
-    return folder
+_NUMBERS = (_LOG, "metrics.csv", "matrices.npz")
+_CURVES = "accuracy.png"
+_REPORT = "report.html"
 
 
 class RunFolder:
-    """Writes a run folder.
+    """Writes a run folder. Until it is closed, or this process ends, no other may write there.
 
     Args:
         path: The folder; created if it is not there.
         overwrite: Replace an earlier run that the folder holds. Files that are not of a run stay.
+        resume: Go on with an earlier run that the folder holds.
 
     Raises:
-        FileExistsError: the folder has content, and `overwrite` is not given or the content is not
-            an earlier run.
+        FileExistsError: the folder has content, and neither `overwrite` nor `resume` is given or
+            the content is not an earlier run.
+        BlockingIOError: another process is writing there.
         OSError: the folder cannot be created or written.
     """
 
-    def __init__(self, path: str | Path, overwrite: bool = False) -> None:
+    def __init__(self, path: str | Path, overwrite: bool = False, resume: bool = False) -> None:
         self.path = Path(path)
+        require_free(self.path, overwrite or resume, lambda folder: (folder / CONFIG).is_file())
         self.path.mkdir(parents=True, exist_ok=True)
-        if any(self.path.iterdir()):
-            if not overwrite:
-                raise FileExistsError(f"{self.path} is not empty: choose another, or --overwrite")
-            if not (self.path / _CONFIG).is_file():
-                raise FileExistsError(
-                    f"{self.path} holds no earlier run ({_CONFIG} is missing): choose another"
-                )
+        self._lock = _locked(self.path)
+        if overwrite:
             self._remove_run()
-        (self.path / _LOG).touch()
+        remove_parts(self.path)
 
-    def write_config(
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
         self,
-        config: ExperimentConfig,
-        arms: Sequence[Arm],
-        seeds: Sequence[int],
-        command: str,
-        backend: str,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
-        """Write config.json."""
-        content = {
-            "command": command,
-            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "settings": asdict(config),
-            "arms": [asdict(arm) for arm in arms],
-            "seeds": list(seeds),
-            "backend": backend,
-            "threads": torch.get_num_threads(),
-            "versions": {
-                "gradmix_ext": __version__,
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
-            "platform": platform.platform(),
-        }
-        (self.path / _CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+        self.close()
 
-    def write_run(self, run: Run) -> None:
-        """Write all of a finished run: its log lines, matrices and class-pair maps."""
-        label, seed = run.arm.label, run.seed
-        summary = {"event": "run", **run.result.summary(), "seconds": round(run.seconds, 3)}
+    def close(self) -> None:
+        """Let others write there."""
+        self._lock.close()
+
+    def log(self, run: FinishedRun) -> None:
+        """Append the lines of a finished run to metrics.jsonl."""
         with (self.path / _LOG).open("a") as log:
-            for event in (*run.events, summary):
-                log.write(json.dumps({"arm": label, "seed": seed, **event}) + "\n")
-        matrices = self.path / _MATRICES / label
-        matrices.mkdir(parents=True, exist_ok=True)
-        run.result.save(matrices / f"seed-{seed}.json")
-        weights = self.path / _MODELS / label
-        weights.mkdir(parents=True, exist_ok=True)
-        torch.save(run.weights, weights / f"seed-{seed}.pt")
-        if run.pair_maps is not None:
-            pairs = self.path / _PAIRS
-            pairs.mkdir(exist_ok=True)
-            arrays = {name: value.numpy() for name, value in vars(run.pair_maps).items()}
-            np.savez_compressed(
-                pairs / f"{label}-seed-{seed}.npz", class_order=run.class_order, **arrays
-            )
+            log.write(run.log.read_text())
+
+    def write_log(self, runs: Sequence[FinishedRun]) -> None:
+        """Make metrics.jsonl of the lines of these runs, in their order."""
+        with replaced(self.path / _LOG) as path, path.open("w") as log:
+            log.writelines(run.log.read_text() for run in runs)
 
     def finish(self, comparison: Comparison) -> list[Path]:
         """Write what is made from all runs; returns the files that people look at.
@@ -143,15 +113,16 @@ class RunFolder:
 
         if not comparison.runs:
             return []
+        self._remove_checkpoints(comparison.runs)
+        self.write_log(comparison.runs)
+        with (self.path / _LOG).open() as log:
+            write_metrics_csv(map(json.loads, log), self.path / "metrics.csv")
         self._write_matrices(comparison)
         (self.path / "summary.md").write_text(summary_markdown(comparison))
         (self.path / "summary.tex").write_text(summary_latex(comparison))
         write_table_csv(comparison, self.path / "table.csv")
-        with (self.path / _LOG).open() as log:
-            write_metrics_csv(map(json.loads, log), self.path / "metrics.csv")
-        plot_accuracy(comparison, self.path / "accuracy.png")
-        names = (*_TABLES, _LOG, "metrics.csv", "matrices.npz", "accuracy.png")
-        written = [self.path / name for name in names]
+        plot_accuracy(comparison, self.path / _CURVES)
+        written = [self.path / name for name in (*_TABLES, *_NUMBERS, _CURVES)]
         for arm in comparison.finished_arms():
             if arm.augment == "gradmix":
                 picture = self.path / f"class_pairs-{arm.label}.png"
@@ -174,10 +145,40 @@ class RunFolder:
             arrays[f"{arm.label}/seeds"] = np.array([run.seed for run in runs])
         np.savez(self.path / "matrices.npz", **arrays)
 
+    def _remove_checkpoints(self, runs: Sequence[FinishedRun]) -> None:
+        """Remove those of finished runs, which a process that was killed may have left behind."""
+        folder = self.path / CHECKPOINTS
+        for run in runs:
+            (folder / f"{run.arm.label}-seed-{run.seed}.pt").unlink(missing_ok=True)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
     def _remove_run(self) -> None:
-        for name in (_MATRICES, _PAIRS, _MODELS):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+        # The log of a run says that it is finished, so it goes first.
+        for name in (EVENTS, MATRICES, PAIRS, MODELS, CHECKPOINTS, TENSORBOARD):
+            if (self.path / name).is_dir():
+                shutil.rmtree(self.path / name)
         pictures = self.path.glob("class_pairs-*.png")
-        files = (_CONFIG, _LOG, "metrics.csv", "matrices.npz", *_TABLES, "accuracy.png")
+        files = (*_NUMBERS, *_TABLES, _CURVES, _REPORT, CONFIG)
         for file in (*pictures, *(self.path / name for name in files)):
             file.unlink(missing_ok=True)
+
+
+def _locked(folder: Path) -> Any:
+    """An open file that keeps others out of the folder; the kernel frees it when we end.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+    lock = (folder / _LOCK).open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read().strip()
+        lock.close()
+        raise BlockingIOError(f"{folder} is in use by process {holder}") from None
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock

@@ -12,6 +12,7 @@ import gradmix_ext as gx
 from gradmix_ext.cli import main
 from gradmix_ext.continual.compare import Comparison
 from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.continual.plan import Plan, provenance
 from gradmix_ext.continual.run_folder import RunFolder
 from gradmix_ext.continual.saved import load_runs
 
@@ -22,9 +23,10 @@ def run(tmp_path_factory):
     config = ExperimentConfig(tasks=2, epochs=2, hidden=(16,), alpha=0.5)
     arms = [Arm.parse("joint"), Arm.parse("joint+mixup")]
     comparison = Comparison(Experiment(config, arms), arms, [0, 3])
-    folder = RunFolder(tmp_path_factory.mktemp("run"))
-    folder.write_config(config, arms, [0, 3], "gradmix compare", "torch")
-    comparison.execute(folder)
+    plan = Plan(config, tuple(arms), (0, 3), origin=provenance("gradmix compare", "torch"))
+    with RunFolder(tmp_path_factory.mktemp("run")) as folder:
+        plan.write(folder.path)
+        comparison.execute(folder)
     return folder.path
 
 

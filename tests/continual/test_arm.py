@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gradmix_ext.continual import METHODS
 from gradmix_ext.continual.compare import Comparison
 from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.continual.plan import Plan, provenance
 from gradmix_ext.continual.run_folder import RunFolder
 from gradmix_ext.continual.saved import load_runs
 from gradmix_ext.mixers import MIXERS, option_names
@@ -131,9 +132,9 @@ def test_a_run_folder_knows_the_arms_settings(tmp_path: Path) -> None:
     arms = [Arm.parse("gradmix[policy=skip]"), Arm.parse("gradmix")]
     experiment = Experiment(TINY, arms)
     comparison = Comparison(experiment, arms, [0])
-    folder = RunFolder(tmp_path)
-    folder.write_config(TINY, arms, [0], "gradmix compare", "torch")
-    comparison.execute(folder)
+    Plan(TINY, tuple(arms), (0,), origin=provenance("gradmix compare", "torch")).write(tmp_path)
+    with RunFolder(tmp_path, resume=True) as folder:
+        comparison.execute(folder)
     folder.finish(comparison)
     saved = json.loads((tmp_path / "config.json").read_text())["arms"][0]
     assert saved["label"] == "gradmix[policy=skip]"

@@ -9,6 +9,7 @@ import torch
 
 from gradmix_ext.continual.compare import Comparison
 from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.continual.plan import Plan, provenance
 from gradmix_ext.continual.run_folder import RunFolder
 from gradmix_ext.continual.saved import load_runs
 
@@ -21,9 +22,10 @@ def run(tmp_path_factory):
     )
     arms = [Arm.parse("er"), Arm.parse("er+mixup")]
     comparison = Comparison(Experiment(config, arms), arms, [0, 5])
-    folder = RunFolder(tmp_path_factory.mktemp("run"))
-    folder.write_config(config, arms, [0, 5], "gradmix compare", "torch")
-    comparison.execute(folder)
+    plan = Plan(config, tuple(arms), (0, 5), origin=provenance("gradmix compare", "torch"))
+    with RunFolder(tmp_path_factory.mktemp("run")) as folder:
+        plan.write(folder.path)
+        comparison.execute(folder)
     return folder.path, comparison
 
 

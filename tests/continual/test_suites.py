@@ -187,7 +187,7 @@ def test_the_command_runs_a_suite_and_makes_its_report_again(
 ) -> None:
     monkeypatch.setattr(_suite, "SUITES", {"tiny": TINY})
     out = tmp_path / "out"
-    args = ("compare", "--suite", "tiny", "--quick", "--seeds", "2", "--out", out)
+    args = ("compare", "--suite", "tiny", "--quick", "--seeds", "2", "--jobs", "1", "--out", out)
     assert gradmix(*args) == 0
     text = capsys.readouterr().out
     assert "6 runs, kept in" in text

@@ -43,7 +43,8 @@ def result(first: float, last: tuple[float, ...]) -> Result:
 def comparison(experiment: Experiment, runs: dict[tuple[int, int], Result], **how) -> Comparison:
     """Runs by number of the arm and seed."""
     made = Comparison(experiment, ARMS, range(4), **how)
-    made.runs = [SimpleNamespace(arm=ARMS[a], seed=s, result=r) for (a, s), r in runs.items()]
+    for (arm, seed), each in runs.items():
+        made.add(SimpleNamespace(arm=ARMS[arm], seed=seed, result=each))
     return made
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from gradmix_ext._version import __version__
+from gradmix_ext.continual.files import require_free
 from gradmix_ext.theory.rare_features.experiment import ExperimentConfig, Run, SweepRun
 from gradmix_ext.theory.rare_features.plots import plot_curves, plot_stop_map
 from gradmix_ext.theory.rare_features.results import StopMap, Table
@@ -47,16 +48,10 @@ class ResultFolder:
 
     def __init__(self, path: str | Path, overwrite: bool = False) -> None:
         self.path = Path(path)
+        require_free(self.path, overwrite, _is_earlier_run, f"run of {_KIND}")
         self.path.mkdir(parents=True, exist_ok=True)
-        if any(self.path.iterdir()):
-            if not overwrite:
-                raise FileExistsError(f"{self.path} is not empty: choose another, or --overwrite")
-            if not self._is_earlier_run():
-                raise FileExistsError(
-                    f"{self.path} holds no earlier run of {_KIND}: choose another"
-                )
-            for name in (_CONFIG, _RUNS, "summary.md", *_PICTURES):
-                (self.path / name).unlink(missing_ok=True)
+        for name in (_CONFIG, _RUNS, "summary.md", *_PICTURES):
+            (self.path / name).unlink(missing_ok=True)
         (self.path / _RUNS).touch()
 
     def write_config(
@@ -124,9 +119,10 @@ class ResultFolder:
         with (self.path / _RUNS).open("a") as file:
             file.write(json.dumps(content) + "\n")
 
-    def _is_earlier_run(self) -> bool:
-        try:
-            content = json.loads((self.path / _CONFIG).read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return False
-        return isinstance(content, dict) and content.get("experiment") == _KIND
+
+def _is_earlier_run(folder: Path) -> bool:
+    try:
+        content = json.loads((folder / _CONFIG).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return isinstance(content, dict) and content.get("experiment") == _KIND

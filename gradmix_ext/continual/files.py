@@ -1,0 +1,84 @@
+"""Files and folders for results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+__all__ = ["default_folder", "occupied", "remove_parts", "replaced", "require_free"]
+
+_PART = ".part"
+
+
+def default_folder(kind: str) -> Path:
+    """A folder name under runs/ that is not taken: time, then what was done."""
+    stem = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{kind}"
+    folder, tries = stem, 1
+    while folder.exists():
+        tries += 1
+        folder = stem.with_name(f"{stem.name}-{tries}")
+    return folder
+
+
+def occupied(folder: Path) -> bool:
+    """Whether a folder is there and holds anything but hidden files."""
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+
+
+def require_free(
+    folder: Path,
+    overwrite: bool,
+    is_earlier: Callable[[Path], bool] = lambda folder: True,
+    what: str = "run",
+) -> None:
+    """Refuse to write results over something else.
+
+    Args:
+        folder: Where the results shall be; need not exist.
+        overwrite: Whether the results of an earlier run may be replaced.
+        is_earlier: Whether a folder with content is that of an earlier run; the default takes any
+            for one, for results that replace no files but their own.
+        what: What `is_earlier` looks for, for the message.
+
+    Raises:
+        FileExistsError: the folder has content, and `overwrite` is not given or the content is
+            something else; or there is a file of that name.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is not a folder")
+    if not occupied(folder):
+        return
+    if not overwrite:
+        raise FileExistsError(f"{folder} is not empty: choose another, or --overwrite")
+    if not is_earlier(folder):
+        raise FileExistsError(f"{folder} holds no earlier {what}: choose another")
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A file to write (of the same suffix) that takes the place of `path` once it is complete.
+
+    Whenever the process is killed, `path` is as it was before or as it is after.
+
+    Raises:
+        OSError: it cannot be written; `path` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{_PART}{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what writers that were killed left half-written in a folder and below it."""
+    for path in folder.rglob(f".*{_PART}*"):
+        path.unlink(missing_ok=True)

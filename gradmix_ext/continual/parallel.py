@@ -1,0 +1,181 @@
+"""Runs in processes of their own, side by side.
+
+Each worker has a pipe of its own, so that a worker that dies blocks no other, and its run is known
+(an executor of the standard library says that some process died, not with which job). Workers are
+spawned, not forked: threads and CUDA do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+import torch
+
+from gradmix_ext import loader
+from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.continual.jobs import Job, RunFailedError, Tick
+
+__all__ = ["do_parallel", "fitting_workers"]
+
+
+def fitting_workers(device: torch.device, threads: int) -> int:
+    """How many runs go well side by side: as the CPU cores allow; on a GPU one.
+
+    Args:
+        device: Where runs are trained.
+        threads: CPU threads of each.
+    """
+    from joblib import cpu_count
+
+    # joblib counts the cores that this process may use, also inside containers.
+    return 1 if device.type == "cuda" else max(1, cpu_count() // threads)
+
+
+def do_parallel(
+    experiment: Experiment,
+    arms: Sequence[Arm],
+    jobs: Sequence[Job],
+    workers: int,
+    tell: Callable[[Tick], None],
+) -> Iterator[Job]:
+    """Do jobs in worker processes; gives each as it is finished.
+
+    Closing the iterator, or an exception, ends all workers at once.
+
+    Args:
+        experiment: Settings; every worker loads the data itself, once.
+        arms: All arms of the jobs.
+        jobs: What to do, in the order in which to begin.
+        workers: How many processes.
+        tell: Hears of every epoch of every job.
+
+    Raises:
+        RunFailedError: a run failed, or its worker died.
+    """
+    waiting = iter(jobs)
+    with _started(workers, experiment.config, arms, torch.get_num_threads()) as started:
+        busy = {worker.pipe: worker for worker in started if worker.give(next(waiting, None))}
+        while busy:
+            for pipe in wait(list(busy)):
+                assert isinstance(pipe, Connection)
+                worker = busy[pipe]
+                message = worker.hear()
+                if isinstance(message, Tick):
+                    tell(message)
+                    continue
+                yield message
+                if not worker.give(next(waiting, None)):
+                    del busy[pipe]
+
+
+@dataclass
+class _Worker:
+    """The parent's end of a worker."""
+
+    process: BaseProcess
+    pipe: Connection
+    job: Job | None = None
+
+    def give(self, job: Job | None) -> bool:
+        """Hand over the next job; without one the worker ends."""
+        self.job = job
+        with suppress(BrokenPipeError):  # it is dead, which hear() reports
+            self.pipe.send(job)
+        return job is not None
+
+    def hear(self) -> Tick | Job:
+        """The next tick, or the job that is finished."""
+        assert self.job is not None
+        try:
+            message = self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            raise RunFailedError.of(self.job.arm, self.job.seed, self._end()) from None
+        if isinstance(message, RunFailedError):
+            raise message
+        return self.job if message is None else message
+
+    def _end(self) -> str:
+        code = self.process.exitcode
+        assert code is not None
+        if code >= 0:
+            return f"its process ended with exit code {code}"
+        hint = ": out of memory?" if -code == signal.SIGKILL else ""
+        return f"its process was ended by signal {-code} ({signal.strsignal(-code)}){hint}"
+
+
+@contextmanager
+def _started(
+    count: int, config: ExperimentConfig, arms: Sequence[Arm], threads: int
+) -> Iterator[list[_Worker]]:
+    """Workers that wait for jobs. Whatever happens, none is left behind."""
+    context = multiprocessing.get_context("spawn")
+    workers: list[_Worker] = []
+    # Ctrl-C in a terminal goes to the whole group of processes, but it is for the parent to act.
+    # What is blocked here stays so in the children; for the parent it is only put off.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, config, tuple(arms), threads))
+            process.start()
+            theirs.close()
+            workers.append(_Worker(process, ours))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        yield workers
+    except BaseException:
+        for worker in workers:
+            worker.process.terminate()
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        for worker in workers:
+            worker.process.join()
+            worker.pipe.close()
+
+
+def _work(pipe: Connection, config: ExperimentConfig, arms: Sequence[Arm], threads: int) -> None:
+    """A worker: does jobs until it is given None."""
+    _end_with_parent()
+    torch.set_num_threads(threads)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to say, the parent has said
+        loader.load()
+    experiment = Experiment(config, arms)
+    with suppress(EOFError):  # the parent has changed its mind before the first job
+        for job in iter(pipe.recv, None):
+            pipe.send(_failure(job, experiment, pipe))
+
+
+def _failure(job: Job, experiment: Experiment, pipe: Connection) -> RunFailedError | None:
+    """Do a job; returns why it failed, if it did."""
+    try:
+        job.do(experiment, pipe.send)
+    except RunFailedError as error:
+        return RunFailedError(str(error))  # its cause need not travel
+    return None
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone, even in the middle of a run.
+
+    A parent that was killed cannot end its workers, and they must not write to a run folder that
+    someone else continues.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,306 @@
+"""Runs side by side, interrupted and resumed: what is written is the same, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gradmix_ext import loader
+from gradmix_ext.cli import main
+from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.continual.finished import FinishedRun
+from gradmix_ext.continual.jobs import Job, RunFailedError, Tick
+from gradmix_ext.continual.parallel import do_parallel
+from gradmix_ext.continual.run_folder import RunFolder
+
+# Runs of a second or so, in which checkpoints are written all the time.
+PLAN = ["compare", "er", "gradmix", "--seeds", "0,3", "--tasks", "3", "--epochs", "5"]
+PLAN += ["--samples-per-pair", "2", "--checkpoint-every", "0"]
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch, tmp_path):
+    loader.load()
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(tmp_path)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def gradmix(capsys):
+    """Run a command in this process; gives exit code, stdout and stderr."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        return exit_.value.code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    """The folder of all runs, done one after the other in this process."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    threads = torch.get_num_threads()
+    with pytest.raises(SystemExit) as exit_:
+        main([*PLAN, "--jobs", "1", "--out", str(folder)])
+    torch.set_num_threads(threads)
+    assert exit_.value.code == 0
+    return folder
+
+
+def start(*args: object) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(Path(loader.__file__).parents[2])}
+    return subprocess.Popen(
+        [sys.executable, "-m", "gradmix_ext", *map(str, args)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until(
+    condition: Callable[[], object], process: subprocess.Popen[str] | None = None
+) -> None:
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    """Process ids of the workers."""
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in found}
+    return [pid for pid, command in commands.items() if "spawn_main" in command]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def assert_same_content(one: Path, two: Path) -> None:
+    """Byte for byte, apart from times."""
+
+    def names(folder: Path) -> set[str]:
+        files = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+        return {str(path) for path in files} - {".lock", "config.json"}
+
+    def timeless(path: Path) -> object:
+        if path.suffix == ".jsonl":
+            events = map(json.loads, path.read_text().splitlines())
+            return [{k: v for k, v in each.items() if k != "seconds"} for each in events]
+        if path.name == "metrics.csv":
+            return [line for line in path.read_text().splitlines() if ",seconds," not in line]
+        return path.read_bytes()
+
+    assert names(one) == names(two)
+    for name in sorted(names(one)):
+        assert timeless(one / name) == timeless(two / name), name
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_killed_and_resumed_equals_uninterrupted(gradmix, uninterrupted, tmp_path, jobs):
+    """Also: runs side by side equal runs one after the other."""
+    out = tmp_path / "run"
+
+    def finished() -> set[str]:
+        return {f"{path.parent.name}-{path.stem}" for path in out.glob("events/*/seed-*.jsonl")}
+
+    def in_progress() -> set[str]:
+        return {path.stem for path in out.glob("checkpoints/[!.]*.pt")} - finished()
+
+    process = start(*PLAN, "--jobs", jobs, "--out", out, "--resume")
+    wait_until(lambda: finished() and in_progress(), process)
+    workers = children(process)
+    assert len(workers) == (jobs if jobs > 1 else 0)
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not any(map(alive, workers)))
+    assert 1 <= len(finished()) < 4
+    assert in_progress()
+    # The settings need not be said again.
+    code, text, err = gradmix("compare", "--resume", "--out", out, "--jobs", jobs)
+    assert (code, err) == (0, "")
+    assert "of 4 runs are there already" in text
+    assert ("2 runs side by side" in text) == (jobs == 2)
+    assert_same_content(uninterrupted, out)
+    config = json.loads((out / "config.json").read_text())
+    assert len(config["resumed"]) == 1
+    assert config["command"] != config["resumed"][0]["command"]
+
+
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_interrupts_keep_what_was_finished(gradmix, tmp_path, number, jobs):
+    out = tmp_path / "run"
+    log = out / "metrics.jsonl"
+    workers = []
+
+    def interrupt() -> None:
+        wait_until(lambda: log.exists() and '"run"' in log.read_text())
+        workers.extend(multiprocessing.active_children())
+        os.kill(os.getpid(), number)
+
+    killer = threading.Thread(target=interrupt)
+    killer.start()
+    flags = ("--tasks", "2", "--epochs", "2", "--jobs", jobs, "--out", out)
+    code, printed, err = gradmix("compare", "er", "--seeds", "500", *flags)
+    killer.join()
+    assert code == 130
+    assert len(workers) == (jobs if jobs > 1 else 0)
+    assert not multiprocessing.active_children()
+    assert "Traceback" not in printed + err
+    last = err.splitlines()[-1]
+    assert last.startswith("gradmix: interrupted: ")
+    assert last.endswith(f"of 500 runs finished, kept in {out}; --resume goes on from there")
+    finished = int(last.split()[2])
+    assert finished >= 1
+    assert log.read_text().count('"event": "run"') == finished
+    assert len(np.load(out / "matrices.npz")["er/seeds"]) == finished
+    assert "Interrupted" in (out / "summary.md").read_text()
+
+
+def one_worker(lr: float, folder: Path, tell: Callable[[Tick], None]) -> list[Job]:
+    """The jobs that a single worker finishes."""
+    arm = Arm.parse("er")
+    experiment = Experiment(ExperimentConfig(tasks=2, epochs=2, lr=lr), [arm])
+    jobs = [Job(arm, seed, folder, checkpoint_every=0, tensorboard=False) for seed in (0, 7)]
+    return list(do_parallel(experiment, [arm], jobs, 1, tell))
+
+
+def test_a_dead_worker_is_named(tmp_path):
+    def kill(tick: Tick) -> None:
+        if tick.seed == 7:
+            (worker,) = multiprocessing.active_children()
+            worker.kill()
+            worker.join()
+
+    message = r"er with seed 7: its process was ended by signal 9 \(Killed\): out of memory\?"
+    with pytest.raises(RunFailedError, match=message):
+        one_worker(0.05, tmp_path, kill)
+    assert FinishedRun(tmp_path, Arm.parse("er"), 0).is_there
+    assert not multiprocessing.active_children()
+
+
+def test_a_run_that_diverges_in_a_worker_is_named(tmp_path):
+    with pytest.raises(RunFailedError, match="er with seed 0: the training loss is"):
+        one_worker(1e25, tmp_path, lambda tick: None)
+    assert not multiprocessing.active_children()
+
+
+QUICK = ("--tasks", "2", "--epochs", "1", "--samples-per-pair", "2", "--jobs", "1")
+
+
+def test_more_arms_and_seeds_extend_a_comparison(gradmix, tmp_path):
+    assert gradmix("compare", "er", "--seeds", "2", *QUICK, "--out", "a")[0] == 0
+    stamp = (tmp_path / "a/events/er/seed-0.jsonl").stat().st_mtime_ns
+    more = ("compare", "gradmix", "er+none", "--seeds", "1-2", "--resume")
+    code, text, err = gradmix(*more, *QUICK, "--out", "a")
+    assert (code, err) == (0, "")
+    assert "2 of 6 runs are there already" in text
+    assert (tmp_path / "a/events/er/seed-0.jsonl").stat().st_mtime_ns == stamp
+    assert gradmix("compare", "er", "gradmix", "--seeds", "3", *QUICK, "--out", "b")[0] == 0
+    assert_same_content(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_finished_folder_resumes_to_itself(gradmix, tmp_path):
+    assert gradmix("train", *QUICK, "--out", "a")[0] == 0
+    before = (tmp_path / "a/metrics.jsonl").read_bytes()
+    (tmp_path / "a/metrics.jsonl").write_text("torn")
+    (tmp_path / "a/summary.md").unlink()
+    code, text, err = gradmix("train", "--resume", "--out", "a")
+    assert (code, err) == (0, "")
+    assert "1 of 1 runs are there already" in text
+    assert (tmp_path / "a/metrics.jsonl").read_bytes() == before
+    assert (tmp_path / "a/summary.md").is_file()
+
+
+def test_what_cannot_be_resumed(gradmix, tmp_path):
+    def error(*args: object) -> str:
+        code, _, err = gradmix(*args)
+        assert code == 2
+        assert err.count("\n") == 1
+        return err.removeprefix("gradmix: error: ").strip()
+
+    assert error("train", "--resume") == "--resume needs --out"
+    assert "either --resume or --overwrite" in error(
+        "train", "--resume", "--overwrite", "--out", "a"
+    )
+    assert gradmix("train", *QUICK, "--lr", "0.1", "--out", "a")[0] == 0
+    resume = ("train", "--resume", "--out", "a")
+    assert error(*resume, "--lr", "0.2") == (
+        "--lr is 0.2, but a was run with 0.1: leave it out, or choose another folder"
+    )
+    assert "--increment is [2, 3, 5], but a was run with None" in error(
+        *resume, "--increment", "2,3,5"
+    )
+    assert "--threads is 2, but a was run with 1" in error(*resume, "--threads", "2")
+    assert gradmix(*resume, "--lr", "0.1", "--jobs", "3")[0] == 0
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.txt").write_text("")
+    assert "thesis is not a run folder" in error("train", "--resume", "--out", "thesis")
+    config = json.loads((tmp_path / "a/config.json").read_text())
+    config["versions"]["gradmix_ext"] = "0.0.1"
+    (tmp_path / "a/config.json").write_text(json.dumps(config))
+    assert "a was run by gradmix_ext 0.0.1, and this is" in error(*resume)
+    (tmp_path / "a/config.json").write_text("{}")
+    assert "config.json does not hold the settings of a run" in error(*resume)
+
+
+def test_other_versions_are_noted(gradmix, tmp_path):
+    assert gradmix("train", *QUICK, "--out", "a")[0] == 0
+    config = json.loads((tmp_path / "a/config.json").read_text())
+    config["versions"]["numpy"] = "1.0"
+    (tmp_path / "a/config.json").write_text(json.dumps(config))
+    code, _, err = gradmix("train", "--resume", "--out", "a")
+    assert code == 0
+    assert err.startswith("gradmix: note: the folder was begun with numpy 1.0, this is ")
+    assert err.count("\n") == 1
+
+
+def test_a_checkpoint_that_does_not_fit_is_named(gradmix, tmp_path):
+    (tmp_path / "a/checkpoints").mkdir(parents=True)
+    assert gradmix("train", *QUICK, "--out", "b")[0] == 0
+    (tmp_path / "a/config.json").write_text((tmp_path / "b/config.json").read_text())
+    (tmp_path / "a/checkpoints/er+gradmix-seed-0.pt").write_bytes(b"half")
+    code, _, err = gradmix("train", "--resume", "--out", "a")
+    assert code == 1
+    assert "er+gradmix with seed 0: a/checkpoints/er+gradmix-seed-0.pt is not a training" in err
+    assert err.count("\n") == 1
+
+
+def test_only_one_process_writes_to_a_folder(gradmix, tmp_path):
+    assert gradmix("train", *QUICK, "--out", "a")[0] == 0
+    with RunFolder("a", resume=True):
+        for how in ("--resume", "--overwrite"):
+            code, _, err = gradmix("train", how, *QUICK, "--out", "a")
+            assert code == 2
+            assert f"a is in use by process {os.getpid()}" in err
+    assert gradmix("train", "--resume", "--out", "a")[0] == 0
+
+
+def test_jobs_that_are_none(gradmix):
+    for text in ("0", "many", "9" * 5000, "1025"):
+        code, _, err = gradmix("train", "--jobs", text)
+        assert code == 2
+        assert "is neither auto nor a number from 1 to 1024" in err
