@@ -48,6 +48,7 @@ def run_comparison(kind: str, arms: Sequence[str], seeds: Sequence[int], **param
             writer_class()
         backend = _load_backend()
         origin = provenance(shlex.join(["gradmix", *sys.argv[1:]]), backend)
+        origin["class_names"] = list(experiment.dataset.class_names)
         _note_changes(plan, origin)
         folder = RunFolder(
             params["out"] or default_folder(kind), params["overwrite"], params["resume"]
