@@ -29,10 +29,10 @@ def describe(comparison: Comparison) -> str:
     scenario = comparison.experiment.scenario(comparison.seeds[0])
     sizes = [len(task.classes) for task in scenario]
     shape = f"x {sizes[0]}" if len(set(sizes)) == 1 else "of " + "+".join(map(str, sizes))
-    policy = config.buffer_policy or "policy of the method"
+    kept = "" if config.buffer_policy is None else f"{config.buffer_policy}, "
     return (
         f"{scenario.name}: {len(sizes)} tasks {shape} classes, "
-        f"buffer {config.buffer_size} ({policy}, {config.replay}), "
+        f"buffer {config.buffer_size} ({kept}{config.replay}), "
         f"{config.epochs} epochs a task, batch {config.batch_size}, lr {config.lr:g}"
     )
 

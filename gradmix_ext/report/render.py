@@ -81,7 +81,11 @@ def _subtitle(run: RunRecord) -> str:
         ("batch_size", "batch {}"),
         ("lr", "lr {}"),
     ]
-    return ", ".join(text.format(settings[name]) for name, text in parts if name in settings)
+    return ", ".join(
+        text.format(settings[name])
+        for name, text in parts
+        if settings.get(name) is not None  # left to the method
+    )
 
 
 def _missing(runs: Sequence[RunRecord]) -> list[str]:
