@@ -208,8 +208,7 @@ class Trainer:
         """One epoch; the mean loss per sample, still on the device."""
         model, mixer, optimizer, scaler = run.model, run.mixer, run.optimizer, run.scaler
         model.train()
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        samples = 0
+        losses, sizes = [], []
         for step, (x, y) in enumerate(self.method.batches(stage)):
             if mixer.update_due(step):
                 memory = self.method.memory(stage)
@@ -226,9 +225,10 @@ class Trainer:
                 nn.utils.clip_grad_norm_(model.parameters(), self.clip_grad)
             scaler.step(optimizer)
             scaler.update()
-            total += loss.detach() * len(y)
-            samples += len(y)
-        return total / samples
+            losses.append(loss.detach())
+            sizes.append(len(y))
+        share = torch.tensor(sizes, dtype=torch.float64, device=self.device)
+        return torch.stack(losses).double() @ share / share.sum()
 
     def _precision(self) -> AbstractContextManager[object]:
         return nullcontext() if self.amp is None else torch.autocast(self.device.type, self.amp)
