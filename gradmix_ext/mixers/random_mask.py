@@ -1,4 +1,4 @@
-"""GradMix's control: as many class pairs allowed, but chosen at random."""
+"""GradMix's control: the same rule with the scores dealt out to other class pairs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from gradmix_ext.mixers.gradmix import GradMix
 
 
 class RandomMaskMixup(GradMix):
-    """Selective mixup whose helpful pairs are shuffled among the scored ones.
+    """GradMix with what the scores say shuffled among the scored pairs.
 
     Selecting pairs also changes how often mixing happens and which classes are seen. This control
-    keeps the number of allowed pairs and the policy and drops the information in the scores; what
-    GradMix gains over it comes from the gradients.
+    keeps the number of allowed pairs (``"redraw"``, ``"skip"``) or the odds themselves
+    (``"soft"``), and all the rest of GradMix with the same arguments, and drops the information in
+    the scores; what GradMix gains over it comes from the gradients.
 
     Args:
         num_classes: Number of classes C of the head.
         *args: As :class:`GradMix`.
-        fraction: Share of the scored pairs to allow; GradMix's own share by default.
+        fraction: Share of the scored pairs to allow; GradMix's own share by default. Not for
+            ``"soft"``, which allows them all.
         **kwargs: As :class:`GradMix`.
     """
 
@@ -32,6 +34,8 @@ class RandomMaskMixup(GradMix):
         super().__init__(num_classes, *args, **kwargs)
         if fraction is not None and not 0 <= fraction <= 1:
             raise ValueError(f"fraction must be in [0, 1], got {fraction}")
+        if fraction is not None and self.policy == "soft":
+            raise ValueError(f"fraction = {fraction} needs policy 'redraw' or 'skip', got 'soft'")
         self.fraction = fraction
 
     def update(

@@ -395,7 +395,7 @@ class TestOnline:
 
     def test_random_mask_holds_still_between_updates(self):
         model, current, buffer = network(), samples([2, 3], 20), samples([0, 1], 20)
-        mixer = gx.RandomMaskMixup(C, update="online", fraction=0.5)
+        mixer = gx.RandomMaskMixup(C, preset="paper", update="online", fraction=0.5)
         mixer.update(model, current, buffer)
         x, y = torch.cat([current[0], buffer[0]]), torch.cat([current[1], buffer[1]])
         masks = []
@@ -440,9 +440,13 @@ class TestRandomMask:
         assert len(masks) > 1
 
     def test_fraction(self):
-        mixer = gx.RandomMaskMixup(C, fraction=0.4)
+        mixer = gx.RandomMaskMixup(C, preset="paper", fraction=0.4)
         mixer.update(network(), samples([2, 3], 9), samples([0, 1], 9))
         assert mixer.allowed.triu()[mixer.scored].sum() == 4  # of the 10 pairs of 4 classes
+        with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\], got 1.5"):
+            gx.RandomMaskMixup(C, fraction=1.5)
+        with pytest.raises(ValueError, match="fraction = 0.4 needs policy 'redraw' or 'skip'"):
+            gx.RandomMaskMixup(C, fraction=0.4)
 
 
 def test_state_dict_round_trip():
