@@ -445,7 +445,7 @@ class TestRandomMask:
         assert mixer.allowed.triu()[mixer.scored].sum() == 4  # of the 10 pairs of 4 classes
         with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\], got 1.5"):
             gx.RandomMaskMixup(C, fraction=1.5)
-        with pytest.raises(ValueError, match="fraction = 0.4 needs policy 'redraw' or 'skip'"):
+        with pytest.raises(ValueError, match=r"fraction = 0\.4 needs policy 'redraw' or 'skip'"):
             gx.RandomMaskMixup(C, fraction=0.4)
 
 
