@@ -22,6 +22,9 @@ __all__ = ["HARD_POLICIES", "POLICIES", "draw_softly", "preferences"]
 
 POLICIES = (*HARD_POLICIES, "soft")
 
+# Steps that a probability of 1 is divided into; times the samples of a batch it fits into int64.
+_RESOLUTION = 2**40
+
 
 def preferences(scores: Tensor, scored: Tensor, temperature: float) -> Tensor:
     """Logarithms [K, K], up to a constant per row, of how much likelier than balanced a pair is.
@@ -62,22 +65,18 @@ def draw_softly(target: Tensor, preference: Tensor, noise: Tensor) -> tuple[Tens
     order = target.argsort(stable=True)
     start = size.cumsum(0) - size
 
-    log_odds = preference.double()[target].masked_fill(size == 0, -torch.inf)
-    highest = log_odds.amax(dim=1, keepdim=True)
-    mask = highest[:, 0] > -torch.inf
-    # Relative to the highest, so that nothing overflows and the likeliest class has weight 1.
-    edge = (log_odds - torch.where(mask[:, None], highest, 0.0)).exp().cumsum(dim=1)
-    point = noise[:, None] * edge[:, -1:]
-    last = (edge < edge[:, -1:]).sum(
-        dim=1, keepdim=True
-    )  # class; a product may round up to the end
-    drawn = (edge <= point).sum(dim=1, keepdim=True).minimum(last)
-    # What is left of the noise within the class's interval is uniform, and chooses the sample.
-    low = torch.where(drawn > 0, edge.gather(1, (drawn - 1).clamp(min=0)), 0.0)
-    share = (point - low) / (edge.gather(1, drawn) - low)
+    law = preference[target].masked_fill(size == 0, -torch.inf).softmax(dim=1)
+    # Integers: their sums are exact and, unlike those of floats on a GPU, deterministic.
+    edge = (law.double().nan_to_num() * _RESOLUTION).long().cumsum(dim=1)
+    end = edge[:, -1]
+    mask = end > 0  # all is NaN where every pair is excluded
+    point = (noise * end).long().minimum(end - 1)
+    drawn = torch.searchsorted(edge, point[:, None], right=True).clamp(max=edge.shape[1] - 1)
+    # Where the point lies within the interval of its class is uniform too, and chooses the sample.
+    low = torch.where(drawn > 0, edge.gather(1, (drawn - 1).clamp(min=0)), 0)
+    width = (edge.gather(1, drawn) - low).clamp(min=1)[:, 0]
     drawn = drawn[:, 0]
-    within = (share[:, 0].nan_to_num() * size[drawn]).long()
-    within = torch.minimum(within, size[drawn] - 1).clamp(min=0)
+    within = (point - low[:, 0]) * size[drawn] // width
     own = torch.arange(samples, device=target.device)
-    partner = order[(start[drawn] + within).clamp(max=max(samples - 1, 0))]
+    partner = order[(start[drawn] + within).clamp(min=0, max=max(samples - 1, 0))]
     return torch.where(mask, partner, own), mask
