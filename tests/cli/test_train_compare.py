@@ -132,6 +132,24 @@ def test_train_writes_to_a_new_folder_and_shows_no_spread_for_one_seed(gradmix, 
     assert "±" not in (folders[0] / "summary.md").read_text()
 
 
+def test_tensorboard_is_written_on_request_alone(gradmix, tmp_path):
+    pytest.importorskip("tensorboard")
+    flags = ("train", *QUICK, "--tasks", "2", "--out", "a")
+    assert gradmix(*flags)[0] == 0
+    assert not (tmp_path / "a" / "tensorboard").exists()
+    assert gradmix(*flags, "--overwrite", "--tensorboard")[0] == 0
+    assert list((tmp_path / "a" / "tensorboard" / "er+gradmix" / "seed-0").glob("events.*"))
+
+
+def test_tensorboard_that_is_not_installed_is_named(gradmix, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    code, _, err = gradmix("train", *QUICK, "--tensorboard")
+    assert code == 2
+    assert "--tensorboard needs tensorboard: pip install 'gradmix_ext[tensorboard]'" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
 def test_one_task_has_no_forgetting(gradmix, tmp_path):
     code, text, _ = gradmix("train", "--tasks", "1", *QUICK, "--out", "one")
     assert code == 0
