@@ -8,18 +8,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from gradmix_ext.cli._values import (
+    COUNT,
+    MAX_COUNT,
+    SEED,
+    THREADS,
+    read_fixed_lam,
+    read_increment,
+    read_jobs,
+    read_update,
+)
+
 if TYPE_CHECKING:
     from gradmix_ext.continual.experiment import ExperimentConfig
 
 __all__ = [
-    "COUNT",
-    "MAX_COUNT",
-    "SEED",
-    "THREADS",
     "SectionedCommand",
     "experiment_config",
     "experiment_options",
-    "read_seeds",
     "run_options",
     "section",
     "typed_flags",
@@ -28,16 +34,6 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SECTION = "gradmix_section"
-
-# What is accepted ends far above what is of use, and below where arithmetic in 64 bits, or the
-# runtime of the threads, breaks down.
-MAX_COUNT = 10_000_000
-_MAX_SEED = 2**53
-_MAX_SEEDS = 10_000
-
-COUNT = click.IntRange(min=1, max=MAX_COUNT)
-SEED = click.IntRange(min=-_MAX_SEED, max=_MAX_SEED)
-THREADS = click.IntRange(min=1, max=1024)
 
 
 class SectionedCommand(click.Command):
@@ -66,75 +62,6 @@ def section(title: str, *options: Callable[[F], F]) -> Callable[[F], F]:
         return function
 
     return decorate
-
-
-def read_seeds(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, ...]:
-    """``5`` is the seeds 0 to 4; ``0,3,7``, ``2-5`` and ``0-4,9`` are the seeds themselves."""
-    try:
-        if text.isdecimal():
-            ranges = [range(int(text))]
-        else:
-            ranges = []
-            for part in filter(None, text.split(",")):
-                first, dash, last = part.partition("-")
-                ranges.append(range(int(first), int(last if dash else first) + 1))
-    except ValueError:
-        raise click.BadParameter(
-            f"'{text}' is neither a count nor a list such as 0,1,2 or 0-9"
-        ) from None
-    # Before the seeds are listed: a slip of the keyboard must not fill the memory. The length of a
-    # range is worked out by hand, since len() refuses what does not fit 64 bits.
-    if sum(max(0, each.stop - each.start) for each in ranges) > _MAX_SEEDS:
-        raise click.BadParameter(f"'{text}' names more than {_MAX_SEEDS} seeds")
-    seeds = [seed for each in ranges for seed in each]
-    if not seeds:
-        raise click.BadParameter(f"'{text}' names no seed")
-    if max(seeds) > _MAX_SEED:
-        raise click.BadParameter(f"seed {max(seeds)} is larger than {_MAX_SEED}")
-    if len(set(seeds)) < len(seeds):
-        raise click.BadParameter(f"'{text}' names a seed twice")
-    return tuple(seeds)
-
-
-def _read_increment(
-    ctx: click.Context, param: click.Parameter, text: str | None
-) -> int | tuple[int, ...] | None:
-    """``2`` classes per task, or ``4,3,3`` for tasks of unequal size."""
-    if text is None:
-        return None
-    try:
-        sizes = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"'{text}' is neither a number nor a list such as 4,3,3") from None
-    return sizes[0] if len(sizes) == 1 else sizes
-
-
-def _read_update(ctx: click.Context, param: click.Parameter, text: str) -> str | int:
-    """``epoch``, ``online``, or a number of steps."""
-    if text in ("epoch", "online"):
-        return text
-    try:
-        steps = int(text) if text.isdecimal() else 0
-    except ValueError:  # thousands of digits
-        steps = 0
-    if 1 <= steps <= MAX_COUNT:
-        return steps
-    raise click.BadParameter(
-        f"'{text}' is none of epoch, online and a number of steps from 1 to {MAX_COUNT}"
-    )
-
-
-def _read_fixed_lam(
-    ctx: click.Context, param: click.Parameter, text: str | None
-) -> tuple[float, float] | None:
-    """``0.8,0.6``: λ of the inputs and λ of the labels."""
-    if text is None:
-        return None
-    try:
-        lam_x, lam_y = (float(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"'{text}' is not a pair of numbers such as 0.8,0.6") from None
-    return lam_x, lam_y
 
 
 def _option(*names: str, **settings: Any) -> Callable[[F], F]:
@@ -173,7 +100,7 @@ _DATA = section(
     _option("--tasks", type=COUNT, help="Number of tasks.  [default: 5]", show_default=False),
     _option(
         "--increment",
-        callback=_read_increment,
+        callback=read_increment,
         metavar="N|LIST",
         help="Classes per task, instead of --tasks: 2, or 4,3,3 for unequal tasks.",
     ),
@@ -323,7 +250,7 @@ _MIXING = section(
     ),
     _option(
         "--fixed-lam",
-        callback=_read_fixed_lam,
+        callback=read_fixed_lam,
         metavar="X,Y",
         help="λ of the inputs and λ of the labels, for --lam-coupling fixed.",
     ),
@@ -370,7 +297,7 @@ _MIXING = section(
     _option("--samples-per-pair", type=COUNT, default=16, help="Mixed samples per scored pair."),
     _option(
         "--update",
-        callback=_read_update,
+        callback=read_update,
         metavar="WHEN",
         default="epoch",
         help="When pairs are scored anew: epoch, every so many steps (a number), or online, from "
@@ -397,24 +324,11 @@ def experiment_options(function: F) -> F:
     return function
 
 
-def _read_jobs(ctx: click.Context, param: click.Parameter, text: str) -> int | None:
-    """A number of processes; None for ``auto``."""
-    if text == "auto":
-        return None
-    try:
-        jobs = int(text) if text.isdecimal() else 0
-    except ValueError:  # thousands of digits
-        jobs = 0
-    if 1 <= jobs <= 1024:
-        return jobs
-    raise click.BadParameter(f"'{text}' is neither auto nor a number from 1 to 1024")
-
-
 _RUNNING = section(
     "Running",
     _option(
         "--jobs",
-        callback=_read_jobs,
+        callback=read_jobs,
         default="auto",
         metavar="N|auto",
         help="Runs side by side, each in a process of its own with --threads threads; auto: as the "

@@ -9,11 +9,11 @@ import click
 from gradmix_ext.cli._options import (
     SectionedCommand,
     experiment_options,
-    read_seeds,
     run_options,
     section,
     typed_flags,
 )
+from gradmix_ext.cli._values import read_seeds
 
 __all__ = ["compare_command"]
 

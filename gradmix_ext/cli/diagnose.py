@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradmix_ext.cli._options import (
-    COUNT,
     SectionedCommand,
     experiment_config,
     experiment_options,
-    read_seeds,
     section,
 )
+from gradmix_ext.cli._values import COUNT, read_seeds
 
 if TYPE_CHECKING:
     from gradmix_ext.continual.diagnosis import Diagnosis

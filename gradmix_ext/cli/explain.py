@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradmix_ext.cli._options import MAX_COUNT, SEED, THREADS, SectionedCommand, section
+from gradmix_ext.cli._options import SectionedCommand, section
+from gradmix_ext.cli._values import MAX_COUNT, SEED, THREADS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,14 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradmix_ext.cli._options import (
-    COUNT,
-    MAX_COUNT,
-    THREADS,
-    SectionedCommand,
-    read_seeds,
-    section,
-)
+from gradmix_ext.cli._options import SectionedCommand, section
+from gradmix_ext.cli._values import COUNT, MAX_COUNT, THREADS, read_seeds
 
 if TYPE_CHECKING:
     from gradmix_ext.theory.rare_features.experiment import Experiment

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradmix_ext.cli._options import COUNT, THREADS, SectionedCommand, section
+from gradmix_ext.cli._options import SectionedCommand, section
+from gradmix_ext.cli._values import COUNT, THREADS
 
 if TYPE_CHECKING:
     from gradmix_ext.continual.saved import SavedRun

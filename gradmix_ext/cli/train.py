@@ -6,13 +6,8 @@ from typing import Any
 
 import click
 
-from gradmix_ext.cli._options import (
-    SectionedCommand,
-    experiment_options,
-    read_seeds,
-    run_options,
-    section,
-)
+from gradmix_ext.cli._options import SectionedCommand, experiment_options, run_options, section
+from gradmix_ext.cli._values import read_seeds
 
 __all__ = ["train_command"]
 
