@@ -52,6 +52,14 @@ def gradmix(capsys):
     return run
 
 
+@pytest.fixture
+def ctrl_c():
+    """Let Ctrl-C interrupt: what a shell starts in the background, such as tests, ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> Path:
     """The folder of all runs, done one after the other in this process."""
@@ -151,7 +159,7 @@ def test_killed_and_resumed_equals_uninterrupted(gradmix, uninterrupted, tmp_pat
 
 
 @pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
-def test_interrupts_keep_what_was_finished(gradmix, tmp_path, number, jobs):
+def test_interrupts_keep_what_was_finished(gradmix, tmp_path, ctrl_c, number, jobs):
     out = tmp_path / "run"
     log = out / "metrics.jsonl"
     workers = []
