@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, astuple, dataclass, fields
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -51,7 +52,7 @@ class Row:
 
 
 class Ledger:
-    """``runs.csv``, one row per finished run, and ``settings.json``, what was run.
+    """``runs.csv``, one row per finished run, and ``settings.json``, what each setting changes.
 
     Rows are appended as they come, so that a study goes on where it was interrupted.
 
@@ -85,12 +86,19 @@ class Ledger:
     def _require_same_settings(self, suite: Suite) -> None:
         path = self.folder / _SETTINGS
         saved = json.loads(path.read_text()) if path.is_file() else {}
-        now = {name: asdict(config) for name, config in suite.settings.items()}
-        now = json.loads(json.dumps(now))  # with lists for tuples, as saved
+        now = {name: _changes(config) for name, config in suite.settings.items()}
         for name in {row.setting for row in self.rows.values()} & now.keys():
             if saved.get(name) != now[name]:
                 raise ValueError(f"{self.folder} holds runs of another setting named '{name}'")
         path.write_text(json.dumps(saved | now, indent=1) + "\n")
+
+
+def _changes(config: ExperimentConfig) -> dict[str, Any]:
+    """What a setting changes of the defaults, as JSON gives it back."""
+    defaults = asdict(ExperimentConfig())
+    changed = {name: value for name, value in asdict(config).items() if value != defaults[name]}
+    result: dict[str, Any] = json.loads(json.dumps(changed))
+    return result
 
 
 def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Iterator[list[Row]]:
