@@ -149,7 +149,8 @@ def _plot(findings: SuiteFindings, metric: str, path: Path) -> None:
             chosen = [found.get((setting, metric)) for setting in settings]
             _points(axes, chosen, shift, contender, index)
         axes.axvline(0, color="#555555", lw=0.8)
-        axes.set_title(f"minus {reference}", loc="left", fontsize=10)
+        title = f"minus {reference}".replace("[", "\n[").replace(",", ",\n")
+        axes.set_title(title, loc="left", fontsize=10)
         axes.set_xlabel(f"{_HEADINGS[metric]}, percentage points")
         axes.grid(axis="x", color="#DDDDDD", lw=0.6)
         axes.set_axisbelow(True)
