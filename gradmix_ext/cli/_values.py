@@ -14,6 +14,7 @@ __all__ = [
     "read_jobs",
     "read_seeds",
     "read_update",
+    "whole_number",
 ]
 
 # What is accepted ends far above what is of use, and below where arithmetic in 64 bits, or the
@@ -25,6 +26,15 @@ _MAX_SEEDS = 10_000
 COUNT = click.IntRange(min=1, max=MAX_COUNT)
 SEED = click.IntRange(min=-_MAX_SEED, max=_MAX_SEED)
 THREADS = click.IntRange(min=1, max=1024)
+
+
+def whole_number(text: str, most: int) -> int | None:
+    """The number from 1 to `most` that the text is, None if it is none."""
+    try:
+        number = int(text) if text.isdecimal() else 0
+    except ValueError:  # thousands of digits
+        number = 0
+    return number if 1 <= number <= most else None
 
 
 def read_seeds(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, ...]:
@@ -72,11 +82,8 @@ def read_update(ctx: click.Context, param: click.Parameter, text: str) -> str | 
     """``epoch``, ``online``, or a number of steps."""
     if text in ("epoch", "online"):
         return text
-    try:
-        steps = int(text) if text.isdecimal() else 0
-    except ValueError:  # thousands of digits
-        steps = 0
-    if 1 <= steps <= MAX_COUNT:
+    steps = whole_number(text, MAX_COUNT)
+    if steps is not None:
         return steps
     raise click.BadParameter(
         f"'{text}' is none of epoch, online and a number of steps from 1 to {MAX_COUNT}"
@@ -100,10 +107,7 @@ def read_jobs(ctx: click.Context, param: click.Parameter, text: str) -> int | No
     """A number of processes; None for ``auto``."""
     if text == "auto":
         return None
-    try:
-        jobs = int(text) if text.isdecimal() else 0
-    except ValueError:  # thousands of digits
-        jobs = 0
-    if 1 <= jobs <= 1024:
+    jobs = whole_number(text, 1024)
+    if jobs is not None:
         return jobs
     raise click.BadParameter(f"'{text}' is neither auto nor a number from 1 to 1024")

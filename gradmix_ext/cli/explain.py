@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradmix_ext.cli._options import SectionedCommand, section
-from gradmix_ext.cli._values import MAX_COUNT, SEED, THREADS
+from gradmix_ext.cli._values import MAX_COUNT, SEED, THREADS, whole_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,11 +25,8 @@ def _read_pairs(ctx: click.Context, param: click.Parameter, text: str) -> str | 
     """``all`` or a positive number."""
     if text == "all":
         return text
-    try:
-        pairs = int(text) if text.isdecimal() else 0
-    except ValueError:  # thousands of digits
-        pairs = 0
-    if 1 <= pairs <= MAX_COUNT:
+    pairs = whole_number(text, MAX_COUNT)
+    if pairs is not None:
         return pairs
     raise click.BadParameter(f"'{text}' is neither all nor a positive number of pairs")
 

@@ -30,26 +30,7 @@ PLAN = ["compare", "er", "gradmix", "--seeds", "0,3", "--tasks", "3", "--epochs"
 PLAN += ["--samples-per-pair", "2", "--checkpoint-every", "0"]
 
 
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch, tmp_path):
-    loader.load()
-    threads = torch.get_num_threads()
-    monkeypatch.chdir(tmp_path)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def gradmix(capsys):
-    """Run a command in this process; gives exit code, stdout and stderr."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        return exit_.value.code, out, err
-
-    return run
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.fixture

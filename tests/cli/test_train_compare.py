@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from gradmix_ext import loader
-from gradmix_ext.cli import _options, main
+from gradmix_ext.cli import _options
 from gradmix_ext.cli.compare import compare_command
 from gradmix_ext.cli.train import train_command
 from gradmix_ext.continual import METHODS
@@ -29,27 +29,7 @@ from gradmix_ext.mixers import MIXERS, GradMix
 QUICK = ["--epochs", "2", "--samples-per-pair", "2", "--jobs", "1"]
 
 
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch, tmp_path):
-    """Threads as before, the default folder below a temporary one, and no terminal."""
-    loader.load()  # whose message about compiling is not what is tested here
-    threads = torch.get_num_threads()
-    monkeypatch.chdir(tmp_path)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def gradmix(capsys):
-    """Run a command in this process; gives exit code, stdout and stderr."""
-
-    def run(*args: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        return exit_.value.code, out, err
-
-    return run
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def log_of(folder: Path) -> list[dict]:
