@@ -62,7 +62,7 @@ class ReplayBuffer:
         self.policy = policy
         self.generator = generator
         self.fill = fill
-        self.seen = 0
+        self.seen: int = 0
         # Columns of equal length. "key" orders the samples of a class for the balanced policies.
         self._columns: dict[str, Tensor] = {}
         self._classes = torch.empty(0, dtype=torch.int64)

@@ -36,7 +36,7 @@ class Checkpoint:
     def __init__(self, path: str | Path, every_seconds: float = 30.0) -> None:
         if every_seconds < 0:
             raise ValueError(f"every_seconds must not be negative, got {every_seconds}")
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self.every_seconds = every_seconds
         self._last = time.monotonic()
 

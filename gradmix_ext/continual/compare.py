@@ -60,9 +60,9 @@ class Comparison:
         test: str = "t",
     ) -> None:
         self.experiment = experiment
-        self.arms = tuple(arms)
-        self.seeds = tuple(seeds)
-        self.baseline = choose_baseline(self.arms) if baseline is None else baseline
+        self.arms: tuple[Arm, ...] = tuple(arms)
+        self.seeds: tuple[int, ...] = tuple(seeds)
+        self.baseline: Arm = choose_baseline(self.arms) if baseline is None else baseline
         self.test = test
         self._finished: dict[tuple[Arm, int], FinishedRun] = {}
 

@@ -163,12 +163,12 @@ class Experiment:
 
     def __init__(self, config: ExperimentConfig, arms: Sequence[Arm]) -> None:
         self.config = config
-        self.device = usable_device(config.device)
+        self.device: torch.device = usable_device(config.device)
         for name in ("lr", "momentum", "weight_decay"):
             value = getattr(config, name)
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be at least 0 and finite, got {value}")
-        self.dataset = self._load()
+        self.dataset: ArrayDataset = self._load()
         scenario = self.scenario(seed=0)
         with seeded(0):
             self.model(scenario)

@@ -65,7 +65,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, overwrite: bool = False, resume: bool = False) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         require_free(self.path, overwrite or resume, lambda folder: (folder / CONFIG).is_file())
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.path)

@@ -109,8 +109,8 @@ class Trainer:
         ):
             if isinstance(chosen, str) and chosen not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got '{chosen}'")
-        self.device = torch.empty(0, device=device).device  # with its index
-        self.method = method_by_name(method) if isinstance(method, str) else method
+        self.device: torch.device = torch.empty(0, device=device).device  # with its index
+        self.method: Method = method_by_name(method) if isinstance(method, str) else method
         if self.method.uses_buffer and buffer is None:
             raise ValueError(f"{type(self.method).__name__} replays samples: give buffer")
         if buffer is not None and not isinstance(buffer, ReplayBuffer):
@@ -120,13 +120,15 @@ class Trainer:
         self.buffer = buffer
         self.model = model
         self.mixer = mixer
-        self.optimizer = optimizer or optimizer_by_name("sgd", lr=0.05)
-        self.schedule = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
+        self.optimizer: OptimizerFactory = optimizer or optimizer_by_name("sgd", lr=0.05)
+        self.schedule: ScheduleFactory = (
+            SCHEDULES[schedule] if isinstance(schedule, str) else schedule
+        )
         self.epochs = epochs
         self.batch_size = batch_size
         self.seed = seed
-        self.callbacks = tuple(callbacks)
-        self.amp = AMP[amp]
+        self.callbacks: tuple[Callback, ...] = tuple(callbacks)
+        self.amp: torch.dtype | None = AMP[amp]
         self.clip_grad = clip_grad
         self.compile = compile
         self.storage = storage

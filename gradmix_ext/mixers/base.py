@@ -55,11 +55,11 @@ class Mixer(ABC):
     ) -> None:
         if not 0 <= balance <= 1:
             raise ValueError(f"balance must be in [0, 1], got {balance}")
-        self.lam_law = LamLaw(float(alpha), lam_coupling, fixed_lam, per_sample_lam)
-        self.schedule = Schedule(stop_epoch, taper)
+        self.lam_law: LamLaw = LamLaw(float(alpha), lam_coupling, fixed_lam, per_sample_lam)
+        self.schedule: Schedule = Schedule(stop_epoch, taper)
         self.generator = generator
         self.balance = balance
-        self.epoch = 0
+        self.epoch: int = 0
 
     @abstractmethod
     def draw_partners(self, y: Tensor) -> tuple[Tensor, Tensor]:

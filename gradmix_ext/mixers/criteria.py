@@ -100,11 +100,13 @@ class Pool:
     """Current and buffered samples addressed as one set, without copying either."""
 
     def __init__(self, current: Samples, buffer: Samples) -> None:
-        self.parts = [samples for samples in (current, buffer) if samples[1].numel()]
-        self.y = torch.cat([y for _, y in self.parts])
-        self.order = self.y.argsort(stable=True)
+        self.parts: list[Samples] = [samples for samples in (current, buffer) if samples[1].numel()]
+        self.y: Tensor = torch.cat([y for _, y in self.parts])
+        self.order: Tensor = self.y.argsort(stable=True)
+        self.classes: Tensor
+        self.count: Tensor
         self.classes, self.count = self.y.unique(return_counts=True)
-        self.start = self.count.cumsum(0) - self.count
+        self.start: Tensor = self.count.cumsum(0) - self.count
 
     def draw(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
         """One uniformly drawn sample of the class ``classes[index]``, for each index."""

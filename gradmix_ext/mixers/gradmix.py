@@ -159,10 +159,10 @@ class GradMix(Mixer):
         self.score_momentum = score_momentum
         self.exploration = exploration
 
-        self.scores = torch.zeros(num_classes, num_classes)
-        self.scored = torch.zeros(num_classes, num_classes, dtype=torch.bool)
-        self.allowed = torch.zeros_like(self.scored)
-        self.preference = torch.zeros_like(self.scores)
+        self.scores: Tensor = torch.zeros(num_classes, num_classes)
+        self.scored: Tensor = torch.zeros(num_classes, num_classes, dtype=torch.bool)
+        self.allowed: Tensor = torch.zeros_like(self.scored)
+        self.preference: Tensor = torch.zeros_like(self.scores)
         self._begin()
         self._direction: Direction | None = None
         self._class_mask: Tensor | None = None

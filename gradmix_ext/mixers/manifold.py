@@ -53,7 +53,7 @@ class ManifoldMixup(Mixup):
         super().__init__(alpha, **options)
         if isinstance(layers, str | int):
             layers = (layers,)
-        self.layers = None if layers is None else tuple(map(str, layers))
+        self.layers: tuple[str, ...] | None = None if layers is None else tuple(map(str, layers))
         if self.layers == ():
             raise ValueError("layers must name at least one layer, got none")
         self._layer_generator: torch.Generator | None = None

@@ -60,8 +60,8 @@ class RandomMaskMixup(GradMix):
         else:
             count = (self.fraction * pairs.sum()).round()
         chosen = (rank.reshape(pairs.shape) < count) & pairs
-        self.allowed = torch.where(self.scored, chosen | chosen.T, self.allowed)
+        self.allowed: Tensor = torch.where(self.scored, chosen | chosen.T, self.allowed)
         # The pairs come first in the stable order, as many as there are ranks below their number.
         listed = self.preference.flatten()[(~pairs).flatten().int().argsort(stable=True)]
         dealt = torch.where(pairs, listed[rank].reshape(pairs.shape), 0.0)
-        self.preference = dealt + dealt.triu(1).T
+        self.preference: Tensor = dealt + dealt.triu(1).T

@@ -32,7 +32,7 @@ class RobustAccuracy(dict[float, float]):
         self, accuracy: Mapping[float, float], ece: Mapping[float, float], samples: int
     ) -> None:
         super().__init__(accuracy)
-        self.ece = dict(ece)
+        self.ece: dict[float, float] = dict(ece)
         self.samples = samples
 
 

@@ -29,15 +29,15 @@ class ResNet32(nn.Module):
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(*_convolution(channels, _WIDTHS[0]), nn.ReLU())
+        self.stem: nn.Sequential = nn.Sequential(*_convolution(channels, _WIDTHS[0]), nn.ReLU())
         blocks = []
         width = _WIDTHS[0]
         for stage_width in _WIDTHS:
             for _ in range(_BLOCKS):
                 blocks.append(_Block(width, stage_width))
                 width = stage_width
-        self.blocks = nn.Sequential(*blocks)
-        self.fc = nn.Linear(width, num_classes)
+        self.blocks: nn.Sequential = nn.Sequential(*blocks)
+        self.fc: nn.Linear = nn.Linear(width, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -39,7 +39,7 @@ COLUMNS = (
 )
 
 #: What the sweep can vary beside the stop: name of the setting, its default values.
-AXES = {
+AXES: dict[str, tuple[float, ...]] = {
     "rho": (0.02, 0.04, 0.06, 0.1, 0.2, 0.4),
     "sigma_p": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3),
     "alpha": (0.0, 0.2, 0.3, 0.4, 0.6, 0.8),
@@ -169,7 +169,7 @@ class Experiment:
 
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
-        self.device = usable_device(config.device)
+        self.device: torch.device = usable_device(config.device)
 
     def steps(self, arm: Schedule) -> int:
         """How long an arm is trained."""

@@ -47,7 +47,7 @@ class ResultFolder:
     """
 
     def __init__(self, path: str | Path, overwrite: bool = False) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         require_free(self.path, overwrite, _is_earlier_run, f"run of {_KIND}")
         self.path.mkdir(parents=True, exist_ok=True)
         for name in (_CONFIG, _RUNS, "summary.md", *_PICTURES):
