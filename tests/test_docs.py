@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -107,3 +108,23 @@ def test_relative_links_exist():
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_reference_has_every_public_module():
+    """`gx` itself and each module that it names; a page lists the names in a module's __all__."""
+    modules = [gradmix_ext] + [
+        getattr(gradmix_ext, name)
+        for name in gradmix_ext.__all__
+        if isinstance(getattr(gradmix_ext, name), ModuleType)
+    ]
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    documented = re.findall(r"^\.\. automodule:: (\S+)$", pages, flags=re.MULTILINE)
+    assert {module.__name__ for module in modules} <= set(documented)
+
+
+def test_reference_has_every_mixer():
+    """The page of `gx` lists its names one by one, since `gx.mixers` has them too."""
+    page = (ROOT / "docs" / "api" / "mixers.md").read_text()
+    listed = re.search(r"automodule:: gradmix_ext\n   :members: (.*)", page)[1].split(", ")
+    classes = {name for name in gradmix_ext.__all__ if isinstance(getattr(gradmix_ext, name), type)}
+    assert classes == set(listed)

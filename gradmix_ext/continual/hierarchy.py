@@ -62,7 +62,7 @@ def hierarchy(
     test_per_class: int = 50,
     seed: int = 0,
 ) -> ArrayDataset:
-    """Gaussian classes in superclasses: x = μ_k + noise · ε, ε ~ N(0, I), μ as :func:`class_means`.
+    """Gaussian classes in superclasses: x = μ_k + noise · ε, ε ~ N(0, I), μ as `class_means`.
 
     Which pairs matter is known by construction. Classes of one superclass share the feature u_s:
     what is learned about one moves the logits of the others. Classes of two superclasses have

@@ -72,7 +72,7 @@ class Result:
         return metrics.fwt(self.task_il_matrix, self.task_il_baseline)
 
     def summary(self) -> dict[str, float | None]:
-        """The :data:`METRICS` by name; None stands for NaN, which JSON does not have."""
+        """The metrics by name; None stands for NaN, which JSON does not have."""
         values = {name: getattr(self, name) for name in METRICS}
         return {name: None if math.isnan(value) else value for name, value in values.items()}
 

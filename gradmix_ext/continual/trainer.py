@@ -53,12 +53,13 @@ class Trainer:
             (class-balanced, for iCaRL herding); needed by methods that replay.
         optimizer: Called with the parameters at the start of each task. The default is SGD with
             learning rate 0.05 and momentum 0.9.
-        schedule: Course of the learning rate over the epochs of each task: a name of
-            :data:`SCHEDULES`, or a function of the optimizer and the number of epochs.
+        schedule: Course of the learning rate over the epochs of each task:
+            ``"constant"``, ``"cosine"`` or ``"step"``, or a function of the optimizer and the
+            number of epochs.
         epochs: Epochs per task.
         batch_size: Samples per batch (of current samples, in split replay). An epoch's last batch
-            has what is left; one sample alone joins the batch before it (see
-            :func:`~gradmix_ext.continual.replay.shuffled`).
+            has what is left; one sample alone joins the batch before it, since batch
+            normalisation cannot train on it.
         device: Where to train.
         seed: Seed of everything random: initial weights, order of batches, augmentation, dropout,
             and the mixer and the buffer unless they are given as objects.

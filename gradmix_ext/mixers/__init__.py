@@ -9,7 +9,7 @@ from gradmix_ext.mixers.base import Mixer
 from gradmix_ext.mixers.batch import MixedBatch
 from gradmix_ext.mixers.cutmix import CutMix
 from gradmix_ext.mixers.gradmix import GradMix
-from gradmix_ext.mixers.images import ImageBatch, ImageTransform
+from gradmix_ext.mixers.images import ImageBatch, ImageTransform, Inputs
 from gradmix_ext.mixers.manifold import ManifoldMixup
 from gradmix_ext.mixers.mixup import BalancedMixup, Mixup, NoMix
 from gradmix_ext.mixers.random_mask import RandomMaskMixup
@@ -21,6 +21,7 @@ __all__ = [
     "GradMix",
     "ImageBatch",
     "ImageTransform",
+    "Inputs",
     "ManifoldMixup",
     "MixedBatch",
     "Mixer",

@@ -61,7 +61,7 @@ class GradMix(Mixer):
             ``"linear"`` (½(s_a + s_b) from the classes' own gradients) or ``"gram"`` (<g_a, g_b>).
         policy: ``"soft"`` draws partner j of i with probability
             ∝ exp(score / (temperature · standard deviation of the scores)) / (samples of y_j in the
-            batch), see :mod:`gradmix_ext.mixers.policies`; ``"redraw"`` draws it among the helpful
+            batch), see `gradmix_ext.mixers.policies`; ``"redraw"`` draws it among the helpful
             ones of the batch; ``"skip"`` draws a random permutation and leaves detrimental pairs
             unmixed.
         threshold: Least score of a helpful pair; ``"soft"`` needs none.
@@ -216,7 +216,8 @@ class GradMix(Mixer):
         Args:
             model: The model, with an ``nn.Linear`` as last layer. Its mode is left as it was.
             current: Samples and labels ``(x [N, ...], y [N])`` of the current task; ``x`` is a
-                tensor, an :class:`ImageBatch`, or whatever gives ready samples when indexed.
+                tensor, an :class:`~gradmix_ext.mixers.ImageBatch`, or whatever gives ready samples
+                when indexed.
             buffer: Samples and labels of the replay buffer; None or empty in the first task.
             seen_classes: Classes of the softmax, as in the loss: indices or a mask [C] (bool);
                 all by default.

@@ -33,7 +33,7 @@ class ManifoldMixup(Mixup):
         layers: Where to mix: module paths as in ``model.named_modules()``, each for what enters
             this module (by its first argument, the first time it is called), and ``"input"`` for
             the samples themselves. The index of a module in an ``nn.Sequential`` is its path. By
-            default :func:`parts` of the model and ``"input"``.
+            default `parts` of the model and ``"input"``.
         alpha: λ ~ Beta(alpha, alpha).
         **options: As :class:`~gradmix_ext.Mixer`. The layer is drawn on the CPU, from a generator
             of its own that starts from the seed of ``generator``.

@@ -36,7 +36,8 @@ def mixup_cross_entropy(
         lam: Weight of ``target``, a number, a scalar tensor or one per sample [N].
         class_mask: Classes [C] (bool) that take part in the softmax, all by default. The logits of
             the others are ignored, whatever their value.
-        label_smoothing: ε in [0, 1]: the target becomes (1-ε)·q + ε/|A| over the allowed classes.
+        label_smoothing: ε in [0, 1]: the target becomes ``(1-ε)·q + ε/|A|`` over the allowed
+            classes A.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``. The mean over no samples is NaN.
 
     Returns:

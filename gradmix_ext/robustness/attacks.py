@@ -31,7 +31,7 @@ class Attack:
     """An attack with its settings.
 
     Attributes:
-        name: One of :data:`ATTACKS`.
+        name: One of :data:`~gradmix_ext.robustness.ATTACKS`.
         low: Least value of an input, broadcastable to a batch.
         high: Greatest value.
         steps: Steps of PGD.

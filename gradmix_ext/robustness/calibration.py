@@ -15,7 +15,7 @@ def expected_calibration_error(
 ) -> float:
     """ECE: the mean gap between confidence and accuracy, over bins of equal width.
 
-    ECE = Σ_b (n_b / N) |accuracy_b - confidence_b|, with the confidence of a sample its largest
+    ``ECE = Σ_b (n_b / N) |accuracy_b - confidence_b|``, with the confidence of a sample its largest
     softmax probability and bin b of ((b-1)/bins, b/bins] (Guo et al., ICML 2017, eq. 3).
 
     Args:

@@ -43,13 +43,13 @@ class RobustRadius:
     the theorem's conditions fails, and the numbers are those the formula would give.
 
     Attributes:
-        eps_i: ε_i = |cos(∇f(x_i), x_i)| c_x E[1-λ], [n].
+        eps_i: ``ε_i = |cos(∇f(x_i), x_i)| c_x E[1-λ]``, [n].
         eps_mix: min_i ε_i, 0-dim.
         in_theta: Whether every sample is classified correctly, (2y-1) f(x) >= 0.
         misclassified: How many are not.
         c_x: The largest c with ‖x_i‖ >= c √d for all i, 0-dim.
         centred: Whether the mean of the inputs is 0, within 1e-4 of their root mean square norm.
-        homogeneous: Whether f(x_i) = ∇f(x_i)ᵀx_i, within 1e-4 of the largest |f|; always so for
+        homogeneous: Whether f(x_i) = ∇f(x_i)ᵀx_i, within 1e-4 of the largest ``|f|``; always so for
             logistic regression.
     """
 
@@ -84,7 +84,7 @@ def adversarial_loss_second_order(
 ) -> Tensor:
     """The second-order expansion of the adversarial logistic loss in an l2 ball of radius eps·√d.
 
-    L~_adv(ε) = L_std + ε√d (1/n) Σ |g_i - y_i| ‖θ‖ + (ε² d / 2) (1/n) Σ g_i (1-g_i) ‖θ‖²
+    ``L~_adv(ε) = L_std + ε√d (1/n) Σ |g_i - y_i| ‖θ‖ + (ε² d / 2) (1/n) Σ g_i (1-g_i) ‖θ‖²``
 
     (Zhang et al., ICLR 2021, Section 3.2.)
 

@@ -23,14 +23,11 @@ __all__ = ["MixupMoments", "mixup_moments", "sample_lam"]
 
 
 class MixupMoments(NamedTuple):
-    """Moments of 1-λ, the share of the partner, for λ ~ D~.
+    """Moments of 1-λ, the share of the partner, for λ ~ D~."""
 
-    Attributes:
-        first: E[1-λ] = 2αβ / ((α+β)(α+β+1)), in (0, 1/2).
-        second: E[(1-λ)²] = αβ / ((α+β)(α+β+1)), half of `first`.
-    """
-
+    #: E[1-λ] = 2αβ / ((α+β)(α+β+1)), in (0, 1/2).
     first: float
+    #: E[(1-λ)²] = αβ / ((α+β)(α+β+1)), half of `first`.
     second: float
 
 

@@ -55,7 +55,7 @@ class MixupTaylor:
 
     @property
     def error(self) -> float:
-        """L_approx - L_mix: what the expansion misses, up to the two standard errors."""
+        """What the expansion misses, L_approx - L_mix, up to the two standard errors."""
         return self.L_approx - self.L_mix
 
 

@@ -67,9 +67,9 @@ def load_dataset(
 
     Args:
         name: A registered name (:func:`dataset_names`), or the path of an .npz file (see
-            :func:`~gradmix_ext.continual.datasets.npz.load_npz`).
+            `gradmix_ext.continual.datasets.npz.load_npz`).
         data_dir: Where files are looked for, and downloaded to; by default
-            :func:`default_data_dir`. For ``"imagefolder"`` the folder of the images.
+            `default_data_dir`. For ``"imagefolder"`` the folder of the images.
         download: Whether files that are not there may be downloaded.
         image_size: Side in pixels to which ``"imagefolder"`` and ``"tiny-imagenet"`` bring their
             images: the shorter side is resized to it, then the centre is cut out.

@@ -51,7 +51,7 @@ def method_by_name(name: str, replay: str = "union", **options: Any) -> Method:
     """Build a method by its name.
 
     Args:
-        name: One of :data:`METHODS`.
+        name: One of :data:`~gradmix_ext.continual.METHODS`.
         replay: How ER and iCaRL replay, ``"union"`` or ``"split"``; the other methods have one way
             only.
         **options: Settings of any method, such as ``distill_weight``; those that this one does not

@@ -215,7 +215,7 @@ class Experiment:
 
         Args:
             arm: The training whose mixup is stopped.
-            axis: The setting to change, a key of :data:`AXES`; ``"lam"`` is that of the arm.
+            axis: The setting to change, a key of `AXES`; ``"lam"`` is that of the arm.
             value: Its value.
             stops: When to stop, as shares of the steps, in [0, 1].
             seed: The seed.
