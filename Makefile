@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint types build clean
+.PHONY: help demo test bench lint types docs build dist clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -35,14 +35,24 @@ lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(STAMP) ## check types
+types: $(STAMP) ## check types, and that those of the public names are complete
 	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" pyright --ignoreexternal --verifytypes gradmix_ext
+
+docs: $(STAMP) ## write the documentation to site/; a broken link or reference is an error
+	$(BIN)/python -m sphinx -q -E -W --keep-going docs site
+	@echo "site/index.html"
 
 build: $(STAMP) ## compile the kernels now instead of on first use
 	$(BIN)/gradmix build $(ARGS)
 
+dist: $(STAMP) ## make the sdist and the wheel, and check them
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
 clean: ## remove .venv, builds and caches (not runs/, not the compiled libraries in ~/.cache)
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf ./*.egg-info
 

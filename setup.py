@@ -94,6 +94,7 @@ kind = os.environ.get("GRADMIX_EXT_BUILD", "")
 build = ahead_of_time(kind) if kind not in ("", "0") else {"command": {}}
 setup(
     packages=find_packages(include=["gradmix_ext", "gradmix_ext.*"]),
+    include_package_data=False,  # what MANIFEST.in lists is for the sdist
     package_data={
         "gradmix_ext": ["py.typed"],
         "gradmix_ext.page": ["*.css", "*.jinja"],
