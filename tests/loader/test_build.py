@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from building import fake_compiler, finish, needs_compiler, start
+from building import LOAD, fake_compiler, finish, needs_compiler, start
 
 from gradmix_ext.loader import BackendUnavailable, build, clean
 from gradmix_ext.loader.cache import Cache
@@ -162,6 +162,14 @@ def test_home_that_cannot_be_written(settings: pytest.MonkeyPatch, tmp_path: Pat
     assert folder.parent == tmp_path
     assert folder.name.startswith("gradmix_ext-")
     assert not folder.exists()
+
+
+@needs_compiler
+def test_library_in_a_cache_that_cannot_be_written_is_used(built: Path) -> None:
+    read_only = "from gradmix_ext.loader.cache import Cache; Cache.writable = False"
+    out, err = finish(start(read_only + LOAD))
+    assert out == f"cpp|cache|{built}"
+    assert err == ""
 
 
 def test_building_ahead_needs_a_cache_that_lasts(
