@@ -8,6 +8,11 @@
 // that compiling this file takes.
 #pragma GCC optimize("O1")
 
+// The copy of pybind11 that PyTorch 2.10 to 2.12 ship refuses to be included where a target version
+// is set. This file uses nothing of PyTorch, so it needs none.
+constexpr unsigned long long kTorchTarget = TORCH_TARGET_VERSION;
+#undef TORCH_TARGET_VERSION
+
 #include <pybind11/pybind11.h>
 
 #include <string>
@@ -38,8 +43,7 @@ const char kCompiler[] =
 #endif
 
 std::string torch_target() {
-  const unsigned long long version = TORCH_TARGET_VERSION;
-  return std::to_string(version >> 56) + "." + std::to_string((version >> 48) & 0xff);
+  return std::to_string(kTorchTarget >> 56) + "." + std::to_string((kTorchTarget >> 48) & 0xff);
 }
 
 py::dict build_info() {

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sysconfig
 import time
 from pathlib import Path
 
 import pytest
-from building import LOAD, fake_compiler, finish, needs_compiler, start
+from building import LOAD, ROOT, fake_compiler, finish, needs_compiler, start
+from torch.utils.cpp_extension import include_paths
 
 from gradmix_ext.loader import BackendUnavailable, build, clean
 from gradmix_ext.loader.cache import Cache
 from gradmix_ext.loader.choose import choose
+from gradmix_ext.loader.recipe import make_recipe
+from gradmix_ext.loader.toolchain import find_cxx
 
 
 @needs_compiler
@@ -197,3 +202,43 @@ def test_damaged_library_is_built_again(built: Path) -> None:
     built.write_bytes(b"\x7fELF and then nothing")
     out, _ = finish(start())
     assert out == f"cpp|just built|{built}"
+
+
+def compiles(source: str, *flags: str) -> None:
+    """Check a source of the package; what it includes is looked for in the first folders first."""
+    recipe = make_recipe(ROOT / "csrc", cuda=False)
+    subprocess.run(
+        [
+            *(find_cxx().path, *recipe.cxx_flags(), "-fsyntax-only", *flags),
+            *(f"-I{recipe.csrc}", f"-I{sysconfig.get_path('include')}"),
+            *(f"-I{folder}" for folder in include_paths()),
+            str(ROOT / "csrc" / source),
+        ],
+        check=True,
+    )
+
+
+@needs_compiler
+def test_the_module_needs_no_pybind11_of_its_own(tmp_path: Path) -> None:
+    """It compiles with the copy in PyTorch 2.12, which refuses to know a target version of it."""
+    pybind11 = pytest.importorskip("pybind11")
+    guarded = tmp_path / "pybind11" / "pybind11.h"
+    guarded.parent.mkdir()
+    guarded.write_text(
+        "#ifdef TORCH_TARGET_VERSION\n#error\n#endif\n#include_next <pybind11/pybind11.h>\n"
+    )
+    compiles("python/module.cpp", f"-I{tmp_path}", f"-I{pybind11.get_include()}")
+
+
+@needs_compiler
+def test_the_bindings_do_without_a_macro_that_is_newer_than_their_target(tmp_path: Path) -> None:
+    """PyTorch 2.10 to 2.12 lack it."""
+    older = tmp_path / "older.h"
+    headers = ("library", "ops", "tensor")  # which use it themselves where it is there
+    older.write_text(
+        "".join(f"#include <torch/csrc/stable/{header}.h>\n" for header in headers)
+        + "#undef STABLE_TORCH_ERROR_CODE_CHECK\n"
+        "#undef TORCH_ERROR_CODE_CHECK\n"
+        "#define TORCH_ERROR_CODE_CHECK(call) (void)(call)\n"
+    )
+    compiles("cpu/binding.cpp", "-include", str(older))
