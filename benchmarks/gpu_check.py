@@ -113,7 +113,7 @@ def run(command: list[str], limit: int, scratch: Path) -> tuple[int, str]:
 
     major, minor = torch.cuda.get_device_capability()
     settings = {
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "GRADMIX_EXT_BACKEND": "cuda",
         "GRADMIX_EXT_CACHE": str(scratch / "libraries"),
         # this GPU alone: half the compilation
