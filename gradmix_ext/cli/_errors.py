@@ -32,7 +32,8 @@ def wrong_input() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = f"{error.filename}: {error.strerror}" if error.strerror else str(error)
+        # A full disk names no file.
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         raise InputError(reason) from error
     except (ValueError, TypeError, ImportError) as error:  # ImportError: an extra is missing
         raise InputError(str(error)) from error

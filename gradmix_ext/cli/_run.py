@@ -53,7 +53,7 @@ def run_comparison(kind: str, arms: Sequence[str], seeds: Sequence[int], **param
         folder = RunFolder(
             params["out"] or default_folder(kind), params["overwrite"], params["resume"]
         )
-    with folder:
+    with folder, _writing(folder):
         with wrong_input():
             plan.begun(origin).write(folder.path)
             comparison = Comparison(experiment, plan.arms, plan.seeds, plan.baseline, plan.test)
@@ -92,6 +92,15 @@ def _execute(
     except RunFailedError as error:
         folder.finish(comparison)
         raise RunError(f"{error}; what was finished is in {folder.path}") from error
+
+
+@contextmanager
+def _writing(folder: RunFolder) -> Iterator[None]:
+    """Report a disk that refuses as one line."""
+    try:
+        yield
+    except BrokenPipeError:  # the reader of what is shown has gone
+        raise
     except OSError as error:
         raise RunError(f"cannot write {folder.path}: {error}") from error
 

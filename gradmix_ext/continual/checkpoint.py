@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import pickle
 import time
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
-from gradmix_ext.continual.files import replaced
+from gradmix_ext.continual.files import replaced, write_tensors
 
-__all__ = ["Checkpoint", "CheckpointError"]
+__all__ = ["Checkpoint", "CheckpointError", "must_fit"]
+
+Load = TypeVar("Load", bound=Callable[..., None])
 
 _FORMAT = 1
 _MARK = "gradmix_ext training checkpoint"
@@ -51,7 +55,7 @@ class Checkpoint:
             OSError: the file cannot be written; the one before it is still there.
         """
         with replaced(self.path) as path:
-            torch.save({"mark": _MARK, "format": _FORMAT, "state": state}, path)
+            write_tensors(path, {"mark": _MARK, "format": _FORMAT, "state": state})
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
@@ -67,12 +71,16 @@ class Checkpoint:
         try:
             content = torch.load(data, map_location="cpu", weights_only=True)
             mark, version, state = content["mark"], content["format"], content["state"]
+        except pickle.UnpicklingError as error:  # whose text advises to let the file run code
+            raise CheckpointError(
+                f"{self.path} is not a training checkpoint, or is damaged: it holds more than "
+                "tensors and plain values"
+            ) from error
         except (
             RuntimeError,
             OSError,
-            pickle.UnpicklingError,
             EOFError,
-            KeyError,
+            LookupError,
             TypeError,
             ValueError,
         ) as error:
@@ -87,3 +95,19 @@ class Checkpoint:
             )
         loaded: dict[str, Any] = state
         return loaded
+
+
+def must_fit(load: Load) -> Load:
+    """Decorator: what goes wrong when a state is taken up is a :class:`CheckpointError`."""
+
+    @wraps(load)
+    def checked(*args: Any) -> None:
+        try:
+            load(*args)
+        except CheckpointError:
+            raise
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise CheckpointError(f"the checkpoint does not fit this training: {reason}") from error
+
+    return cast("Load", checked)

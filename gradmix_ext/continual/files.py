@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-__all__ = ["default_folder", "occupied", "remove_parts", "replaced", "require_free"]
+import torch
+
+__all__ = [
+    "default_folder",
+    "occupied",
+    "remove_parts",
+    "replaced",
+    "require_free",
+    "write_tensors",
+]
 
 _PART = ".part"
 
@@ -76,6 +87,19 @@ def replaced(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_tensors(path: Path, content: Any) -> None:
+    """What ``torch.save`` writes, with an OSError where the disk is full.
+
+    Its own error is a RuntimeError then; and given a path, it makes that a part of the content.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    memory = io.BytesIO()
+    torch.save(content, memory)
+    path.write_bytes(memory.getbuffer())
 
 
 def remove_parts(folder: Path) -> None:

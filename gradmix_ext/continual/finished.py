@@ -13,7 +13,7 @@ import torch
 
 from gradmix_ext.continual.callbacks import PairMaps
 from gradmix_ext.continual.experiment import Arm, Run
-from gradmix_ext.continual.files import replaced
+from gradmix_ext.continual.files import replaced, write_tensors
 from gradmix_ext.continual.result import Result
 
 __all__ = ["EVENTS", "MATRICES", "MODELS", "PAIRS", "FinishedRun", "write_run"]
@@ -97,8 +97,8 @@ def write_run(folder: Path, run: Run) -> FinishedRun:
         OSError: the folder cannot be written.
     """
     written = FinishedRun(folder, run.arm, run.seed)
-    with replaced(written.weights) as path, path.open("wb") as file:
-        torch.save(run.weights, file)  # A path would become part of the content.
+    with replaced(written.weights) as path:
+        write_tensors(path, run.weights)
     if run.pair_maps is not None:
         arrays: dict[str, Any] = {name: part.numpy() for name, part in vars(run.pair_maps).items()}
         with replaced(written.pairs) as path:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from gradmix_ext.continual.checkpoint import CheckpointError
+from gradmix_ext.continual.checkpoint import CheckpointError, must_fit
 from gradmix_ext.continual.evaluate import Evaluation, Evaluator
 from gradmix_ext.continual.feed import Feed
 from gradmix_ext.continual.methods import Method
@@ -59,11 +59,12 @@ class TrainingState:
             "cuda": torch.cuda.get_rng_state(self.feed.device) if self._on_cuda else None,
         }
 
+    @must_fit
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; with `epoch` > 0, once more after the task has begun anew.
 
         Raises:
-            CheckpointError: it is of a training with other settings.
+            CheckpointError: it is of a training with other settings, or lacks something.
         """
         for name, value in self._settings().items():
             if state["settings"].get(name) != value:
@@ -136,14 +137,30 @@ class TrainingState:
             "tasks": [list(task.classes) for task in self.scenario],
             "amp": str(trainer.amp),
             "callbacks": len(trainer.callbacks),
+            "samples": [len(task.train_y) for task in self.scenario],
+            "clip_grad": trainer.clip_grad,
+            "schedule": getattr(trainer.schedule, "__name__", type(trainer.schedule).__name__),
+            "optimizer": self._described_optimizer(),
         }
+
+    def _described_optimizer(self) -> str:
+        """The class of the latest optimizer, else of the one to come, with its plain defaults."""
+        optimizer = getattr(self, "optimizer", None)
+        if optimizer is None:
+            optimizer = self.trainer.optimizer(self.model.parameters())
+        return _with_plain(type(optimizer).__name__, optimizer.defaults)
 
 
 def _described(part: Method | Mixer) -> str:
     """The class of a part with its plain settings, such as ``Mixup(balance=0.5)``."""
-    plain = {
-        name: value
-        for name, value in sorted(vars(part).items())
-        if not name.startswith("_") and isinstance(value, int | float | str) and name != "epoch"
-    }
-    return f"{type(part).__name__}({', '.join(f'{name}={value}' for name, value in plain.items())})"
+    settings = {name: v for name, v in vars(part).items() if name[0] != "_" and name != "epoch"}
+    return _with_plain(type(part).__name__, settings)
+
+
+def _with_plain(kind: str, settings: dict[str, Any]) -> str:
+    plain = [
+        f"{name}={value}"
+        for name, value in sorted(settings.items())
+        if isinstance(value, int | float | str)
+    ]
+    return f"{kind}({', '.join(plain)})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -294,3 +295,19 @@ def test_jobs_that_are_none(gradmix):
         code, _, err = gradmix("train", "--jobs", text)
         assert code == 2
         assert "is neither auto nor a number from 1 to 1024" in err
+
+
+@pytest.mark.parametrize("limit", [1_000, 100_000])  # bytes: for the settings, for the weights
+def test_a_disk_that_refuses_is_one_line_and_the_run_can_go_on(gradmix, tmp_path, limit):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        code, _, err = gradmix("train", *QUICK, "--out", tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code in (1, 2)
+    assert err.count("\n") == 1, err
+    assert "File too large" in err
+    code, out, _ = gradmix("train", *QUICK, "--out", tmp_path / "run", "--resume")
+    assert code == 0, out
+    assert not list((tmp_path / "run").rglob("*.part*"))

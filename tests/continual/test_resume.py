@@ -49,9 +49,9 @@ def scenario(stored: bool = False):
     return class_incremental(data, tasks=TASKS)
 
 
-def network(scenario) -> nn.Module:
+def network(scenario, width: int = 16) -> nn.Module:
     return nn.Sequential(
-        nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 6)
+        nn.Linear(4, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, 6)
     )
 
 
@@ -88,7 +88,7 @@ def run(path, interrupt_after: int = 0, replay: str = "union", **settings):
     stored = given.pop("stored", False)
     buffer = ReplayBuffer(12, given.pop("policy"), torch.Generator().manual_seed(5))
     trainer = Trainer(
-        network,
+        given.pop("model", network),
         method=method_by_name(given.pop("method"), replay),
         buffer=buffer,
         epochs=EPOCHS,
@@ -190,8 +190,21 @@ def test_a_damaged_checkpoint_is_an_error(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"state\.pt is not a training checkpoint"):
             run(path)
-    torch.save({"weights": torch.zeros(3)}, path)
-    with pytest.raises(CheckpointError, match="is not a training checkpoint"):
+    for foreign in ({"weights": torch.zeros(3)}, torch.zeros(3), [1, 2]):
+        torch.save(foreign, path)
+        with pytest.raises(CheckpointError, match="is not a training checkpoint"):
+            run(path)
+
+
+@pytest.mark.parametrize("missing", ["settings", "epoch", "parts", "callbacks", "generators"])
+def test_a_checkpoint_that_lacks_something_is_an_error(tmp_path, missing):
+    path = tmp_path / "state.pt"
+    with pytest.raises(InterruptionError):
+        run(path, 3)
+    content = torch.load(path, weights_only=True)
+    del content["state"][missing]
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=f"does not fit this training: .*{missing}"):
         run(path)
 
 
@@ -203,6 +216,17 @@ def test_a_checkpoint_of_another_training_is_an_error(tmp_path):
         run(path, mixer=GradMix(6, threshold=0.5))
     with pytest.raises(CheckpointError, match=r"with mixer = GradMix\(.*, this one has Mixup\("):
         run(path, mixer="mixup")
+    for settings, message in (
+        ({"clip_grad": 1.0}, "clip_grad = None, this one has 1.0"),
+        ({"schedule": "step"}, "schedule = _cosine, this one has _step"),
+        ({"optimizer": partial(torch.optim.SGD, lr=0.5)}, "SGD.*lr=0.05.*, this one has.*lr=0.5"),
+        ({"optimizer": torch.optim.AdamW}, "this one has AdamW"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            run(path, **settings)
+    # A head of another width, which PyTorch tells.
+    with pytest.raises(CheckpointError, match=r"does not fit this training: .*size mismatch"):
+        run(path, model=partial(network, width=8))
 
 
 def test_a_failed_save_leaves_the_last_checkpoint(tmp_path, monkeypatch):
