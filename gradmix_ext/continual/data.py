@@ -80,6 +80,8 @@ class ArrayDataset:
             elif len(y):
                 self._check_inputs(f"{split}_x", read(x, torch.tensor([0])))
         train, test = self._sample_shape(self.train_x), self._sample_shape(self.test_x)
+        if train is not None and 0 in train:
+            raise ValueError(f"{self.name}: samples of shape {list(train)} hold nothing")
         if None not in (train, test) and train != test:
             raise ValueError(
                 f"{self.name}: training samples have shape {list(train or ())}, test samples "

@@ -139,8 +139,15 @@ def test_a_damaged_npz(tmp_path, damage):
     path = tmp_path / "bad.npz"
     np.savez(path, x=np.zeros((40, 9)), y=np.repeat([0, 1], 20))
     path.write_bytes(path.read_bytes()[:300] if damage == "truncated" else damage)
-    with pytest.raises(ValueError, match="cannot be read as an"):
+    with pytest.raises(ValueError, match="cannot be read as an") as raised:
         load_dataset(str(path))
+    assert "pickle" not in str(raised.value)  # no advice to run what is in it
+
+
+def test_samples_that_hold_nothing(tmp_path):
+    np.savez(tmp_path / "flat.npz", x=np.zeros((20, 0, 4, 3), np.uint8), y=np.repeat([0, 1], 10))
+    with pytest.raises(ValueError, match=r"samples of shape \[3, 0, 4\] hold nothing"):
+        load_dataset("flat.npz", tmp_path)
 
 
 @pytest.mark.parametrize(

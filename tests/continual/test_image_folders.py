@@ -113,6 +113,15 @@ def test_an_image_that_cannot_be_decoded(storage, tmp_path):
             load_dataset("imagefolder", tmp_path, image_size=8)
 
 
+def test_hidden_folders_are_no_classes(tmp_path):
+    class_folders(tmp_path)
+    save(tmp_path / ".thumbnails" / "0.png", "red")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    dataset = load_dataset("imagefolder", tmp_path, image_size=8)
+    assert dataset.class_names == ("blue", "green", "red")
+    assert set(dataset.train_y.tolist()) == {0, 1, 2}
+
+
 def test_folders_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="give data_dir"):
         load_dataset("imagefolder")
@@ -126,6 +135,12 @@ def test_folders_that_do_not_fit(tmp_path):
     class_folders(tmp_path / "b" / "val", classes=["red", "blue"])
     with pytest.raises(ValueError, match="'green' is in one of them only"):
         load_dataset("imagefolder", tmp_path / "b")
+    class_folders(tmp_path / "d" / "train")
+    with pytest.raises(ValueError, match=r"d holds train/ and neither val/ nor test/"):
+        load_dataset("imagefolder", tmp_path / "d")
+    (tmp_path / "e" / ".cache").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="find any class folder"):
+        load_dataset("imagefolder", tmp_path / "e")
     class_folders(tmp_path / "c", 5, ["red", "blue"])
     save(tmp_path / "c" / "green" / "1.png", "green")
     with pytest.raises(ValueError, match=r"class 1 \('green'\) has a single sample"):

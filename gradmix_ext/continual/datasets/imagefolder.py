@@ -25,12 +25,13 @@ def load_imagefolder(source: Source) -> ArrayDataset:
     """Images sorted into one subfolder per class.
 
     The folder holds ``train/`` and ``val/`` (or ``test/``), each with one subfolder per class, or
-    these subfolders themselves; then it is split 80/20 by class. Images become RGB of
-    `image_size` (224 by default), normalised by the mean and deviation of ImageNet.
+    these subfolders themselves; then it is split 80/20 by class. Hidden subfolders are no classes.
+    Images become RGB of `image_size` (224 by default), normalised by the mean and deviation of
+    ImageNet.
 
     Raises:
-        ValueError: no folder is named, training and test have different classes, a class is too
-            small to be split, or an image cannot be read.
+        ValueError: no folder is named, training and test have different classes or one of them is
+            not there, a class is too small to be split, or an image cannot be read.
         FileNotFoundError: there is no class folder, or one without images.
         ImportError: torchvision is not installed.
     """
@@ -49,6 +50,8 @@ def load_imagefolder(source: Source) -> ArrayDataset:
             )
     else:
         class_names, paths, y = _labelled_files(root)
+        if class_names == ("train",):
+            raise ValueError(f"{root} holds train/ and neither val/ nor test/")
         chosen, rest = stratified_split(str(root), y, class_names)
         train_paths, test_paths = ([paths[i] for i in part.tolist()] for part in (chosen, rest))
         train_y, test_y = y[chosen], y[rest]
@@ -74,7 +77,11 @@ def _labelled_files(folder: Path) -> tuple[tuple[str, ...], list[str], Tensor]:
     """Names of the classes, in alphabetical order, paths of their images, and labels."""
     reader = optional("torchvision.datasets.folder", "imagefolder", "gradmix_ext[vision]")
     try:
-        names, labels = reader.find_classes(folder)
+        found, _ = reader.find_classes(folder)
+        names = [name for name in found if not name.startswith(".")]  # of editors and thumbnails
+        if not names:
+            raise FileNotFoundError(f"Couldn't find any class folder in {folder}.")
+        labels = {name: label for label, name in enumerate(names)}
         samples = reader.make_dataset(folder, labels, extensions=reader.IMG_EXTENSIONS)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{folder}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ def load_npz(path: Path) -> ArrayDataset:
     """
     if not path.is_file():
         raise FileNotFoundError(f"data set not found: {path}")
+    if not is_zipfile(path):  # NumPy takes it for a pickle, and advises to run it
+        raise ValueError(f"{path} cannot be read as an .npz file: it is not a zip archive")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
