@@ -17,6 +17,7 @@ from gradmix_ext.loader.library import (
     import_library,
     plan_library,
 )
+from gradmix_ext.loader.recipe import OLDEST_GPU
 
 __all__ = ["choose", "gpu_visible"]
 
@@ -25,7 +26,8 @@ def choose(wanted: str) -> tuple[Status, ModuleType | None]:
     """Find or build the library that backend `wanted` needs, and load it.
 
     ``"auto"`` takes what was compiled ahead of time, else a library with CUDA kernels where a GPU
-    is visible, else one with C++ kernels, else none after a warning.
+    is visible, else one with C++ kernels, else none after a warning. GPUs that are too old for the
+    CUDA kernels run pure PyTorch.
 
     Raises:
         BackendUnavailable: `wanted` is not ``"auto"`` and cannot be had.
@@ -47,9 +49,13 @@ def choose(wanted: str) -> tuple[Status, ModuleType | None]:
 
     reasons = [stale] if stale else []
     log = None
-    for with_cuda in (True, False) if gpu_visible() else (False,):
+    too_old = old_gpu()
+    if too_old:
+        reasons.append(too_old)
+        installed = None if installed is None or installed.cuda else installed
+    for with_cuda in (True, False) if gpu_visible() and not too_old else (False,):
         try:
-            library = installed or _obtain(with_cuda, or_cuda=True)
+            library = installed or _obtain(with_cuda, or_cuda=not too_old)
             return _use(wanted, library, reason="; ".join(reasons))
         except UnavailableError as error:  # noqa: PERF203 - at most twice in a process
             reasons.append(f"{'CUDA' if with_cuda else 'C++'}: {error}")
@@ -98,3 +104,21 @@ def gpu_visible() -> bool:
     import torch
 
     return torch.version.cuda is not None and torch.cuda.device_count() > 0
+
+
+def old_gpu() -> str:
+    """Why a GPU here cannot run the CUDA kernels; empty where all can.
+
+    Asking would start CUDA, so only a process that has a tensor on a GPU is told.
+    """
+    import torch
+
+    if gpu_visible() and torch.cuda.is_initialized():
+        for index in range(torch.cuda.device_count()):
+            major, minor = torch.cuda.get_device_capability(index)
+            if major < OLDEST_GPU:
+                return (
+                    f"{torch.cuda.get_device_name(index)} has compute capability {major}.{minor}, "
+                    f"and the CUDA kernels need {OLDEST_GPU}.0"
+                )
+    return ""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 __all__ = [
     "DEFAULT_CUDA_ARCHS",
+    "OLDEST_GPU",
     "NoCudaSourcesError",
     "Recipe",
     "csrc_folder",
@@ -28,7 +29,9 @@ __all__ = [
 
 # The stable ABI of PyTorch 2.10: a library built for it loads on every later version.
 TORCH_TARGET_VERSION = "0x020a000000000000"
-# Every GPU since compute capability 8.0: newer ones compile the PTX when the library is loaded.
+# The kernels multiply bfloat16 on tensor cores, which compute capability 8 brought.
+OLDEST_GPU = 8
+# Every GPU since then: newer ones compile the PTX when the library is loaded.
 DEFAULT_CUDA_ARCHS = "8.0;9.0+PTX"
 
 _SOURCE_SUFFIXES = frozenset({".cpp", ".cu", ".h", ".hpp", ".cuh"})

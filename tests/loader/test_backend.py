@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from building import finish, start
+import torch
+from building import finish, needs_compiler, start
 
 from gradmix_ext import loader
 from gradmix_ext.loader.choose import choose
+from gradmix_ext.loader.library import plan_library
 
 
 def test_bad_name_is_an_error_that_lists_the_good_ones(settings: pytest.MonkeyPatch) -> None:
@@ -42,6 +44,38 @@ def test_no_sources(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings.setenv("GRADMIX_EXT_CSRC", str(tmp_path / "nowhere"))
     with pytest.raises(loader.BackendUnavailable, match="no C\\+\\+ sources"):
         choose("cpp")
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("capability", "started"), [((7, 5), True), ((8, 6), True), ((7, 5), False)]
+)
+def test_old_gpus_run_pure_pytorch(
+    settings: pytest.MonkeyPatch, built: Path, capability: tuple[int, int], started: bool
+) -> None:
+    """Where CUDA kernels would not run they are not built either; it is said why."""
+    asked = []
+
+    def plan(cuda: bool) -> object:
+        asked.append(cuda)
+        return plan_library(cuda)
+
+    settings.setattr("gradmix_ext.loader.choose.plan_library", plan)
+    settings.setattr("gradmix_ext.loader.choose.gpu_visible", lambda: True)
+    settings.setattr(torch.cuda, "device_count", lambda: 1)
+    settings.setattr(torch.cuda, "is_initialized", lambda: started)
+    settings.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    settings.setattr(torch.cuda, "get_device_name", lambda index: "Tesla T4")
+    status, _ = choose("auto")
+    assert (status.active, status.library) == ("cpp", built)
+    if started and capability < (8, 0):
+        assert status.reason == (
+            "Tesla T4 has compute capability 7.5, and the CUDA kernels need 8.0"
+        )
+        assert asked == [False]
+    else:
+        assert "no CUDA" in status.reason  # the small sources have none
+        assert asked[0] is True
 
 
 def test_explicit_backend_fails_every_time_and_auto_warns_once(
