@@ -37,7 +37,7 @@ lint: $(STAMP) ## check style and formatting
 
 types: $(STAMP) ## check types, and that those of the public names are complete
 	$(BIN)/mypy
-	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" pyright --ignoreexternal --verifytypes gradmix_ext
+	$(BIN)/python .ci/public_types.py
 
 docs: $(STAMP) ## write the documentation to site/; a broken link or reference is an error
 	$(BIN)/python -m sphinx -q -E -W --keep-going docs site
