@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gradmix_ext.integrations._samples import DatasetInputs, Missing, as_labels, require_source
+from gradmix_ext.integrations.accelerate import bare_model
 from gradmix_ext.mixers import Mixer
 from gradmix_ext.mixers.base import Samples
 from gradmix_ext.mixers.head import find_head
@@ -116,7 +117,7 @@ class MixerTrainer(transformers.Trainer):
         if self._current is None:
             self._current = self._samples(self.train_dataset)
         self.mixer.update(
-            _Plain(self.accelerator.unwrap_model(self.model), self.input_name, {}),
+            _Logits(bare_model(self.accelerator, self.model), self.input_name, {}),
             self._current,
             self._samples(self.buffer() if callable(self.buffer) else self.buffer),
             seen_classes=self.seen_classes,
@@ -156,19 +157,9 @@ class _Logits(nn.Module):
         self.outputs: Any = None
 
     def forward(self, x: Tensor) -> Tensor:
-        self.outputs = self.call(**self.others | {self.input_name: x})
+        self.outputs = self.model(**self.others | {self.input_name: x})
         logits: Tensor = self.outputs.logits
         return logits
-
-    def call(self, **inputs: Any) -> Any:
-        return self.model(**inputs)
-
-
-class _Plain(_Logits):
-    """The same without what was put around the model: mixed precision, compiled code."""
-
-    def call(self, **inputs: Any) -> Any:
-        return type(self.model).forward(self.model, **inputs)
 
 
 def _labels(dataset: Any) -> Tensor:
