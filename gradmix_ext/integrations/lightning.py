@@ -90,8 +90,9 @@ class MixerCallback(pl.Callback):
             return
         device = pl_module.device
         if self._samples is None or callable(self.current):
-            source = trainer.train_dataloader if self.current is None else self.current
-            self._samples = samples_of(getattr(source, "dataset", source), device)
+            loader = trainer.train_dataloader
+            source = getattr(loader, "dataset", loader) if self.current is None else self.current
+            self._samples = samples_of(source, device)
         assert self._samples is not None
         self.mixer.update(
             self._find(pl_module),

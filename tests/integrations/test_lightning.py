@@ -101,7 +101,12 @@ def test_what_the_criterion_gets(source):
 
 def test_every_so_many_steps_and_a_buffer_that_changes():
     mixer, sizes = Spy(update=2), iter(range(1, 7))
-    callback = MixerCallback(mixer, buffer=lambda: tuple(part[: next(sizes)] for part in OLD))
+
+    def held() -> tuple[Tensor, Tensor]:
+        size = next(sizes)
+        return OLD[0][:size], OLD[1][:size]
+
+    callback = MixerCallback(mixer, buffer=held)
     fit(Classifier(mixer), callback)
     assert [len(before[1]) for *_, before, _ in mixer.calls] == [1, 2, 3, 4, 5, 6]
 
