@@ -27,6 +27,7 @@ html_css_files = ["site.css"]
 
 smartquotes = False  # they turn the -- of a flag into a dash
 myst_heading_anchors = 3
+autodoc_mock_imports = ["avalanche", "lightning", "transformers"]  # no page needs them
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"

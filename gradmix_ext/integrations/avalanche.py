@@ -6,7 +6,7 @@ strategy = Naive(..., plugins=[ReplayPlugin(200), MixerPlugin(gx.GradMix(10))])
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,21 +24,23 @@ try:
     from avalanche.training import Cumulative
     from avalanche.training.plugins import AGEMPlugin, GSS_greedyPlugin
     from avalanche.training.templates import SupervisedTemplate
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     raise ImportError(
         "gradmix_ext.integrations.avalanche needs avalanche-lib: "
-        f"pip install avalanche-lib ({error})"
-    ) from error
+        f"pip install avalanche-lib ({_error})"
+    ) from _error
 
 __all__ = ["MixerPlugin"]
 
 SOFTMAX = ("all", "seen")
 
+_Base: Any = cast(Any, SupervisedPlugin)  # typed or not, installed or not
+
 #: What a strategy must leave as it is for its loss to be that of the mixed batch.
 _STEP = ("training_epoch", "criterion")
 
 
-class MixerPlugin(SupervisedPlugin):
+class MixerPlugin(_Base):
     """Mixes every training batch of an Avalanche strategy and trains on the mixed loss.
 
     Put it last among the plugins: it mixes what the others have put into the batch. A mixer that

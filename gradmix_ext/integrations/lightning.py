@@ -9,7 +9,7 @@ The two lines that mix stay in ``training_step``, where the loss is::
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -23,15 +23,17 @@ try:
 except ModuleNotFoundError:
     try:  # the same under its older name
         import pytorch_lightning as pl
-    except ModuleNotFoundError as error:
+    except ModuleNotFoundError as _error:
         raise ImportError(
-            f"gradmix_ext.integrations.lightning needs lightning: pip install lightning ({error})"
-        ) from error
+            f"gradmix_ext.integrations.lightning needs lightning: pip install lightning ({_error})"
+        ) from _error
 
 __all__ = ["MixerCallback"]
 
+_Base: Any = cast(Any, pl.Callback)  # typed or not, installed or not
 
-class MixerCallback(pl.Callback):
+
+class MixerCallback(_Base):
     """Tells a mixer the epoch, renews its criterion when it is due, saves it with checkpoints.
 
     A resumed training draws and scores on where it stopped.
@@ -63,8 +65,8 @@ class MixerCallback(pl.Callback):
         require_source(mixer, buffer)
         self.mixer = mixer
         self.current = current
-        self.buffer = None if buffer is Missing else buffer
-        self.seen_classes = (
+        self.buffer: Source = None if buffer is Missing else buffer
+        self.seen_classes: Tensor | list[int] | None = (
             seen_classes
             if seen_classes is None or isinstance(seen_classes, Tensor)
             else list(seen_classes)

@@ -1,7 +1,7 @@
 """Experience replay with a mixer for mammoth (https://github.com/aimagelab/mammoth).
 
 Mammoth is a code base to run from, not a package: a model is a file in its ``models/`` folder.
-``gradmix_ext/integrations/mammoth_model.py`` is that file; it derives its model from
+``gradmix_ext/integrations/_mammoth_model.py`` is that file; it derives its model from
 :class:`MixedReplay`, which needs nothing of mammoth but the interface of its ``ContinualModel``.
 """
 

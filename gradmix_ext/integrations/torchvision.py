@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -15,15 +15,18 @@ from gradmix_ext.mixers import Mixer
 try:
     from torchvision import tv_tensors
     from torchvision.transforms import v2
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     raise ImportError(
-        f"gradmix_ext.integrations.torchvision needs torchvision: pip install torchvision ({error})"
-    ) from error
+        "gradmix_ext.integrations.torchvision needs torchvision: "
+        f"pip install torchvision ({_error})"
+    ) from _error
 
 __all__ = ["Mix"]
 
+_Base: Any = cast(Any, v2.Transform)  # typed or not, installed or not
 
-class Mix(v2.Transform):
+
+class Mix(_Base):
     """Any mixer as a transform of batches: ``images, labels = mix(images, labels)``.
 
     The labels [N] become soft labels [N, C], for ``cross_entropy``; with ``balance`` their rows sum
@@ -56,7 +59,9 @@ class Mix(v2.Transform):
             raise ValueError(f"labels_getter must be 'default' or a function, got {labels_getter}")
         self.mixer = mixer
         self.num_classes = num_classes
-        self.labels_getter = labels_getter if callable(labels_getter) else _labels
+        self.labels_getter: Callable[[Any], Tensor] = (
+            labels_getter if callable(labels_getter) else _labels
+        )
         self._worker_seed: int | None = None
 
     def forward(self, *inputs: Any) -> Any:

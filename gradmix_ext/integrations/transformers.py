@@ -7,7 +7,7 @@ one.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +20,19 @@ from gradmix_ext.mixers.head import find_head
 
 try:
     import transformers
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     raise ImportError(
         "gradmix_ext.integrations.transformers needs transformers and accelerate: "
-        f"pip install transformers accelerate ({error})"
-    ) from error
+        f"pip install transformers accelerate ({_error})"
+    ) from _error
 
 __all__ = ["MixerTrainer"]
 
+_Base: Any = cast(Any, transformers.Trainer)  # typed or not, installed or not
+_Callback: Any = cast(Any, transformers.TrainerCallback)
 
-class MixerTrainer(transformers.Trainer):
+
+class MixerTrainer(_Base):
     """A Trainer whose training batches are mixed; evaluation and prediction are as ever.
 
     The model gets one floating-point input, images as ``pixel_values`` by default, and returns
@@ -50,8 +53,8 @@ class MixerTrainer(transformers.Trainer):
             ``nn.Linear`` as head. In training: a batch has no such input or no labels.
     """
 
-    #: The loss is a mean over the batch: the Trainer divides it by the accumulation steps.
-    loss_is_scaled_for_ga = False
+    # The loss is a mean over the batch: the Trainer divides it by the accumulation steps.
+    loss_is_scaled_for_ga: bool | None = False
 
     def __init__(
         self,
@@ -66,9 +69,9 @@ class MixerTrainer(transformers.Trainer):
         require_source(mixer, buffer)
         self.model_accepts_loss_kwargs = False  # what older versions go by
         self.mixer = mixer
-        self.buffer = None if buffer is Missing else buffer
+        self.buffer: Any = None if buffer is Missing else buffer
         self.input_name = input_name
-        self.seen_classes = (
+        self.seen_classes: Tensor | list[int] | None = (
             seen_classes
             if seen_classes is None or isinstance(seen_classes, Tensor)
             else list(seen_classes)
@@ -135,7 +138,7 @@ class MixerTrainer(transformers.Trainer):
         return DatasetInputs(len(labels), read, device), labels.to(device)
 
 
-class _Epochs(transformers.TrainerCallback):
+class _Epochs(_Callback):
     """Tells the mixer which epoch starts."""
 
     def __init__(self, trainer: MixerTrainer) -> None:

@@ -46,5 +46,5 @@ def test_a_missing_framework_is_named(name, install):
 
 
 def test_the_file_for_mammoth_is_found_without_importing_it():
-    spec = importlib.util.find_spec("gradmix_ext.integrations.mammoth_model")
+    spec = importlib.util.find_spec("gradmix_ext.integrations._mammoth_model")
     assert "class GradMix(MixedReplay, ContinualModel)" in Path(spec.origin).read_text()

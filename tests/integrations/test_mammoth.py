@@ -26,7 +26,7 @@ MEAN, STD = 0.3, 0.4
 def model_class(monkeypatch):
     """The class of the file that users copy, with mammoth's modules stood in for."""
     monkeypatch.syspath_prepend(STAND_IN)
-    yield importlib.import_module("gradmix_ext.integrations.mammoth_model").GradMix
+    yield importlib.import_module("gradmix_ext.integrations._mammoth_model").GradMix
     for name in list(sys.modules):
         if name.split(".")[0] in ("models", "utils") or name.endswith("mammoth_model"):
             del sys.modules[name]

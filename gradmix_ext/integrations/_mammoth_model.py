@@ -30,4 +30,4 @@ class GradMix(MixedReplay, ContinualModel):
         self, backbone: Any, loss: Any, args: Any, transform: Any, dataset: Any = None
     ) -> None:
         super().__init__(backbone, loss, args, transform, dataset=dataset)
-        self.buffer = Buffer(self.args.buffer_size)
+        self.buffer: Any = Buffer(self.args.buffer_size)
