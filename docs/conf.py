@@ -41,7 +41,7 @@ nitpick_ignore_regex = [
     ("py:obj", ".*"),
     ("py:class", r"(torch|numpy|collections|pathlib|types|abc|nn)\..*"),
     # signatures name these, by aliases or from inside the package
-    ("py:class", r"(.*\.)?(Estimate|Feed|GradMix|ModelSource|\w+Factory|Path)"),
+    ("py:class", r"(.*\.)?(Estimate|Feed|GradMix|ModelSource|\w+Factory|Path|Tensor)"),
 ]
 
 

@@ -6,7 +6,7 @@ strategy = Naive(..., plugins=[ReplayPlugin(200), MixerPlugin(gx.GradMix(10))])
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,10 @@ __all__ = ["MixerPlugin"]
 
 SOFTMAX = ("all", "seen")
 
-_Base: Any = cast(Any, SupervisedPlugin)  # typed or not, installed or not
+if TYPE_CHECKING:
+    from gradmix_ext.integrations._untyped import Untyped as _Base
+else:
+    _Base = SupervisedPlugin
 
 #: What a strategy must leave as it is for its loss to be that of the mixed batch.
 _STEP = ("training_epoch", "criterion")

@@ -9,7 +9,7 @@ The two lines that mix stay in ``training_step``, where the loss is::
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,20 +20,15 @@ from gradmix_ext.mixers.head import find_head
 
 try:
     import lightning.pytorch as pl
-except ModuleNotFoundError:
-    try:  # the same under its older name
-        import pytorch_lightning as pl
-    except ModuleNotFoundError as _error:
-        raise ImportError(
-            f"gradmix_ext.integrations.lightning needs lightning: pip install lightning ({_error})"
-        ) from _error
+except ModuleNotFoundError as _error:
+    raise ImportError(
+        f"gradmix_ext.integrations.lightning needs lightning: pip install lightning ({_error})"
+    ) from _error
 
 __all__ = ["MixerCallback"]
 
-_Base: Any = cast(Any, pl.Callback)  # typed or not, installed or not
 
-
-class MixerCallback(_Base):
+class MixerCallback(pl.Callback):
     """Tells a mixer the epoch, renews its criterion when it is due, saves it with checkpoints.
 
     A resumed training draws and scores on where it stopped.
@@ -57,7 +52,7 @@ class MixerCallback(_Base):
         mixer: Mixer,
         *,
         current: Source = None,
-        buffer: Source | type[Missing] = Missing,
+        buffer: Any = Missing,
         seen_classes: Tensor | Iterable[int] | None = None,
         model: str | None = None,
     ) -> None:

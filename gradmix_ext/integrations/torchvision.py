@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -23,7 +23,10 @@ except ModuleNotFoundError as _error:
 
 __all__ = ["Mix"]
 
-_Base: Any = cast(Any, v2.Transform)  # typed or not, installed or not
+if TYPE_CHECKING:
+    from gradmix_ext.integrations._untyped import Untyped as _Base
+else:
+    _Base = v2.Transform
 
 
 class Mix(_Base):

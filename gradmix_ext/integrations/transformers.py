@@ -7,7 +7,7 @@ one.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,10 @@ except ModuleNotFoundError as _error:
 
 __all__ = ["MixerTrainer"]
 
-_Base: Any = cast(Any, transformers.Trainer)  # typed or not, installed or not
-_Callback: Any = cast(Any, transformers.TrainerCallback)
+if TYPE_CHECKING:
+    from gradmix_ext.integrations._untyped import Untyped as _Base
+else:
+    _Base = transformers.Trainer
 
 
 class MixerTrainer(_Base):
@@ -100,7 +102,9 @@ class MixerTrainer(_Base):
     ) -> Any:
         """The loss of the mixed batch in training; what the Trainer does otherwise."""
         if not model.training:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return super().compute_loss(  # type: ignore[misc]
+                model, inputs, return_outputs, num_items_in_batch
+            )
         for name in (self.input_name, "labels"):
             if name not in inputs:
                 raise ValueError(f"a batch has no {name!r} to mix, it has {', '.join(inputs)}")
@@ -138,7 +142,7 @@ class MixerTrainer(_Base):
         return DatasetInputs(len(labels), read, device), labels.to(device)
 
 
-class _Epochs(_Callback):
+class _Epochs(transformers.TrainerCallback):
     """Tells the mixer which epoch starts."""
 
     def __init__(self, trainer: MixerTrainer) -> None:
