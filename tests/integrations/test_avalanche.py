@@ -43,6 +43,7 @@ from avalanche.training.plugins import (
     SynapticIntelligencePlugin,
 )
 from avalanche.training.storage_policy import ClassBalancedBuffer
+from spy import Spy
 
 from gradmix_ext.integrations.avalanche import MixerPlugin
 
@@ -97,21 +98,9 @@ def train(agent: Any, experiences: Any = None) -> None:
         agent.train(experience)
 
 
-class Spy(gx.GradMix):
-    """GradMix that keeps what its criterion was given."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(C, **options)
-        self.calls: list[Any] = []
-
-    def update(self, model, current, buffer=None, seen_classes=None):
-        self.calls.append((self.epoch, current, buffer, seen_classes))
-        super().update(model, current, buffer, seen_classes)
-
-
 @pytest.mark.parametrize("softmax", ["all", "seen"])
 def test_what_the_criterion_gets(softmax):
-    mixer = Spy()
+    mixer = Spy(C)
     replay = ReplayPlugin(9, storage_policy=ClassBalancedBuffer(9))
     agent = strategy(plugins=[replay, MixerPlugin(mixer, softmax=softmax)])
     x, y = samples()
@@ -120,8 +109,8 @@ def test_what_the_criterion_gets(softmax):
         held = [(x, int(y)) for x, y, _ in replay.storage_policy.buffer]
         mixer.calls.clear()
         agent.train(experience)
-        assert [epoch for epoch, *_ in mixer.calls] == [0, 1, 2]
-        for _, current, buffer, seen in mixer.calls:
+        assert [epoch for _, epoch, *_ in mixer.calls] == [0, 1, 2]
+        for _, _, current, buffer, seen in mixer.calls:
             assert (seen is None) == (softmax == "all")
             if seen is not None:
                 assert set(seen) == set.union(*classes[: task + 1])
@@ -208,9 +197,9 @@ STRATEGIES = {
 def test_the_memory_of_strategies(name):
     """In the last task the criterion protects samples of the four earlier classes, and no other."""
     kind, options = STRATEGIES[name]
-    mixer = Spy()
+    mixer = Spy(C)
     train(strategy(kind, [MixerPlugin(mixer)], **options))
-    _, current, buffer, _ = mixer.calls[-1]
+    _, _, current, buffer, _ = mixer.calls[-1]
     assert set(current[1].tolist()) == {2, 4}
     assert set(buffer[1].tolist()) == {0, 1, 3, 5}
     x, y = samples()
@@ -248,10 +237,10 @@ def test_a_buffer_of_ones_own(given):
         "data set": held,
         "function": lambda: held,
     }[given]
-    mixer = Spy()
+    mixer = Spy(C)
     plugins = [replay] if given in ("plugin", "policy") else []
     train(strategy(plugins=[*plugins, MixerPlugin(mixer, buffer=buffer)]))
-    labels = mixer.calls[-1][2][1].tolist()
+    labels = mixer.calls[-1][3][1].tolist()
     assert labels
     assert set(labels) <= {0, 1, 3, 5}
 

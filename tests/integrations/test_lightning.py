@@ -14,6 +14,7 @@ import gradmix_ext as gx
 pytest.importorskip("lightning", reason="pip install 'gradmix_ext[integrations]'")
 
 import lightning.pytorch as pl
+from spy import Spy
 
 from gradmix_ext.integrations.lightning import MixerCallback
 
@@ -67,16 +68,6 @@ def fit(model: Classifier, callback: MixerCallback, epochs: int = 3, **options: 
     return trainer
 
 
-class Spy(gx.GradMix):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(C, **options)
-        self.calls: list[Any] = []
-
-    def update(self, model, current, buffer=None, seen_classes=None):
-        self.calls.append((model, self.epoch, current, buffer, seen_classes))
-        super().update(model, current, buffer, seen_classes)
-
-
 @pytest.mark.parametrize("source", ["loader", "tensors", "data set", "function"])
 def test_what_the_criterion_gets(source):
     current = {
@@ -85,7 +76,7 @@ def test_what_the_criterion_gets(source):
         "data set": Subset(ConcatDataset([TensorDataset(*OLD), TensorDataset(*NEW)]), range(6, 22)),
         "function": lambda: NEW,
     }[source]
-    mixer = Spy()
+    mixer = Spy(C)
     model = Classifier(mixer)
     fit(model, MixerCallback(mixer, current=current, buffer=OLD, seen_classes=iter(range(4))))
     assert [epoch for _, epoch, *_ in mixer.calls] == [0, 1, 2]
@@ -100,7 +91,7 @@ def test_what_the_criterion_gets(source):
 
 
 def test_every_so_many_steps_and_a_buffer_that_changes():
-    mixer, sizes = Spy(update=2), iter(range(1, 7))
+    mixer, sizes = Spy(C, update=2), iter(range(1, 7))
 
     def held() -> tuple[Tensor, Tensor]:
         size = next(sizes)
@@ -112,7 +103,7 @@ def test_every_so_many_steps_and_a_buffer_that_changes():
 
 
 def test_the_first_task():
-    mixer = Spy()
+    mixer = Spy(C)
     fit(Classifier(mixer), MixerCallback(mixer, buffer=None))
     assert not mixer.scored.any()
     assert all(before is None for *_, before, _ in mixer.calls)
@@ -128,7 +119,7 @@ def test_mixers_without_a_criterion_need_no_samples(make):
 
 
 def test_a_submodule():
-    mixer = Spy()
+    mixer = Spy(C)
     model = Classifier(mixer)
     fit(model, MixerCallback(mixer, buffer=OLD, model="net"), epochs=1)
     assert mixer.calls[0][0] is model.net
@@ -170,7 +161,7 @@ class Renamed(Listed):
 
 @pytest.mark.parametrize("data", [Listed(), Renamed()])
 def test_labels_are_those_of_the_samples(data):
-    mixer = Spy()
+    mixer = Spy(C)
     loader = DataLoader(data, batch_size=4)
     fit(Classifier(mixer), MixerCallback(mixer, buffer=OLD), epochs=1, loader=loader)
     assert torch.equal(mixer.calls[0][2][1], NEW[1])

@@ -15,6 +15,7 @@ import gradmix_ext as gx
 pytest.importorskip("transformers", reason="pip install 'gradmix_ext[integrations]'")
 pytest.importorskip("accelerate", reason="pip install 'gradmix_ext[integrations]'")
 
+from spy import Spy
 from transformers import ResNetConfig, ResNetForImageClassification, TrainingArguments
 
 from gradmix_ext.integrations.transformers import MixerTrainer
@@ -75,24 +76,14 @@ def trainer(folder: Any, mixer: gx.Mixer, model: nn.Module | None = None, **opti
     )
 
 
-class Spy(gx.GradMix):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(C, **options)
-        self.calls: list[Any] = []
-
-    def update(self, model, current, buffer=None, seen_classes=None):
-        self.calls.append((self.epoch, current, buffer, seen_classes))
-        super().update(model, current, buffer, seen_classes)
-
-
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_what_the_criterion_gets(tmp_path, precision):
-    mixer = Spy()
+    mixer = Spy(C)
     settings = {"bf16": precision == "bf16"}
     agent = trainer(tmp_path, mixer, buffer=lambda: OLD, seen_classes=range(C), settings=settings)
     agent.train()
-    assert [epoch for epoch, *_ in mixer.calls] == [0, 1]
-    for _, current, buffer, seen in mixer.calls:
+    assert [epoch for _, epoch, *_ in mixer.calls] == [0, 1]
+    for _, _, current, buffer, seen in mixer.calls:
         assert torch.equal(current[0][:], NEW.x)
         assert torch.equal(current[1], NEW.y)
         assert torch.equal(buffer[0][torch.tensor([4, 1])], OLD.x[[4, 1]])
@@ -185,9 +176,9 @@ def test_mixers_train_and_evaluate(tmp_path, make):
 
 
 def test_labels_called_label(tmp_path):
-    mixer = Spy()
+    mixer = Spy(C)
     trainer(tmp_path, mixer, train_dataset=Images((2, 3), label="label"), buffer=OLD).train()
-    assert torch.equal(mixer.calls[0][1][1], NEW.y)
+    assert torch.equal(mixer.calls[0][2][1], NEW.y)
 
 
 def test_bad_use(tmp_path):
