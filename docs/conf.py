@@ -27,6 +27,7 @@ html_css_files = ["site.css"]
 
 smartquotes = False  # they turn the -- of a flag into a dash
 myst_heading_anchors = 3
+autodoc_mock_imports = ["avalanche", "lightning", "transformers"]  # no page needs them
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
@@ -40,7 +41,7 @@ nitpick_ignore_regex = [
     ("py:obj", ".*"),
     ("py:class", r"(torch|numpy|collections|pathlib|types|abc|nn)\..*"),
     # signatures name these, by aliases or from inside the package
-    ("py:class", r"(.*\.)?(Estimate|Feed|GradMix|ModelSource|\w+Factory|Path)"),
+    ("py:class", r"(.*\.)?(Estimate|Feed|GradMix|ModelSource|\w+Factory|Path|Tensor)"),
 ]
 
 

@@ -61,6 +61,9 @@ def theory() -> dict[str, object]:
 #: What examples take from their surroundings; those of other pages stand on their own.
 CONTEXT = {"README.md": plain_loop, "mixup-theory.md": theory}
 
+#: What examples may import although it need not be installed.
+OPTIONAL = ("accelerate", "avalanche", "lightning", "timm", "torchvision", "transformers")
+
 EXAMPLES = [
     pytest.param(page, example, id=f"{page.stem}-{number}")
     for page in PAGES
@@ -70,6 +73,9 @@ EXAMPLES = [
 
 @pytest.mark.parametrize(("page", "example"), EXAMPLES)
 def test_python_example(page, example, capsys, tmp_path, monkeypatch):
+    for module in OPTIONAL:
+        if re.search(rf"^(?:import|from) {module}\b", example, flags=re.MULTILINE):
+            pytest.importorskip(module, reason="pip install 'gradmix_ext[integrations]'")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_LOADERS", dict(registry._LOADERS))  # examples may add their own
     exec(compile(example, page.name, "exec"), CONTEXT.get(page.name, dict)())
