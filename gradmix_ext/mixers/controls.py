@@ -89,8 +89,6 @@ class RandomMaskMixup(ShuffledScoresMixup):
         self.fraction = fraction
 
     def _count(self, pairs: Tensor) -> Tensor:
-        return (
-            super()._count(pairs)
-            if self.fraction is None
-            else (self.fraction * pairs.sum()).round()
-        )
+        if self.fraction is None:
+            return super()._count(pairs)
+        return (self.fraction * pairs.sum()).round()
