@@ -200,8 +200,13 @@ def main() -> None:
     print("| score | " + " | ".join(STATISTICS) + " |")
     print("| --- |" + " ---: |" * len(STATISTICS))
     for i, score in enumerate(SCORES):
-        means = [[np.nanmean(each[:, :, j, i]) for each in (ours, theirs)] for j in range(4)]
-        print(f"| {score} | " + " | ".join(f"{a:.3f} / {b:.3f}" for a, b in means) + " |")
+        cells = (" / ".join(_mean(f[:, :, j, i]) for f in (ours, theirs)) for j in range(4))
+        print(f"| {score} | " + " | ".join(cells) + " |")
+
+
+def _mean(values: np.ndarray) -> str:
+    known = values[~np.isnan(values)]
+    return f"{known.mean():.3f}" if len(known) else "-"
 
 
 if __name__ == "__main__":
