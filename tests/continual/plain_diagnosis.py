@@ -2,10 +2,10 @@
 
     python tests/continual/plain_diagnosis.py benchmarks/results/selection/diagnosis-union
 
-trains the models of a saved diagnosis again, measures each of its moments with draws of its own, and
-prints its figures next to the saved ones. The package trains, as what is looked at are its models.
-Scores, measured changes and statistics are PyTorch's autograd in float64 with dense soft labels and
-SciPy: nothing of ``gradmix_ext.mixers``, of the fused ops or of ``gradmix_ext.continual.diagnosis``.
+trains the models of a saved diagnosis again, measures each of its moments with draws of its own,
+and prints its figures next to the saved ones. The package trains, as it is its models that are
+looked at. Scores, measured changes and statistics are PyTorch's autograd in float64, with dense
+soft labels, and SciPy: no mixer, no fused op and nothing of ``gradmix_ext.continual.diagnosis``.
 """
 
 from __future__ import annotations
