@@ -44,11 +44,11 @@ class ShuffledScoresMixup(GradMix):
         pairs = self.scored.triu()
         rank = torch.where(pairs, self._order, torch.inf).flatten().argsort().argsort()
         chosen = (rank.reshape(pairs.shape) < self._count(pairs)) & pairs
-        self.allowed = torch.where(self.scored, chosen | chosen.T, self.allowed)
+        self.allowed: Tensor = torch.where(self.scored, chosen | chosen.T, self.allowed)
         # The pairs come first in the stable order, as many as there are ranks below their number.
         listed = self.preference.flatten()[(~pairs).flatten().int().argsort(stable=True)]
         dealt = torch.where(pairs, listed[rank].reshape(pairs.shape), 0.0)
-        self.preference = dealt + dealt.triu(1).T
+        self.preference: Tensor = dealt + dealt.triu(1).T
 
     def _count(self, pairs: Tensor) -> Tensor:
         """How many of the scored ``pairs`` [C, C] (bool, a <= b) to allow: as many as GradMix."""
