@@ -24,6 +24,7 @@ from gradmix_ext.mixers import (
     Mixup,
     NoMix,
     RandomMaskMixup,
+    ShuffledScoresMixup,
 )
 from gradmix_ext.ops import debug_checks
 
@@ -40,6 +41,7 @@ __all__ = [
     "Mixup",
     "NoMix",
     "RandomMaskMixup",
+    "ShuffledScoresMixup",
     "__version__",
     "continual",
     "debug_checks",

@@ -269,9 +269,9 @@ _MIXING = section(
     _option(
         "--preset",
         type=click.Choice(["tuned", "paper"]),
-        default="tuned",
+        show_default=False,
         help="tuned: the rule of gradmix that was measured best. paper: the published one. What "
-        "the flags say goes before either.",
+        "the flags say goes before either.  [default: tuned; random-mask: paper]",
     ),
     _option(
         "--criterion",

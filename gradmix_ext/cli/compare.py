@@ -24,26 +24,27 @@ Compare methods and mixers over several seeds, with mean and 95 % confidence int
 An ARM is METHOD, METHOD+AUGMENT, or AUGMENT alone, which means er+AUGMENT.
 
 \b
-METHOD    finetune     the current task alone (lower bound)
-          er           the current task and a small replay buffer
-          er-ace       er, but new samples leave the logits of old classes alone
-          der++        replay of samples and of the logits that they once had
-          icarl        exemplars, distillation, nearest mean of exemplars
-          a-gem        the current task, by gradients that do not raise the buffer's loss
-          joint        all data of all tasks so far (upper bound)
-AUGMENT   none         no mixing
-          mixup        random partners
-          cutmix       a box of a random partner; images alone
-          manifold     random partners, mixed at a hidden layer
-          balanced     partners drawn evenly over classes
-          random-mask  as many class pairs as gradmix, chosen at random
-          gradmix      only class pairs whose gradients do not hurt earlier tasks
+METHOD    finetune         the current task alone (lower bound)
+          er               the current task and a small replay buffer
+          er-ace           er, but new samples leave the logits of old classes alone
+          der++            replay of samples and of the logits that they once had
+          icarl            exemplars, distillation, nearest mean of exemplars
+          a-gem            the current task, by gradients that do not raise the buffer's loss
+          joint            all data of all tasks so far (upper bound)
+AUGMENT   none             no mixing
+          mixup            random partners
+          cutmix           a box of a random partner; images alone
+          manifold         random partners, mixed at a hidden layer
+          balanced         partners drawn evenly over classes
+          random-mask      as many class pairs as gradmix[preset=paper], chosen at random
+          shuffled-scores  gradmix, with its scores dealt out to other class pairs
+          gradmix          class pairs by what their gradients do for earlier tasks
 
 Both may have settings of their own: gradmix[policy=skip,samples_per_pair=4],
 der++[replay_weight=1]+mixup.
 
 Without arms: finetune er mixup balanced random-mask gradmix[preset=paper]
-gradmix joint.
+shuffled-scores gradmix joint.
 
 \b
 Examples:

@@ -45,14 +45,18 @@ Examples:
     click.option(
         "--augment",
         type=click.Choice(
-            ["none", "mixup", "cutmix", "manifold", "balanced", "random-mask", "gradmix"]
+            [
+                *("none", "mixup", "cutmix", "manifold"),
+                *("balanced", "random-mask", "shuffled-scores", "gradmix"),
+            ]
         ),
         default="gradmix",
         show_default=True,
         help="none, mixup (random partners), cutmix (a box of the partner; images alone), manifold "
         "(mixup at a hidden layer), balanced (partners drawn evenly over classes), "
-        "gradmix (only class pairs whose gradients do not hurt earlier tasks), random-mask (as "
-        "many pairs as gradmix, chosen at random).",
+        "gradmix (class pairs by what their gradients do for earlier tasks), and its controls: "
+        "random-mask (as many pairs as gradmix --preset paper allows, chosen at random) and "
+        "shuffled-scores (scores dealt out to other pairs).",
     ),
     click.option(
         "--seeds",

@@ -40,6 +40,7 @@ DEFAULT_ARMS = (
     "balanced",
     "random-mask",
     "gradmix[preset=paper]",
+    "shuffled-scores",
     "gradmix",
     "joint",
 )
@@ -102,7 +103,7 @@ class ExperimentConfig:
     crop_padding: int | None = None
     hflip: bool | None = None
     alpha: float = 1.0
-    preset: str = "tuned"
+    preset: str | None = None
     criterion: str | None = None
     policy: str | None = None
     threshold: float = 0.0

@@ -78,13 +78,14 @@ _SELECTION = Suite(
         "hierarchy split": replace(_HIERARCHY, replay="split"),
     },
     context=("er",),
-    # The last two are what gradmix is without its gradients, and the published rule's control.
+    # After plain mixup and the published rule's control, three that look at no gradient or do not
+    # use what it says: the last is gradmix in all but its scores.
     references=(
         "mixup",
         "random-mask",
         "balanced",
         "balanced[balance=0.5,per_sample_lam=true]",
-        "random-mask[preset=paper]",
+        "shuffled-scores",
     ),
     contenders=("gradmix", "gradmix[preset=paper]"),
     seeds=tuple(range(20)),

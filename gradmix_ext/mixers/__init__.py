@@ -7,12 +7,12 @@ from typing import Any
 
 from gradmix_ext.mixers.base import Mixer
 from gradmix_ext.mixers.batch import MixedBatch
+from gradmix_ext.mixers.controls import RandomMaskMixup, ShuffledScoresMixup
 from gradmix_ext.mixers.cutmix import CutMix
 from gradmix_ext.mixers.gradmix import GradMix
 from gradmix_ext.mixers.images import ImageBatch, ImageTransform, Inputs
 from gradmix_ext.mixers.manifold import ManifoldMixup
 from gradmix_ext.mixers.mixup import BalancedMixup, Mixup, NoMix
-from gradmix_ext.mixers.random_mask import RandomMaskMixup
 
 __all__ = [
     "MIXERS",
@@ -28,6 +28,7 @@ __all__ = [
     "Mixup",
     "NoMix",
     "RandomMaskMixup",
+    "ShuffledScoresMixup",
     "by_name",
     "option_names",
 ]
@@ -40,6 +41,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "manifold": ManifoldMixup,
     "balanced": BalancedMixup,
     "random-mask": RandomMaskMixup,
+    "shuffled-scores": ShuffledScoresMixup,
     "gradmix": GradMix,
 }
 

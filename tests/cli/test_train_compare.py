@@ -325,7 +325,7 @@ def test_flags_offer_what_the_package_has_and_share_its_defaults():
     assert _options.experiment_config({"tasks": None, "increment": None}).tasks == config.tasks
     mixer = inspect.signature(GradMix).parameters
     for name in (
-        "alpha", "preset", "criterion", "policy", "threshold", "temperature", "samples_per_pair",
+        "alpha", "criterion", "policy", "threshold", "temperature", "samples_per_pair",
         "update", "per_sample_lam", "balance",
     ):  # fmt: skip
         assert mixer[name].default == getattr(config, name)
@@ -335,7 +335,7 @@ def test_arms():
     assert Arm.parse("er") == Arm("er", "er", "none")
     assert Arm.parse("mixup") == Arm("mixup", "er", "mixup")
     assert Arm.parse("joint+gradmix") == Arm("joint+gradmix", "joint", "gradmix")
-    assert [Arm.parse(a).method for a in DEFAULT_ARMS] == ["finetune", *["er"] * 6, "joint"]
+    assert [Arm.parse(a).method for a in DEFAULT_ARMS] == ["finetune", *["er"] * 7, "joint"]
 
 
 def test_a_real_process_fails_with_one_line(tmp_path):

@@ -65,7 +65,9 @@ def same(a: Result, b: Result) -> bool:
     )
 
 
-@pytest.mark.parametrize("mixer", ["none", "mixup", "balanced", "random-mask", "gradmix"])
+@pytest.mark.parametrize(
+    "mixer", ["none", "mixup", "balanced", "random-mask", "shuffled-scores", "gradmix"]
+)
 @pytest.mark.parametrize("method", [ER("union"), ER("split"), Finetune(), Joint()])
 def test_every_method_with_every_mixer_is_deterministic(scenario, method, mixer):
     def run(seed: int) -> tuple[Result, list[Tensor]]:

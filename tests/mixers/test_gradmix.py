@@ -395,7 +395,7 @@ class TestOnline:
 
     def test_random_mask_holds_still_between_updates(self):
         model, current, buffer = network(), samples([2, 3], 20), samples([0, 1], 20)
-        mixer = gx.RandomMaskMixup(C, preset="paper", update="online", fraction=0.5)
+        mixer = gx.RandomMaskMixup(C, update="online", fraction=0.5)
         mixer.update(model, current, buffer)
         x, y = torch.cat([current[0], buffer[0]]), torch.cat([current[1], buffer[1]])
         masks = []
@@ -439,14 +439,30 @@ class TestRandomMask:
             masks.add(tuple(control.allowed.flatten().tolist()))
         assert len(masks) > 1
 
+    def test_is_the_published_rule_with_another_mask(self):
+        control = gx.RandomMaskMixup(C, generator=torch.Generator().manual_seed(3))
+        rule = gx.GradMix(C, preset="paper")
+        for name in ("criterion", "policy", "lam_law", "balance", "threshold", "update_every"):
+            assert getattr(control, name) == getattr(rule, name), name
+        current, buffer = samples([2, 3], 9), samples([0, 1], 9)
+        control.update(network(), current, buffer)
+        assert not control.allowed[control.scored].all()
+        x, y = (torch.cat(parts) for parts in zip(current, buffer, strict=True))
+        for _ in range(20):
+            batch = control.mix(x, y)
+            assert control.allowed[y, batch.partner_target][batch.mask].all()
+
     def test_fraction(self):
-        mixer = gx.RandomMaskMixup(C, preset="paper", fraction=0.4)
+        mixer = gx.RandomMaskMixup(C, fraction=0.4)
         mixer.update(network(), samples([2, 3], 9), samples([0, 1], 9))
         assert mixer.allowed.triu()[mixer.scored].sum() == 4  # of the 10 pairs of 4 classes
         with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\], got 1.5"):
             gx.RandomMaskMixup(C, fraction=1.5)
-        with pytest.raises(ValueError, match=r"fraction = 0\.4 needs policy 'redraw' or 'skip'"):
-            gx.RandomMaskMixup(C, fraction=0.4)
+
+    @pytest.mark.parametrize("soft", [{"policy": "soft"}, {"preset": "tuned"}])
+    def test_the_soft_rule_has_no_mask(self, soft):
+        with pytest.raises(ValueError, match=r"needs policy 'redraw' or 'skip' .* got 'soft'"):
+            gx.RandomMaskMixup(C, **soft)
 
 
 def test_state_dict_round_trip():

@@ -164,13 +164,13 @@ class TestSoftGradMix:
         other.load_state_dict(mixer.state_dict())
         assert torch.equal(mixer.mix(*CURRENT).x, other.mix(*CURRENT).x)
 
-    def test_control_shuffles_what_the_scores_say(self):
+    def test_its_control_shuffles_what_the_scores_say(self):
         mixer = gx.GradMix(C)
         mixer.update(network(), CURRENT, BUFFER)
         pairs = mixer.scored.triu()
         dealt = set()
         for seed in range(5):
-            control = gx.RandomMaskMixup(C, generator=seeded(seed))
+            control = gx.ShuffledScoresMixup(C, generator=seeded(seed))
             control.update(network(), CURRENT, BUFFER)
             assert torch.equal(control.preference, control.preference.T)
             assert (control.preference[~control.scored] == 0).all()

@@ -153,12 +153,13 @@ function pairsSection(arms) {
   const host = document.getElementById("pairs-chart");
   const large = arms.filter((arm) => arm.pairs?.too_large).map((arm) => arm.name);
   if (large.length) absent(host, `Too many classes to embed the maps of: ${large.join(", ")}. They are in the run folder, in class_pairs.`);
-  // First those that choose by the scores: random-mask shuffles what they say.
-  const judged = arms.filter((arm) => arm.pairs?.helpful).sort((a, b) => (a.augment === "random-mask") - (b.augment === "random-mask"));
+  // First those that choose by the scores: the controls do not use what they say.
+  const control = (arm) => ["random-mask", "shuffled-scores"].includes(arm.augment);
+  const judged = arms.filter((arm) => arm.pairs?.helpful).sort((a, b) => control(a) - control(b));
   if (!judged.length) {
     if (!large.length) absent(host, arms.every((arm) => arm.sizes.length === 1)
       ? "Nothing to show: with one task there are no earlier classes to protect."
-      : "Nothing to show: no arm here judges class pairs (gradmix and random-mask do), or its maps are not in the run folder.");
+      : "Nothing to show: no arm here judges class pairs (gradmix and its controls do), or its maps are not in the run folder.");
     return;
   }
   let mode = "helpful";
