@@ -163,8 +163,8 @@ class Mixer(ABC):
 
 def class_weights(y: Tensor, balance: float) -> Tensor:
     """Weights [N], float32 with mean 1, ∝ (samples of y_i among the labels ``y`` [N])^-balance."""
-    weight = (y[:, None] == y).sum(dim=1).float() ** -balance
-    return weight / weight.mean()
+    weight = (y[:, None] == y).sum(dim=1, dtype=torch.float32).pow_(-balance)
+    return weight.div_(weight.mean())
 
 
 def unmixed(x: Tensor | ImageBatch, y: Tensor) -> MixedBatch:
