@@ -15,7 +15,16 @@ from gradmix_ext import _checks as checks
 from gradmix_ext import ops
 from gradmix_ext.mixers.base import Mixer, Samples
 from gradmix_ext.mixers.batch import MixedBatch
-from gradmix_ext.mixers.criteria import CRITERIA, Direction, Pool, Probe, score_pairs
+from gradmix_ext.mixers.criteria import (
+    CRITERIA,
+    Direction,
+    Outputs,
+    Pool,
+    Probe,
+    few,
+    score_classes,
+    score_mixed,
+)
 from gradmix_ext.mixers.head import HeadInput, find_head, in_one_dtype, is_compiled
 from gradmix_ext.mixers.images import ImageBatch
 from gradmix_ext.mixers.policies import POLICIES, draw_softly, preferences
@@ -66,6 +75,9 @@ class GradMix(Mixer):
             unmixed.
         threshold: Least score of a helpful pair; ``"soft"`` needs none.
         samples_per_pair: Mixed samples per class pair for ``"mixed"``.
+        criterion_samples: Most samples of the current task, and of the buffer, that the criterion
+            looks at: all of them where there are fewer, else a random draw in which every class
+            keeps its share. ``"mixed"`` draws pairs from all, and g_buf alone is limited.
         update: When the criterion is renewed: ``"epoch"``, every so many steps (an int), or
             ``"online"``: only g_buf is renewed each epoch, and the scores come from the mixed
             samples that training forwards anyway. Beyond the paper.
@@ -112,6 +124,7 @@ class GradMix(Mixer):
         head: nn.Linear | str | None = None,
         score_momentum: float = 0.9,
         exploration: float = 0.05,
+        criterion_samples: int = 1024,
         **options: Any,
     ) -> None:
         if preset not in PRESETS:
@@ -141,7 +154,11 @@ class GradMix(Mixer):
             raise ValueError(f"threshold must be finite, got {threshold}")
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        for name, count in (("num_classes", num_classes), ("samples_per_pair", samples_per_pair)):
+        for name, count in (
+            ("num_classes", num_classes),
+            ("samples_per_pair", samples_per_pair),
+            ("criterion_samples", criterion_samples),
+        ):
             if count < 1:
                 raise ValueError(f"{name} must be positive, got {count}")
         for name, share in (("score_momentum", score_momentum), ("exploration", exploration)):
@@ -153,6 +170,7 @@ class GradMix(Mixer):
         self.threshold = threshold
         self.temperature = temperature
         self.samples_per_pair = samples_per_pair
+        self.criterion_samples = criterion_samples
         self.update_every = update
         self.first_task = first_task
         self.head = head
@@ -235,7 +253,20 @@ class GradMix(Mixer):
         device = buffer[1].device
         class_mask = as_class_mask(seen_classes, self.num_classes, device)
         probe = Probe(model, head, class_mask)
-        direction = probe.mean_gradient(buffer)
+        held = few(buffer, self.criterion_samples, self.generator)
+        if self.update_every != "online" and self.criterion != "mixed":
+            fresh = few(current, self.criterion_samples, self.generator)
+            outputs = probe.forward(fresh[0], held[0])
+            self.scores, self.scored = score_classes(
+                self.criterion,
+                probe,
+                Outputs(*map(torch.cat, zip(*outputs, strict=True))),
+                torch.cat([fresh[1], held[1]]),
+                probe.mean_gradient(outputs[1], held[1]),
+            )
+            self._decide()
+            return
+        direction = probe.mean_gradient(*probe.forward(held[0]), held[1])
         if self.update_every == "online":
             if is_compiled(model):
                 raise ValueError(
@@ -244,8 +275,7 @@ class GradMix(Mixer):
                 )
             self._watch(head, direction, class_mask)
             return
-        scores, scored = score_pairs(
-            self.criterion,
+        self.scores, self.scored = score_mixed(
             probe,
             Pool(current, buffer),
             direction,
@@ -253,7 +283,6 @@ class GradMix(Mixer):
             samples_per_pair=self.samples_per_pair,
             generator=self.generator,
         )
-        self.scores, self.scored = scores, scored
         self._decide()
 
     def _begin(self) -> None:
