@@ -99,7 +99,8 @@ class GradMix(Mixer):
     Attributes:
         scores: Scores [C, C] of the class pairs, symmetric; 0 where not scored.
         allowed: Class pairs [C, C] (bool) that are helpful; True where not scored.
-        preference: Logarithms [C, C] of what ``"soft"`` multiplies the odds of a pair with.
+        preference: Logarithms [C, C] of what ``"soft"`` multiplies the odds of a pair with; the
+            hard policies leave it alone.
         scored: Class pairs [C, C] (bool) that have been scored.
     """
 
@@ -294,7 +295,8 @@ class GradMix(Mixer):
     def _decide(self) -> None:
         """What the scores mean for the draw of partners."""
         self.allowed = (self.scores >= self.threshold) | ~self.scored
-        self.preference = preferences(self.scores, self.scored, self.temperature)
+        if self.policy == "soft":
+            self.preference = preferences(self.scores, self.scored, self.temperature)
 
     # Online scores --------------------------------------------------------------------------------
 
@@ -335,10 +337,9 @@ class GradMix(Mixer):
         mean = (total / count.clamp(min=1)).to(self.scores)
         # The first score of a pair is taken whole, later ones share with the past.
         share = torch.where(self.scored, 1 - self.score_momentum, 1.0)
-        self.scores = torch.where(
-            count > 0, torch.lerp(self.scores, mean, share.to(mean)), self.scores
-        )
-        self.scored = self.scored | (count > 0)
+        tried = count > 0
+        self.scores = torch.where(tried, torch.lerp(self.scores, mean, share.to(mean)), self.scores)
+        self.scored = self.scored | tried
         self._decide()
 
     def __getstate__(self) -> dict[str, Any]:
