@@ -133,12 +133,12 @@ def few(samples: Samples, limit: int, generator: torch.Generator | None) -> Samp
     x, y = samples
     if len(y) <= limit:
         return samples
-    noise = torch.rand(y.shape, dtype=torch.float64, device=y.device, generator=generator)
-    order = (y + noise).argsort()  # by class, at random within one
+    noise = torch.rand((2, len(y)), dtype=torch.float64, device=y.device, generator=generator)
+    order = (y + noise[0]).argsort()  # by class, at random within one
     _, label, size = y[order].unique_consecutive(return_inverse=True, return_counts=True)
     rank = torch.arange(len(y), device=y.device) - (size.cumsum(0) - size)[label]
     # The n samples of a class fall one each into n equal parts of [0, 1].
-    chosen = order[((rank + noise[order]) / size[label]).argsort()[:limit]]
+    chosen = order[((rank + noise[1]) / size[label]).argsort()[:limit]]
     return x[chosen], y[chosen]
 
 

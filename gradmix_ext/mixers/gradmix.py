@@ -125,7 +125,7 @@ class GradMix(Mixer):
         head: nn.Linear | str | None = None,
         score_momentum: float = 0.9,
         exploration: float = 0.05,
-        criterion_samples: int = 1024,
+        criterion_samples: int = 512,
         **options: Any,
     ) -> None:
         if preset not in PRESETS:
