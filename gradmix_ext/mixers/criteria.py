@@ -9,7 +9,6 @@ choices of this implementation.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,13 +33,6 @@ class Direction:
     bias: Tensor
 
 
-class Outputs(NamedTuple):
-    """What a head was given and what it made of it, for N samples."""
-
-    features: Tensor
-    logits: Tensor
-
-
 class Probe:
     """Looks at the last-layer gradients of a model, in evaluation mode and without autograd.
 
@@ -54,48 +46,72 @@ class Probe:
         self.model = model
         self.head = head
         self.class_mask = class_mask
+        self._known: tuple[Inputs, tuple[Tensor, Tensor]] | None = None
 
-    def forward(self, *inputs: Inputs) -> list[Outputs]:
-        """Features and logits of each of several sets of samples."""
+    def forward(self, x: Inputs) -> tuple[Tensor, Tensor]:
+        """Features [N, d] and logits [N, C] of samples ``x``."""
+        if self._known is not None and self._known[0] is x:
+            return self._known[1]
         captured = HeadInput(self.head)
         try:
             with evaluation(self.model):
-                return [self._outputs(x, captured) for x in inputs]
+                starts = range(0, max(len(x), 1), CHUNK)  # one empty part where x is empty
+                parts = [self.model(x[start : start + CHUNK]) for start in starts]
+            features = torch.cat([captured.of(part) for part in parts])
         finally:
             captured.remove()
-
-    def _outputs(self, x: Inputs, captured: HeadInput) -> Outputs:
-        starts = range(0, max(len(x), 1), CHUNK)  # one empty part where x is empty
-        parts = [self.model(x[start : start + CHUNK]) for start in starts]
-        features = torch.cat([captured.of(part) for part in parts])
         if features.dim() != 2:
             raise ValueError(
                 f"the head must be applied to features [N, d], got {list(features.shape)}"
             )
-        return Outputs(*in_one_dtype(features, torch.cat(parts)))
+        return in_one_dtype(features, torch.cat(parts))
 
-    def mean_gradient(self, outputs: Outputs, y: Tensor) -> Direction:
-        """The mean gradient over samples with labels y [N], such as g_buf over the buffer."""
+    def mean_gradient(self, samples: Samples) -> Direction:
+        """The mean gradient over samples, such as g_buf over the replay buffer."""
+        x, y = samples
+        features, logits = self.forward(x)
+        self._known = x, (features, logits)  # a criterion asks for the buffer once more
         weight, bias, _ = ops.class_gradients(
-            *outputs, y, groups=torch.zeros_like(y), num_groups=1, class_mask=self.class_mask
+            features,
+            logits,
+            y,
+            groups=torch.zeros_like(y),
+            num_groups=1,
+            class_mask=self.class_mask,
         )
         # A head without bias has no gradient there.
         return Direction(weight[0], bias[0] if self.head.bias is not None else bias[0] * 0)
 
     def pair_scores(
-        self, outputs: Outputs, y: Tensor, partner_y: Tensor, lam: Tensor | float, g: Direction
+        self, x: Tensor, y: Tensor, partner_y: Tensor, lam: Tensor, direction: Direction
     ) -> tuple[Tensor, Tensor]:
-        """Sums [C, C] of <g~, g> over samples mixed from classes y and partner_y, and counts."""
+        """Sums [C, C] of <g~, direction> over samples ``x`` mixed from classes y and partner_y."""
+        features, logits = self.forward(x)
         return ops.pair_scores(
-            *outputs,
+            features,
+            logits,
             y,
             partner_y,
             lam,
-            g.weight,
-            g.bias,
+            direction.weight,
+            direction.bias,
             num_classes=self.head.out_features,
             class_mask=self.class_mask,
         )
+
+
+def few(samples: Samples, limit: int, generator: torch.Generator | None) -> Samples:
+    """At most ``limit`` of the samples, drawn so that every class keeps its share of them."""
+    x, y = samples
+    if len(y) <= limit:
+        return samples
+    noise = torch.rand((2, len(y)), dtype=torch.float64, device=y.device, generator=generator)
+    order = (y + noise[0]).argsort()  # by class, at random within one
+    _, label, size = y[order].unique_consecutive(return_inverse=True, return_counts=True)
+    rank = torch.arange(len(y), device=y.device) - (size.cumsum(0) - size)[label]
+    # The n samples of a class fall one each into n equal parts of [0, 1].
+    chosen = order[((rank + noise[1]) / size[label]).argsort()[:limit]]
+    return x[chosen], y[chosen]
 
 
 class Pool:
@@ -128,57 +144,8 @@ class Pool:
         return result
 
 
-def few(samples: Samples, limit: int, generator: torch.Generator | None) -> Samples:
-    """At most ``limit`` of the samples, drawn so that every class keeps its share of them."""
-    x, y = samples
-    if len(y) <= limit:
-        return samples
-    noise = torch.rand((2, len(y)), dtype=torch.float64, device=y.device, generator=generator)
-    order = (y + noise[0]).argsort()  # by class, at random within one
-    _, label, size = y[order].unique_consecutive(return_inverse=True, return_counts=True)
-    rank = torch.arange(len(y), device=y.device) - (size.cumsum(0) - size)[label]
-    # The n samples of a class fall one each into n equal parts of [0, 1].
-    chosen = order[((rank + noise[1]) / size[label]).argsort()[:limit]]
-    return x[chosen], y[chosen]
-
-
-def score_classes(
-    criterion: str, probe: Probe, outputs: Outputs, y: Tensor, direction: Direction
-) -> tuple[Tensor, Tensor]:
-    """Score every unordered pair of classes by their own gradients.
-
-    Args:
-        criterion: ``"linear"``: ½(s_a + s_b) with s_k the mean of <g, direction> over class k;
-            ``"gram"``: <g_a, g_b>, the classes' own mean gradients.
-        probe: Gives the gradients.
-        outputs: What the head made of samples of the classes.
-        y: Their labels [N].
-        direction: What the gradients are compared with; ``"gram"`` ignores it.
-
-    Returns:
-        ``(scores, scored)``, [C, C] each and symmetric: the scores, 0 where not scored, and
-        whether both classes had samples (bool).
-    """
-    features, logits = outputs
-    present = torch.zeros(probe.head.out_features, dtype=torch.bool, device=y.device)
-    present[y] = True
-    scored = present[:, None] & present
-    if criterion == "gram":
-        gram = ops.class_gram(features, logits, y, class_mask=probe.class_mask)
-        if probe.head.bias is None:
-            _, bias, _ = ops.class_gradients(
-                features[:, :0], logits, y, class_mask=probe.class_mask
-            )
-            wide = bias.double()  # never in TF32
-            gram = gram - (wide @ wide.T).to(gram.dtype)
-        return gram, scored
-    # A sample paired with itself is one of the pair (k, k): the diagonal holds Σ <g, direction>.
-    total, count = probe.pair_scores(outputs, y, y, 1.0, direction)
-    s = total.diagonal() / count.diagonal().clamp(min=1)
-    return torch.where(scored, (s[:, None] + s) / 2, 0.0), scored
-
-
-def score_mixed(
+def score_pairs(
+    criterion: str,
     probe: Probe,
     pool: Pool,
     direction: Direction,
@@ -187,19 +154,66 @@ def score_mixed(
     samples_per_pair: int,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Score every unordered pair of the pool's classes by a forward pass of mixed samples.
+    """Score every unordered pair of the pool's classes.
 
     Args:
+        criterion: ``"mixed"``: mean of <g~, direction> over ``samples_per_pair`` mixed samples,
+            from a forward pass of them; ``"linear"``: ½(s_a + s_b) with s_k the mean of
+            <g, direction> over class k; ``"gram"``: <g_a, g_b>, the classes' own mean gradients.
         probe: Gives the gradients.
         pool: Samples of the classes.
-        direction: What the gradients are compared with.
+        direction: What the gradients are compared with; ``"gram"`` ignores it.
         law: The law of λ; every sample has its own draw here.
         samples_per_pair: Mixed samples per pair.
         generator: Source of randomness.
 
     Returns:
-        ``(scores, scored)`` as :func:`score_classes`, the scores being means of <g~, direction>.
+        ``(scores, scored)``, [C, C] each and symmetric: the scores, 0 where not scored, and
+        whether both classes had samples (bool).
     """
+    if criterion == "mixed":
+        total, count = _mixed_scores(probe, pool, direction, law, samples_per_pair, generator)
+        return total / count.clamp(min=1), count > 0
+
+    outputs = [probe.forward(x) for x, _ in pool.parts]
+    features = torch.cat([features for features, _ in outputs])
+    logits = torch.cat([logits for _, logits in outputs])
+    present = torch.zeros(probe.head.out_features, dtype=torch.bool, device=pool.y.device)
+    present[pool.classes] = True
+    scored = present[:, None] & present
+    if criterion == "gram":
+        gram = ops.class_gram(features, logits, pool.y, class_mask=probe.class_mask)
+        if probe.head.bias is None:
+            _, bias, _ = ops.class_gradients(
+                features[:, :0], logits, pool.y, class_mask=probe.class_mask
+            )
+            wide = bias.double()  # never in TF32
+            gram = gram - (wide @ wide.T).to(gram.dtype)
+        return gram, scored
+    # A sample paired with itself is one of the pair (k, k): the diagonal holds Σ <g, direction>.
+    total, count = ops.pair_scores(
+        features,
+        logits,
+        pool.y,
+        pool.y,
+        1.0,
+        direction.weight,
+        direction.bias,
+        num_classes=probe.head.out_features,
+        class_mask=probe.class_mask,
+    )
+    s = total.diagonal() / count.diagonal().clamp(min=1)
+    return torch.where(scored, (s[:, None] + s) / 2, 0.0), scored
+
+
+def _mixed_scores(
+    probe: Probe,
+    pool: Pool,
+    direction: Direction,
+    law: LamLaw,
+    samples_per_pair: int,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
     device = pool.y.device
     law = replace(law, per_sample=True)
     pairs = torch.combinations(
@@ -213,9 +227,8 @@ def score_mixed(
         first = pool.take(pool.draw(a, generator))
         second = pool.take(pool.draw(b, generator))
         weight = lam_x.to(first.dtype).reshape(-1, *[1] * (first.dim() - 1))
-        [outputs] = probe.forward(torch.lerp(second, first, weight))
         part_sum, part_count = probe.pair_scores(
-            outputs, pool.classes[a], pool.classes[b], lam_y, direction
+            torch.lerp(second, first, weight), pool.classes[a], pool.classes[b], lam_y, direction
         )
         total, count = total + part_sum, count + part_count
-    return total / count.clamp(min=1), count > 0
+    return total, count

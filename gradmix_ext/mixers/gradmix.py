@@ -15,16 +15,7 @@ from gradmix_ext import _checks as checks
 from gradmix_ext import ops
 from gradmix_ext.mixers.base import Mixer, Samples
 from gradmix_ext.mixers.batch import MixedBatch
-from gradmix_ext.mixers.criteria import (
-    CRITERIA,
-    Direction,
-    Outputs,
-    Pool,
-    Probe,
-    few,
-    score_classes,
-    score_mixed,
-)
+from gradmix_ext.mixers.criteria import CRITERIA, Direction, Pool, Probe, few, score_pairs
 from gradmix_ext.mixers.head import HeadInput, find_head, in_one_dtype, is_compiled
 from gradmix_ext.mixers.images import ImageBatch
 from gradmix_ext.mixers.policies import POLICIES, draw_softly, preferences
@@ -255,19 +246,7 @@ class GradMix(Mixer):
         class_mask = as_class_mask(seen_classes, self.num_classes, device)
         probe = Probe(model, head, class_mask)
         held = few(buffer, self.criterion_samples, self.generator)
-        if self.update_every != "online" and self.criterion != "mixed":
-            fresh = few(current, self.criterion_samples, self.generator)
-            outputs = probe.forward(fresh[0], held[0])
-            self.scores, self.scored = score_classes(
-                self.criterion,
-                probe,
-                Outputs(*map(torch.cat, zip(*outputs, strict=True))),
-                torch.cat([fresh[1], held[1]]),
-                probe.mean_gradient(outputs[1], held[1]),
-            )
-            self._decide()
-            return
-        direction = probe.mean_gradient(*probe.forward(held[0]), held[1])
+        direction = probe.mean_gradient(held)
         if self.update_every == "online":
             if is_compiled(model):
                 raise ValueError(
@@ -276,7 +255,10 @@ class GradMix(Mixer):
                 )
             self._watch(head, direction, class_mask)
             return
-        self.scores, self.scored = score_mixed(
+        if self.criterion != "mixed":
+            current, buffer = few(current, self.criterion_samples, self.generator), held
+        scores, scored = score_pairs(
+            self.criterion,
             probe,
             Pool(current, buffer),
             direction,
@@ -284,6 +266,7 @@ class GradMix(Mixer):
             samples_per_pair=self.samples_per_pair,
             generator=self.generator,
         )
+        self.scores, self.scored = scores, scored
         self._decide()
 
     def _begin(self) -> None:

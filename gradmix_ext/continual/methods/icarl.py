@@ -77,7 +77,7 @@ class ICaRL(ER):
         Classes without exemplars come after all others, in the order of their logits. While a task
         is trained, and before any, the scores are the logits.
         """
-        [(features, logits)] = Probe(model, find_head(model), class_mask=None).forward(x)
+        features, logits = Probe(model, find_head(model), class_mask=None).forward(x)
         if self._means is None:
             return logits
         means = self._means.to(features)

@@ -40,8 +40,8 @@ class Rehearsal(Method):
 
     def features(self, stage: Stage, x: Inputs) -> Tensor:
         """What enters the head, [N, d], in evaluation mode."""
-        [outputs] = Probe(stage.model, find_head(stage.model), class_mask=None).forward(x)
-        return outputs.features
+        features, _ = Probe(stage.model, find_head(stage.model), class_mask=None).forward(x)
+        return features
 
     def draw(self, stage: Stage, *columns: str) -> tuple[Tensor, ...]:
         """As many samples of the buffer as a batch has, uniformly with replacement.
