@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gradmix_ext import _checks as checks
 from gradmix_ext.reference.draw_partners import POLICIES as HARD_POLICIES
 
 __all__ = ["HARD_POLICIES", "POLICIES", "draw_evenly", "draw_softly", "preferences"]
@@ -59,12 +60,13 @@ def draw_softly(target: Tensor, preference: Tensor, noise: Tensor) -> tuple[Tens
         ∝ exp(preference[y_i, y_j]) / (samples of y_j in the batch). The sample itself can be drawn.
         Where every pair is excluded it is its own partner and the mask False.
     """
-    row = preference.index_select(0, target)
-    if 0 < row.shape[0] < row.shape[1]:
-        target, present = _renumbered(target)
-        row = row.index_select(1, present)
-    samples, classes = row.shape
+    samples, classes = target.shape[0], preference.shape[0]
     size = class_sizes(target, classes)
+    row = preference.index_select(0, target)
+    if 0 < samples < classes:
+        target, present = _renumbered(target)
+        row, classes = row.index_select(1, present), samples
+        size = class_sizes(target, classes)
     order = target.argsort(stable=True)
     start = size.cumsum(0).sub_(size)
 
@@ -104,8 +106,18 @@ def draw_evenly(target: Tensor, num_classes: int, noise: Tensor) -> Tensor:
 
 
 def class_sizes(target: Tensor, num_classes: int) -> Tensor:
-    """Samples [K] (int64) of each class in a batch; unlike ``bincount``, not waiting for it."""
-    return target.new_zeros(num_classes).index_add_(0, target, torch.ones_like(target))
+    """Samples [K] (int64) of each class in a batch; unlike ``bincount``, not waiting for it.
+
+    Raises:
+        RuntimeError: A label is not in [0, K) (on a GPU only under ``gx.debug_checks()``).
+    """
+    if checks.debug_enabled():
+        checks.in_range("mix", "y", target, num_classes, f"{num_classes} classes")
+    try:
+        return target.new_zeros(num_classes).index_add_(0, target, torch.ones_like(target))
+    except IndexError:  # the CPU has looked already: which label it is, only now
+        checks.in_range("mix", "y", target, num_classes, f"{num_classes} classes")
+        raise
 
 
 def _renumbered(target: Tensor) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,8 @@ class TestDraw:
 
             def __torch_dispatch__(self, func, types, args=(), kwargs=None):
                 out = func(*args, **kwargs or {})
-                if func is not torch.ops.aten.index_select.default and isinstance(out, torch.Tensor):
+                rows = func is torch.ops.aten.index_select.default  # those of the samples
+                if isinstance(out, torch.Tensor) and not rows:
                     self.size = max(self.size, out.numel())
                 return out
 
