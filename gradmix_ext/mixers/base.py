@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -83,10 +84,10 @@ class Mixer(ABC):
         if strength == 0:
             return unmixed(x, y)
         partner, mask = self.draw_partners(y)
-        lam_x, lam_y = (
-            torch.where(mask, 1 - strength * (1 - lam) if strength < 1 else lam, 1.0)
-            for lam in self.lam_law.draw(y.shape[0], y.device, self.generator)
-        )
+        lam_x, lam_y = self.lam_law.draw(y.shape[0], y.device, self.generator)
+        same = lam_y is lam_x
+        lam_x = _effective(lam_x, mask, strength)
+        lam_y = lam_x if same else _effective(lam_y, mask, strength)
         batch = self.combine(x, y, partner, mask, lam_x, lam_y)
         return replace(batch, weight=class_weights(y, self.balance)) if self.balance else batch
 
@@ -163,19 +164,34 @@ class Mixer(ABC):
 
 def class_weights(y: Tensor, balance: float) -> Tensor:
     """Weights [N], float32 with mean 1, ∝ (samples of y_i among the labels ``y`` [N])^-balance."""
-    weight = (y[:, None] == y).sum(dim=1).float() ** -balance
-    return weight / weight.mean()
+    weight = (y[:, None] == y).sum(dim=1, dtype=torch.float32).pow_(-balance)
+    return weight.div_(weight.mean())
 
 
 def unmixed(x: Tensor | ImageBatch, y: Tensor) -> MixedBatch:
     """The batch as it is, every sample its own partner; a tensor is not copied."""
-    one = torch.ones(y.shape, device=y.device)
+    one, none, own = _nothing_mixed(y.shape[0], y.device)
     return MixedBatch(
         x=x.augmented() if isinstance(x, ImageBatch) else x,
         target=y,
         partner_target=y,
         lam=one,
-        mask=torch.zeros_like(y, dtype=torch.bool),
-        partner=torch.arange(y.shape[0], device=y.device),
+        mask=none,
+        partner=own,
         lam_x=one,
+    )
+
+
+def _effective(lam: Tensor, mask: Tensor, strength: float) -> Tensor:
+    """λ as it is used: closer to 1 where mixing is weak, 1 where ``mask`` is False."""
+    return torch.where(mask, 1 - strength * (1 - lam) if strength < 1 else lam, 1.0)
+
+
+@lru_cache(maxsize=16)
+def _nothing_mixed(samples: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """λ [N] of 1, a mask [N] of False and each sample as its own partner [N]: made once a size."""
+    return (
+        torch.ones(samples, device=device),
+        torch.zeros(samples, dtype=torch.bool, device=device),
+        torch.arange(samples, device=device),
     )

@@ -46,9 +46,12 @@ class Probe:
         self.model = model
         self.head = head
         self.class_mask = class_mask
+        self._known: tuple[Inputs, tuple[Tensor, Tensor]] | None = None
 
     def forward(self, x: Inputs) -> tuple[Tensor, Tensor]:
         """Features [N, d] and logits [N, C] of samples ``x``."""
+        if self._known is not None and self._known[0] is x:
+            return self._known[1]
         captured = HeadInput(self.head)
         try:
             with evaluation(self.model):
@@ -67,6 +70,7 @@ class Probe:
         """The mean gradient over samples, such as g_buf over the replay buffer."""
         x, y = samples
         features, logits = self.forward(x)
+        self._known = x, (features, logits)  # a criterion asks for the buffer once more
         weight, bias, _ = ops.class_gradients(
             features,
             logits,
@@ -94,6 +98,20 @@ class Probe:
             num_classes=self.head.out_features,
             class_mask=self.class_mask,
         )
+
+
+def few(samples: Samples, limit: int, generator: torch.Generator | None) -> Samples:
+    """At most ``limit`` of the samples, drawn so that every class keeps its share of them."""
+    x, y = samples
+    if len(y) <= limit:
+        return samples
+    noise = torch.rand((2, len(y)), dtype=torch.float64, device=y.device, generator=generator)
+    order = (y + noise[0]).argsort()  # by class, at random within one
+    _, label, size = y[order].unique_consecutive(return_inverse=True, return_counts=True)
+    rank = torch.arange(len(y), device=y.device) - (size.cumsum(0) - size)[label]
+    # The n samples of a class fall one each into n equal parts of [0, 1].
+    chosen = order[((rank + noise[1]) / size[label]).argsort()[:limit]]
+    return x[chosen], y[chosen]
 
 
 class Pool:

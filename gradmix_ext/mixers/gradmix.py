@@ -15,7 +15,7 @@ from gradmix_ext import _checks as checks
 from gradmix_ext import ops
 from gradmix_ext.mixers.base import Mixer, Samples
 from gradmix_ext.mixers.batch import MixedBatch
-from gradmix_ext.mixers.criteria import CRITERIA, Direction, Pool, Probe, score_pairs
+from gradmix_ext.mixers.criteria import CRITERIA, Direction, Pool, Probe, few, score_pairs
 from gradmix_ext.mixers.head import HeadInput, find_head, in_one_dtype, is_compiled
 from gradmix_ext.mixers.images import ImageBatch
 from gradmix_ext.mixers.policies import POLICIES, draw_softly, preferences
@@ -66,6 +66,9 @@ class GradMix(Mixer):
             unmixed.
         threshold: Least score of a helpful pair; ``"soft"`` needs none.
         samples_per_pair: Mixed samples per class pair for ``"mixed"``.
+        criterion_samples: Most samples of the current task, and of the buffer, that the criterion
+            looks at: all of them where there are fewer, else a random draw in which every class
+            keeps its share. ``"mixed"`` draws pairs from all, and g_buf alone is limited.
         update: When the criterion is renewed: ``"epoch"``, every so many steps (an int), or
             ``"online"``: only g_buf is renewed each epoch, and the scores come from the mixed
             samples that training forwards anyway. Beyond the paper.
@@ -87,7 +90,8 @@ class GradMix(Mixer):
     Attributes:
         scores: Scores [C, C] of the class pairs, symmetric; 0 where not scored.
         allowed: Class pairs [C, C] (bool) that are helpful; True where not scored.
-        preference: Logarithms [C, C] of what ``"soft"`` multiplies the odds of a pair with.
+        preference: Logarithms [C, C] of what ``"soft"`` multiplies the odds of a pair with; the
+            hard policies leave it alone.
         scored: Class pairs [C, C] (bool) that have been scored.
     """
 
@@ -112,6 +116,7 @@ class GradMix(Mixer):
         head: nn.Linear | str | None = None,
         score_momentum: float = 0.9,
         exploration: float = 0.05,
+        criterion_samples: int = 512,
         **options: Any,
     ) -> None:
         if preset not in PRESETS:
@@ -141,7 +146,11 @@ class GradMix(Mixer):
             raise ValueError(f"threshold must be finite, got {threshold}")
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        for name, count in (("num_classes", num_classes), ("samples_per_pair", samples_per_pair)):
+        for name, count in (
+            ("num_classes", num_classes),
+            ("samples_per_pair", samples_per_pair),
+            ("criterion_samples", criterion_samples),
+        ):
             if count < 1:
                 raise ValueError(f"{name} must be positive, got {count}")
         for name, share in (("score_momentum", score_momentum), ("exploration", exploration)):
@@ -153,6 +162,7 @@ class GradMix(Mixer):
         self.threshold = threshold
         self.temperature = temperature
         self.samples_per_pair = samples_per_pair
+        self.criterion_samples = criterion_samples
         self.update_every = update
         self.first_task = first_task
         self.head = head
@@ -174,8 +184,6 @@ class GradMix(Mixer):
     def draw_partners(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Partners by the policy."""
         if self.policy == "soft":
-            if checks.values_checked(y.device):
-                checks.in_range("mix", "y", y, self.num_classes, f"{self.num_classes} classes")
             self.preference = self.preference.to(y.device)
             noise = torch.rand(
                 y.shape, dtype=torch.float64, device=y.device, generator=self.generator
@@ -235,7 +243,8 @@ class GradMix(Mixer):
         device = buffer[1].device
         class_mask = as_class_mask(seen_classes, self.num_classes, device)
         probe = Probe(model, head, class_mask)
-        direction = probe.mean_gradient(buffer)
+        held = few(buffer, self.criterion_samples, self.generator)
+        direction = probe.mean_gradient(held)
         if self.update_every == "online":
             if is_compiled(model):
                 raise ValueError(
@@ -244,6 +253,8 @@ class GradMix(Mixer):
                 )
             self._watch(head, direction, class_mask)
             return
+        if self.criterion != "mixed":
+            current, buffer = few(current, self.criterion_samples, self.generator), held
         scores, scored = score_pairs(
             self.criterion,
             probe,
@@ -265,7 +276,8 @@ class GradMix(Mixer):
     def _decide(self) -> None:
         """What the scores mean for the draw of partners."""
         self.allowed = (self.scores >= self.threshold) | ~self.scored
-        self.preference = preferences(self.scores, self.scored, self.temperature)
+        if self.policy == "soft":
+            self.preference = preferences(self.scores, self.scored, self.temperature)
 
     # Online scores --------------------------------------------------------------------------------
 
@@ -306,10 +318,9 @@ class GradMix(Mixer):
         mean = (total / count.clamp(min=1)).to(self.scores)
         # The first score of a pair is taken whole, later ones share with the past.
         share = torch.where(self.scored, 1 - self.score_momentum, 1.0)
-        self.scores = torch.where(
-            count > 0, torch.lerp(self.scores, mean, share.to(mean)), self.scores
-        )
-        self.scored = self.scored | (count > 0)
+        tried = count > 0
+        self.scores = torch.where(tried, torch.lerp(self.scores, mean, share.to(mean)), self.scores)
+        self.scored = self.scored | tried
         self._decide()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradmix_ext import _checks as checks
 from gradmix_ext.mixers.base import Mixer
+from gradmix_ext.mixers.policies import draw_evenly
 
 
 class Mixup(Mixer):
@@ -51,13 +51,6 @@ class BalancedMixup(Mixer):
 
     def draw_partners(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Partner j with probability ∝ 1 / (number of samples of y_j in the batch)."""
-        samples = y.shape[0]
-        if checks.values_checked(y.device):
-            checks.in_range("mix", "y", y, self.num_classes, f"{self.num_classes} classes")
-        noise = torch.rand(samples, dtype=torch.float64, device=y.device, generator=self.generator)
-        count = torch.zeros(self.num_classes, dtype=torch.float64, device=y.device)
-        count = count.index_add(0, y, torch.ones_like(noise))
-        edges = count[y].reciprocal().cumsum(0)
-        drawn = torch.searchsorted(edges, noise * edges[-1:], right=True)
-        partner = drawn.clamp(max=max(samples - 1, 0))
+        noise = torch.rand(y.shape, dtype=torch.float64, device=y.device, generator=self.generator)
+        partner = draw_evenly(y, self.num_classes, noise)
         return partner, torch.ones_like(y, dtype=torch.bool)

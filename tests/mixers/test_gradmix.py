@@ -34,6 +34,69 @@ def head_gradient(model, x, target):
     return torch.cat([g.flatten() for g in grads])
 
 
+class TestFewSamples:
+    """What the criterion looks at where there is more than it may look at."""
+
+    y = torch.tensor([0] * 60 + [2] * 30 + [5] * 10)
+    x = torch.arange(100.0)
+
+    @pytest.mark.parametrize("limit", [1, 7, 20, 99])
+    def test_every_class_keeps_its_share(self, limit):
+        for seed in range(20):
+            x, y = criteria.few((self.x, self.y), limit, torch.Generator().manual_seed(seed))
+            assert len(x.unique()) == len(y) == limit
+            assert torch.equal(y, self.y[x.long()])
+            share = limit * self.y.bincount(minlength=6) / 100
+            assert ((y.bincount(minlength=6) - share).abs() <= 1).all()
+
+    def test_every_sample_has_the_same_chance(self):
+        g = torch.Generator().manual_seed(0)
+        hits = sum(
+            torch.zeros(100).index_add_(0, x.long(), torch.ones(len(x)))
+            for x, _ in (criteria.few((self.x, self.y), 13, g) for _ in range(2000))
+        )
+        # 2000 draws of probability 0.13: standard deviation 15
+        assert (hits - 260).abs().max() < 4.5 * 15
+
+    def test_fewer_are_taken_whole_and_nothing_is_drawn(self):
+        g = torch.Generator().manual_seed(0)
+        before = g.get_state()
+        samples = (self.x, self.y)
+        assert criteria.few(samples, 100, g) is samples
+        assert torch.equal(g.get_state(), before)
+
+    @pytest.mark.parametrize("criterion", ["linear", "gram", "mixed"])
+    def test_bounds_the_forward_passes(self, criterion):
+        seen = []
+        model = network()
+        model.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+        mixer = gx.GradMix(C, criterion=criterion, criterion_samples=10, samples_per_pair=2)
+        mixer.update(model, samples([2, 3], 40), samples([0, 1], 30))
+        assert sum(seen) == (10 + 2 * 10 if criterion == "mixed" else 20)  # 10 pairs of 4 classes
+        assert mixer.scored[:4, :4].all()
+
+    def test_scores_are_those_of_all_samples_in_the_mean(self):
+        current, buffer = samples([2, 3], 40), samples([0, 1], 10)
+        mixer = gx.GradMix(C, criterion="linear")
+        mixer.update(network(), current, buffer)
+        few = gx.GradMix(
+            C, criterion="linear", criterion_samples=20, generator=torch.Generator().manual_seed(0)
+        )
+        drawn = []
+        for _ in range(60):
+            few.update(network(), current, buffer)
+            drawn.append(few.scores[:4, :4])
+        drawn, whole = torch.stack(drawn), mixer.scores[:4, :4]
+        error = drawn.std(0) / 60**0.5
+        assert ((drawn.mean(0) - whole).abs() <= 4 * error + 1e-12).all()
+        assert (error[2:, 2:] > 0).all()  # the buffer is taken whole
+        assert (error[:2, :2] < 1e-12).all()
+
+    def test_a_limit_there_must_be(self):
+        with pytest.raises(ValueError, match="criterion_samples must be positive, got 0"):
+            gx.GradMix(C, criterion_samples=0)
+
+
 class TestCriteria:
     current, buffer = samples([2, 3], 7), samples([0, 1], 3)
 

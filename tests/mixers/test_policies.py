@@ -6,10 +6,11 @@ import pytest
 import torch
 from scipy import stats
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradmix_ext as gx
 from gradmix_ext.mixers.lam import beta
-from gradmix_ext.mixers.policies import draw_softly, preferences
+from gradmix_ext.mixers.policies import draw_evenly, draw_softly, preferences
 
 C, D = 6, 8
 Y = torch.tensor([0] * 12 + [1] * 5 + [3] * 2 + [4])
@@ -81,10 +82,64 @@ class TestDraw:
         assert partner.tolist() == list(range(n))
         assert mask.all()
 
+    def test_only_the_classes_of_the_batch_cost_anything(self):
+        """Whatever the number of classes there are, the partners are those of the ones there."""
+        label = torch.tensor([3, 40, 17, 99, 0, 5])  # of more classes than the batch has samples
+        preference = torch.randn(100, 100, generator=seeded(1))
+        few = preference[label][:, label]
+        order = label.argsort()  # classes keep their order, so that the same noise means the same
+        noise = torch.rand(len(Y), dtype=torch.float64, generator=seeded())
+        partner, mask = draw_softly(label[Y], preference, noise)
+        rank = torch.empty_like(order).scatter_(0, order, torch.arange(6))
+        want = draw_softly(rank[Y], few[order][:, order], noise)
+        assert torch.equal(partner, want[0])
+        assert torch.equal(mask, want[1])
+
+        class Largest(TorchDispatchMode):
+            size = 0
+
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+                out = func(*args, **kwargs or {})
+                rows = func is torch.ops.aten.index_select.default  # those of the samples
+                if isinstance(out, torch.Tensor) and not rows:
+                    self.size = max(self.size, out.numel())
+                return out
+
+        with Largest() as largest:
+            draw_softly(label[Y], preference, noise)
+        assert largest.size == len(Y) ** 2
+
     def test_captures_as_one_graph(self):
         compiled = torch.compile(draw_softly, backend="eager", fullgraph=True)
         preference, noise = torch.randn(C, C), torch.rand(len(Y), dtype=torch.float64)
         assert torch.equal(compiled(Y, preference, noise)[0], draw_softly(Y, preference, noise)[0])
+
+
+class TestEvenDraw:
+    def test_is_the_even_law_to_the_last_step_of_the_noise(self):
+        """A grid of noise finds each partner in proportion to 1 / (size of its class)."""
+        steps = 24 * 1000
+        noise = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
+        shares = torch.zeros(len(Y))
+        for part in noise.split(len(Y)):
+            partner = draw_evenly(Y, C, torch.cat([part, part.new_zeros(len(Y) - len(part))]))
+            shares += partner[: len(part)].bincount(minlength=len(Y))
+        even = 1 / (4 * Y.bincount()[Y])
+        torch.testing.assert_close(shares / steps, even, rtol=0, atol=2 / steps)
+
+    def test_is_the_soft_draw_without_preferences(self):
+        """The same law: both give every class of the batch the same share of the noise."""
+        noise = torch.rand(4000, dtype=torch.float64, generator=seeded())
+        y = Y.repeat(200)
+        even, soft = draw_evenly(y, C, noise), draw_softly(y, torch.zeros(C, C), noise)[0]
+        for k in (0, 1, 3, 4):
+            for partner in (even, soft):
+                assert stats.binomtest(int((y[partner] == k).sum()), 4000, 0.25).pvalue > 1e-3
+
+    @pytest.mark.parametrize("n", [0, 1])
+    def test_tiny_batches(self, n):
+        noise = torch.full((n,), 1 - 2**-53, dtype=torch.float64)
+        assert draw_evenly(Y[:n], C, noise).tolist() == list(range(n))
 
 
 class TestPreferences:
