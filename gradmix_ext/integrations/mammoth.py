@@ -32,8 +32,8 @@ def add_mixer_args(parser: ArgumentParser) -> None:
     group.add_argument(
         "--mixer_preset",
         choices=("tuned", "paper"),
-        default="tuned",
-        help="GradMix's rule: what docs/gradmix.md found best, or the published one.",
+        help="GradMix's rule: what docs/gradmix.md found best, or the published one; by default the "
+        "mixer's own.",
     )
 
 
@@ -81,7 +81,9 @@ class MixedReplay:
                 f"{dataset.SETTING!r}"
             )
         if self.mixer is None:
-            options = {"alpha": self.args.mixer_alpha, "preset": self.args.mixer_preset}
+            options: dict[str, Any] = {"alpha": self.args.mixer_alpha}
+            if self.args.mixer_preset is not None:
+                options["preset"] = self.args.mixer_preset
             self.mixer = by_name(self.args.mixer, self.num_classes, **options)
         if self.mixer.needs_update:
             head = find_head(self.net, getattr(self.mixer, "head", None))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -170,14 +169,14 @@ def class_weights(y: Tensor, balance: float) -> Tensor:
 
 def unmixed(x: Tensor | ImageBatch, y: Tensor) -> MixedBatch:
     """The batch as it is, every sample its own partner; a tensor is not copied."""
-    one, none, own = _nothing_mixed(y.shape[0], y.device)
+    one = torch.ones(y.shape, device=y.device)
     return MixedBatch(
         x=x.augmented() if isinstance(x, ImageBatch) else x,
         target=y,
         partner_target=y,
         lam=one,
-        mask=none,
-        partner=own,
+        mask=torch.zeros_like(y, dtype=torch.bool),
+        partner=torch.arange(y.shape[0], device=y.device),
         lam_x=one,
     )
 
@@ -185,13 +184,3 @@ def unmixed(x: Tensor | ImageBatch, y: Tensor) -> MixedBatch:
 def _effective(lam: Tensor, mask: Tensor, strength: float) -> Tensor:
     """λ as it is used: closer to 1 where mixing is weak, 1 where ``mask`` is False."""
     return torch.where(mask, 1 - strength * (1 - lam) if strength < 1 else lam, 1.0)
-
-
-@lru_cache(maxsize=16)
-def _nothing_mixed(samples: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """λ [N] of 1, a mask [N] of False and each sample as its own partner [N]: made once a size."""
-    return (
-        torch.ones(samples, device=device),
-        torch.zeros(samples, dtype=torch.bool, device=device),
-        torch.arange(samples, device=device),
-    )

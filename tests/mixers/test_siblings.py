@@ -75,6 +75,16 @@ class TestEveryMixer:
         resumed.load_state_dict(state)
         assert torch.equal(resumed.mix(x, y).x, expected.x)
 
+    def test_inference_mode_leaves_nothing_behind(self, name):
+        """Tensors made in it cannot be used in training, so a mixer must not keep any."""
+        x, y = images()
+        mixer = by_name(name, C)
+        with torch.inference_mode():
+            mixer.mix(x, y)
+        logits = torch.randn(40, C, requires_grad=True)
+        mixer.mix(x, y).loss(logits).backward()
+        assert logits.grad is not None
+
     @pytest.mark.parametrize("n", [0, 1])
     def test_tiny_batches(self, name, n):
         x, y = images(n)
