@@ -39,7 +39,7 @@ std::tuple<Tensor, Tensor, Tensor> class_gradients(const Tensor& features, const
   if (in.samples == 0) return {weight, bias, count};
 
   with_acc(in.dtype, [&](auto zero) {
-    const GroupedSamples<decltype(zero)> sorted(in, grouped, reduce, false);
+    const GroupedSamples<decltype(zero)> sorted(in, grouped, reduce, SampleLayout::panels, false);
     const GroupGradientParams params{sorted.params(), grouped.present.data(), in.mask.given ? in.mask.columns.data() : nullptr,
                                      in.classes, weight.mutable_data_ptr(), bias.mutable_data_ptr()};
     const int64_t present = params.in.groups;
