@@ -87,7 +87,7 @@ struct CrossEntropyParams {
   int64_t allowed;
   double smoothing;
   DType dtype;
-  void* loss;              // [N] accumulation type (forward)
+  void* loss;              // [N] accumulation type (forward; backward: or null)
   const void* grad_loss;   // accumulation type (backward)
   int64_t grad_stride;     // 0: one upstream gradient for the batch
   double grad_scale;       // 1/N for the mean

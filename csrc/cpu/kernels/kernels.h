@@ -14,7 +14,7 @@ void masked_mixup_backward(const MixupBackwardParams& p, int64_t begin, int64_t 
 // Tasks are samples.
 void gather_augment_mixup(const GatherAugmentMixupParams& p, int64_t begin, int64_t end);
 
-// Tasks are rows. The backward kernel needs one row of the accumulation type.
+// Tasks are rows. The backward kernel needs one row of the accumulation type; it forms the loss too where there is room for it.
 void cross_entropy(const CrossEntropyParams& p, int64_t begin, int64_t end);
 void cross_entropy_backward(const CrossEntropyParams& p, int64_t begin, int64_t end, void* scratch);
 
