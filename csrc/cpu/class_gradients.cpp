@@ -13,7 +13,7 @@ namespace {
 
 constexpr const char* op = "class_gradients";
 constexpr int64_t huge_page_bytes = 8 << 20;
-constexpr int64_t grain_multiply_adds = 256 << 10;
+constexpr int64_t grain_multiply_adds = 1 << 20;
 
 std::tuple<Tensor, Tensor, Tensor> class_gradients(const Tensor& features, const Tensor& logits, const Tensor& target,
                                                    const std::optional<Tensor>& partner_target,

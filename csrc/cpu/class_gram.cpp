@@ -14,7 +14,7 @@ namespace {
 constexpr const char* op = "class_gram";
 // Each thread adds to a Gram matrix of its own: fewer threads than allowed where these would take more memory than this.
 constexpr int64_t partial_bytes = int64_t{256} << 20;
-constexpr double serial_multiply_adds = 512 << 10;
+constexpr double serial_multiply_adds = 2 << 20;
 
 bool by_classes(const std::string& algorithm, const LastLayer& in, const Groups& groups) {
   if (algorithm != "auto") return algorithm == "classwise";

@@ -27,7 +27,8 @@ def mixup_cross_entropy(
     """Cross-entropy against λ·onehot(target) + (1-λ)·onehot(partner_target), never materialised.
 
     Equals ``F.cross_entropy`` with that soft target. The forward reads the logits once; the
-    backward reads them once more and writes the gradient. Differentiable in ``logits``, twice.
+    backward reads them once more and writes the gradient. On the CPU the forward writes the
+    gradient at once, where one is asked for. Differentiable in ``logits``, twice.
 
     Args:
         logits: Logits [N, C] of float32, float64, float16 or bfloat16.
@@ -68,14 +69,15 @@ def _fuses(logits: Tensor) -> bool:
     """Whether loss and gradient are formed together, in the forward pass.
 
     On the CPU, where reading the logits twice and calling two ops costs more than a step has to
-    spare. Not in half precision: a gradient that is rounded before the loss scale reaches it may be
-    gone. What is compiled or transformed goes through the registered op.
+    spare. Not in float16: a gradient that is rounded before the loss scale reaches it may be gone.
+    What is compiled, or cast by autocast, goes through the registered op.
     """
     return (
         logits.requires_grad
         and logits.dtype in _FUSED_DTYPES
         and logits.is_cpu
         and torch.is_grad_enabled()
+        and not (logits.dtype == torch.bfloat16 and torch.is_autocast_enabled("cpu"))
         and not torch.compiler.is_compiling()
     )
 
@@ -190,7 +192,7 @@ define(
 )
 _OP = torch.ops.gradmix_ext.mixup_cross_entropy.default
 _OP_WITH_GRADIENT = torch.ops.gradmix_ext.mixup_cross_entropy_with_gradient.default
-_FUSED_DTYPES = (torch.float32, torch.float64)
+_FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 differentiable("mixup_cross_entropy", _backward, _save)
 differentiable("mixup_cross_entropy_backward", _double_backward, _save)
 in_full_precision("mixup_cross_entropy")
