@@ -54,6 +54,7 @@ def pair_scores(
         RuntimeError: A label is out of range or not allowed by ``class_mask`` (on a GPU only under
             ``gx.debug_checks()``).
     """
+
     def static_checks() -> None:
         check(
             features, logits, target, partner_target, lam, direction_weight, direction_bias,
