@@ -97,10 +97,7 @@ class _WithGradient(torch.autograd.Function):
         gradient, ctx.gradient = ctx.gradient, None  # the caller may change what it is given
         if gradient is None or torch.is_grad_enabled():
             return _backward(ctx, grad_loss)
-        if ctx.reduction == "none":
-            gradient *= grad_loss[:, None]
-        elif (scale := grad_loss.item()) != 1:
-            gradient *= scale
+        gradient *= grad_loss.reshape(-1, 1)
         return gradient, *[None] * 6
 
 
