@@ -3,6 +3,9 @@
 Two kinds. *Static* checks look at shapes, dtypes and devices; they cost nothing on any device and
 run everywhere. *Value* checks look at indices and labels; on a GPU that would wait for the device,
 so there they run only after :func:`debug_checks` has turned them on.
+
+A kernel checks its arguments too, so the ops that are called in every step run the static checks
+only after a call has failed: they then say, in the same words on every backend, what was wrong.
 """
 
 from __future__ import annotations
@@ -87,13 +90,21 @@ def same_device(op: str, name: str, value: Tensor, device: torch.device) -> None
         raise ValueError(f"{op}: {name} must be on {device}, got {value.device}")
 
 
+def as_lam(op: str, value: Tensor | float, like: Tensor) -> Tensor:
+    """λ as a tensor, for which no gradient is computed; a Python number becomes a 0-dim tensor."""
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            raise ValueError(f"{op}: lam must not require grad: no gradient is computed for it")
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{op}: lam must be a tensor or a number, got {type(value).__name__}")
+    # float64 so that float64 data sees the number itself and not its float32 rounding
+    return torch.full((), float(value), dtype=torch.float64, device=like.device)
+
+
 def lam(op: str, value: Tensor | float, length: int, like: Tensor) -> Tensor:
-    """λ as a tensor of 0, 1 or ``length`` elements; a Python number becomes a 0-dim tensor."""
-    if not isinstance(value, Tensor):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{op}: lam must be a tensor or a number, got {type(value).__name__}")
-        # float64 so that float64 data sees the number itself and not its float32 rounding
-        return torch.full((), float(value), dtype=torch.float64, device=like.device)
+    """λ as a tensor of 0, 1 or ``length`` elements."""
+    value = as_lam(op, value, like)
     if value.dtype not in FLOATING_DTYPES:
         raise TypeError(f"{op}: lam must be floating point, got {value.dtype}")
     if value.dim() > 1 or (value.dim() == 1 and value.shape[0] not in (1, length)):
@@ -101,8 +112,6 @@ def lam(op: str, value: Tensor | float, length: int, like: Tensor) -> Tensor:
             f"{op}: lam must be a scalar or have shape [{length}], got {list(value.shape)}"
         )
     same_device(op, "lam", value, like.device)
-    if value.requires_grad:
-        raise ValueError(f"{op}: lam must not require grad: no gradient is computed for it")
     return value
 
 

@@ -87,11 +87,19 @@ struct CrossEntropyParams {
   int64_t allowed;
   double smoothing;
   DType dtype;
-  void* loss;              // [N] accumulation type (forward)
+  void* loss;              // [N] accumulation type (forward; backward: or null)
   const void* grad_loss;   // accumulation type (backward)
   int64_t grad_stride;     // 0: one upstream gradient for the batch
   double grad_scale;       // 1/N for the mean
   void* grad_logits;       // [N, C] contiguous (backward)
+};
+
+// How a matrix of rows is laid out: in panels of `width` columns, one after the other, each with all rows. A panel that is as wide as
+// the matrix makes it row by row.
+struct Panels {
+  int64_t rows;
+  int64_t width;
+  int64_t count;
 };
 
 // delta_i = softmax(z_i) - q_i over the allowed classes, written for the samples in `order`.
@@ -106,11 +114,11 @@ struct ResidualParams {
   const int64_t* order;  // [N] row r of delta belongs to sample order[r]; null: r
   int64_t classes;
   DType dtype;
-  void* delta;  // [N, delta_stride] accumulation type
-  int64_t delta_stride;
+  void* delta;  // [N, C] in panels, accumulation type, zero beyond the last class
+  Panels panels;
 };
 
-// Rows gathered and converted to the accumulation type, zero up to `out_stride`.
+// Rows gathered and converted to the accumulation type, zero beyond the last column.
 struct GatherParams {
   const void* source;
   int64_t row_stride;
@@ -119,7 +127,7 @@ struct GatherParams {
   int64_t columns;
   DType dtype;
   void* out;
-  int64_t out_stride;
+  Panels panels;
 };
 
 // Rows of a matrix laid side by side in panels, so that a product reads them as vectors.
@@ -156,10 +164,10 @@ struct PairScoreParams {
 
 // Samples sorted by group: group g holds rows offsets[g] .. offsets[g + 1]. All in the accumulation type.
 struct GroupedParams {
-  const void* delta;  // [N, delta_stride]
-  int64_t delta_stride;
-  const void* features;  // [N, feature_stride], zero beyond d
-  int64_t feature_stride;
+  const void* delta;  // [N, C], zero beyond C
+  Panels delta_panels;
+  const void* features;  // [N, d], zero beyond d
+  Panels feature_panels;
   const int64_t* offsets;  // [groups + 1]
   const int64_t* group_of;  // [N] of each row
   const void* group_scale;  // [groups]: 1, or 1/count for means

@@ -13,7 +13,7 @@ namespace {
 
 constexpr const char* op = "class_gradients";
 constexpr int64_t huge_page_bytes = 8 << 20;
-constexpr int64_t grain_multiply_adds = 256 << 10;
+constexpr int64_t grain_multiply_adds = 1 << 20;
 
 std::tuple<Tensor, Tensor, Tensor> class_gradients(const Tensor& features, const Tensor& logits, const Tensor& target,
                                                    const std::optional<Tensor>& partner_target,
@@ -39,7 +39,7 @@ std::tuple<Tensor, Tensor, Tensor> class_gradients(const Tensor& features, const
   if (in.samples == 0) return {weight, bias, count};
 
   with_acc(in.dtype, [&](auto zero) {
-    const GroupedSamples<decltype(zero)> sorted(in, grouped, reduce, false);
+    const GroupedSamples<decltype(zero)> sorted(in, grouped, reduce, SampleLayout::panels, false);
     const GroupGradientParams params{sorted.params(), grouped.present.data(), in.mask.given ? in.mask.columns.data() : nullptr,
                                      in.classes, weight.mutable_data_ptr(), bias.mutable_data_ptr()};
     const int64_t present = params.in.groups;

@@ -14,7 +14,7 @@ namespace {
 constexpr const char* op = "class_gram";
 // Each thread adds to a Gram matrix of its own: fewer threads than allowed where these would take more memory than this.
 constexpr int64_t partial_bytes = int64_t{256} << 20;
-constexpr double serial_multiply_adds = 512 << 10;
+constexpr double serial_multiply_adds = 2 << 20;
 
 bool by_classes(const std::string& algorithm, const LastLayer& in, const Groups& groups) {
   if (algorithm != "auto") return algorithm == "classwise";
@@ -26,7 +26,7 @@ bool by_classes(const std::string& algorithm, const LastLayer& in, const Groups&
 // The Gram matrix of the groups that have samples; entry (k, l) for k <= l.
 template <class A>
 Scratch<A> present_gram(const LastLayer& in, const Groups& groups, GroupReduction reduction, bool classwise) {
-  const GroupedSamples<A> sorted(in, groups, reduction, classwise);
+  const GroupedSamples<A> sorted(in, groups, reduction, classwise ? SampleLayout::panels : SampleLayout::rows, classwise);
   const GroupedParams& p = sorted.params();
   const int64_t panel = kernels::pairwise_panel(p.wide);
   const int64_t tasks = classwise ? kernels::classwise_tasks(p) : (p.samples + panel - 1) / panel;
@@ -54,6 +54,9 @@ Scratch<A> present_gram(const LastLayer& in, const Groups& groups, GroupReductio
   if (!classwise)
     for (int64_t k = 0; k < p.groups; ++k)
       for (int64_t l = k; l < p.groups; ++l) total[k * p.groups + l] += total[l * p.groups + k];
+  const A* scale = static_cast<const A*>(p.group_scale);
+  for (int64_t k = 0; k < p.groups; ++k)
+    for (int64_t l = k; l < p.groups; ++l) total[k * p.groups + l] *= scale[k] * scale[l];
   return partial;
 }
 

@@ -8,6 +8,12 @@ namespace {
 
 constexpr int64_t grain_elements = 16 << 10;
 
+template <class A>
+Panels panels_of(int64_t rows, int64_t columns, SampleLayout layout, int64_t width) {
+  if (layout == SampleLayout::rows) return {rows, row_spacing(columns, sizeof(A), 64 / sizeof(A)), 1};
+  return {rows, width, (columns + width - 1) / width};
+}
+
 }  // namespace
 
 Groups::Groups(const char* op, const LastLayer& in, const std::optional<Tensor>& groups, std::optional<int64_t> num_groups)
@@ -41,27 +47,30 @@ GroupReduction group_reduction(const char* op, const std::string& name) {
 }
 
 template <class A>
-GroupedSamples<A>::GroupedSamples(const LastLayer& in, const Groups& groups, GroupReduction reduction, bool with_one)
-    : delta_stride_(row_spacing(in.mask.allowed, sizeof(A), 64 / sizeof(A))),
-      feature_stride_(row_spacing(in.feature_count + (with_one ? 1 : 0), sizeof(A), 64 / sizeof(A))),
-      delta_(in.samples * delta_stride_),
-      features_(in.samples * feature_stride_) {
+GroupedSamples<A>::GroupedSamples(const LastLayer& in, const Groups& groups, GroupReduction reduction, SampleLayout layout,
+                                  bool with_one)
+    : delta_panels_(panels_of<A>(in.samples, in.mask.allowed, layout, kernels::class_panel(in.mask.allowed, sizeof(A) == 8))),
+      feature_panels_(panels_of<A>(in.samples, in.feature_count + (with_one ? 1 : 0), layout, kernels::feature_panel(sizeof(A) == 8))),
+      delta_(in.samples * delta_panels_.width * delta_panels_.count),
+      features_(in.samples * feature_panels_.width * feature_panels_.count) {
   const ResidualParams residual{in.logits.const_data_ptr(), in.logits.stride(0),
                                 in.mask.given ? in.mask.columns.data() : nullptr, in.target_position(),
                                 in.partner_position(), in.lam.data(), in.lam.stride(), groups.order.data(), in.mask.allowed,
-                                in.dtype, delta_.data(), delta_stride_};
+                                in.dtype, delta_.data(), delta_panels_};
   const GatherParams gather{in.features.const_data_ptr(), in.features.stride(0), groups.order.data(), nullptr,
-                            in.feature_count, in.dtype, features_.data(), feature_stride_};
-  const int64_t grain = std::max<int64_t>(1, grain_elements / std::max<int64_t>(1, delta_stride_ + feature_stride_));
-  parallel(in.samples, grain, [&](int64_t begin, int64_t end) {
-    kernels::residual(residual, begin, end);
+                            in.feature_count, in.dtype, features_.data(), feature_panels_};
+  const int64_t row = delta_panels_.width * delta_panels_.count + feature_panels_.width * feature_panels_.count;
+  parallel(in.samples, std::max<int64_t>(1, grain_elements / std::max<int64_t>(1, row)), [&](int64_t begin, int64_t end) {
+    Scratch<A> delta_row(in.mask.allowed);
+    kernels::residual(residual, begin, end, delta_row.data());
     kernels::gather_rows(gather, begin, end);
-    if (with_one)
-      for (int64_t i = begin; i < end; ++i) features_.data()[i * feature_stride_ + in.feature_count] = A(1);
+    if (!with_one) return;
+    const int64_t width = feature_panels_.width, last = in.feature_count / width;
+    for (int64_t i = begin; i < end; ++i) features_.data()[(last * in.samples + i) * width + in.feature_count % width] = A(1);
   });
   for (const int64_t k : groups.present)
     scale_.push_back(reduction == GroupReduction::mean ? A(1) / static_cast<A>(groups.count[k]) : A(1));
-  params_ = {delta_.data(), delta_stride_, features_.data(), feature_stride_, groups.offsets.data(), groups.row_group.data(),
+  params_ = {delta_.data(), delta_panels_, features_.data(), feature_panels_, groups.offsets.data(), groups.row_group.data(),
              scale_.data(), static_cast<int64_t>(groups.present.size()), in.samples, in.mask.allowed,
              in.feature_count + (with_one ? 1 : 0), sizeof(A) == 8};
 }

@@ -24,16 +24,19 @@ struct Groups {
 enum class GroupReduction { mean, sum };
 GroupReduction group_reduction(const char* op, const std::string& name);
 
+// Row by row, or in the panels that the kernels by classes want.
+enum class SampleLayout { rows, panels };
+
 // delta and features of the sorted samples in the accumulation type, with what the kernels need to know about them.
 template <class A>
 class GroupedSamples {
  public:
   // With `with_one` the features get one more, which is 1: the gradient of the bias is then that of its weights.
-  GroupedSamples(const LastLayer& in, const Groups& groups, GroupReduction reduction, bool with_one);
+  GroupedSamples(const LastLayer& in, const Groups& groups, GroupReduction reduction, SampleLayout layout, bool with_one);
   const GroupedParams& params() const { return params_; }
 
  private:
-  int64_t delta_stride_, feature_stride_;
+  Panels delta_panels_, feature_panels_;
   Scratch<A> delta_, features_;
   std::vector<A> scale_;
   GroupedParams params_{};

@@ -42,7 +42,7 @@ AccMatrix::AccMatrix(const Tensor& t, DType dtype, const int64_t* order, const s
   copy_.emplace(rows * stride_ * size);
   data_ = copy_->data();
   const GatherParams params{t.const_data_ptr(), t.stride(0), order, select != nullptr ? select->data() : nullptr, columns,
-                            dtype, copy_->data(), stride_};
+                            dtype, copy_->data(), {rows, stride_, 1}};
   parallel(rows, std::max<int64_t>(1, grain_elements / std::max<int64_t>(stride_, 1)),
            [&](int64_t begin, int64_t end) { kernels::gather_rows(params, begin, end); });
 }

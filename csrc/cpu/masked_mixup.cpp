@@ -125,6 +125,7 @@ void masked_mixup_out(const Tensor& x, const Tensor& partner, const Tensor& lam,
   void* destination = out.mutable_data_ptr();
   check_apart(destination, batch.bytes(), batch.x, op, "x");
   check_apart(destination, batch.bytes(), partner, op, "partner");
+  check_apart(destination, batch.bytes(), lam, op, "lam");
   if (mask) check_apart(destination, batch.bytes(), *mask, op, "mask");
   mix(batch, partner, lam, mask, destination);
 }

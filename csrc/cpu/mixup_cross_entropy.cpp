@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <tuple>
 
 #include "binding.h"
 #include "kernels/kernels.h"
@@ -78,21 +79,13 @@ struct Problem {
   CrossEntropyParams params{};
 };
 
-Tensor mixup_cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& partner_target, const Tensor& lam,
-                           const std::optional<Tensor>& class_mask, double label_smoothing, std::string reduction) {
-  Problem problem(logits, target, partner_target, lam, class_mask, label_smoothing, reduction);
-  const ScalarType acc = acc_scalar_type(problem.dtype);
-  const Tensor loss = empty({problem.samples}, acc);
-  problem.params.loss = loss.mutable_data_ptr();
-  parallel(problem.samples, problem.grain(),
-           [&](int64_t begin, int64_t end) { kernels::cross_entropy(problem.params, begin, end); });
-  if (problem.reduction == Reduction::none) return to_dtype(loss, scalar_type(problem.dtype));
-
-  // One sum in one order, whatever the number of threads.
-  const Tensor result = empty({}, acc);
+// The losses of the samples, reduced. One sum in one order, whatever the number of threads.
+Tensor reduced(const Problem& problem, const Tensor& losses) {
+  if (problem.reduction == Reduction::none) return to_dtype(losses, scalar_type(problem.dtype));
+  const Tensor result = empty({}, acc_scalar_type(problem.dtype));
   with_acc(problem.dtype, [&](auto zero) {
     using A = decltype(zero);
-    const A* values = static_cast<const A*>(loss.const_data_ptr());
+    const A* values = static_cast<const A*>(losses.const_data_ptr());
     double sum = 0;
     for (int64_t i = 0; i < problem.samples; ++i) sum += static_cast<double>(values[i]);
     if (problem.reduction == Reduction::mean) sum = problem.samples > 0 ? sum / static_cast<double>(problem.samples) : NAN;
@@ -101,33 +94,61 @@ Tensor mixup_cross_entropy(const Tensor& logits, const Tensor& target, const Ten
   return to_dtype(result, scalar_type(problem.dtype));
 }
 
+// The gradient for the upstream gradient that problem.params tell of.
+Tensor gradient(Problem& problem) {
+  const Tensor grad = empty({problem.samples, problem.classes}, scalar_type(problem.dtype));
+  const int64_t bytes = problem.samples * problem.classes * element_bytes(problem.dtype);
+  if (bytes == 0) return grad;
+  if (bytes >= huge_page_bytes) advise_huge_pages(grad.mutable_data_ptr(), bytes);
+  CrossEntropyParams& p = problem.params;
+  p.grad_scale = problem.reduction == Reduction::mean ? 1.0 / static_cast<double>(problem.samples) : 1.0;
+  p.grad_logits = grad.mutable_data_ptr();
+  parallel(problem.samples, problem.grain(), [&](int64_t begin, int64_t end) {
+    Scratch<double> row(problem.classes);
+    kernels::cross_entropy_backward(p, begin, end, row.data());
+  });
+  return grad;
+}
+
+Tensor mixup_cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& partner_target, const Tensor& lam,
+                           const std::optional<Tensor>& class_mask, double label_smoothing, std::string reduction) {
+  Problem problem(logits, target, partner_target, lam, class_mask, label_smoothing, reduction);
+  const Tensor losses = empty({problem.samples}, acc_scalar_type(problem.dtype));
+  problem.params.loss = losses.mutable_data_ptr();
+  parallel(problem.samples, problem.grain(),
+           [&](int64_t begin, int64_t end) { kernels::cross_entropy(problem.params, begin, end); });
+  return reduced(problem, losses);
+}
+
+// Both at once: the gradient is that of the loss itself (of each loss, without a reduction).
+std::tuple<Tensor, Tensor> mixup_cross_entropy_with_gradient(const Tensor& logits, const Tensor& target, const Tensor& partner_target,
+                                                             const Tensor& lam, const std::optional<Tensor>& class_mask,
+                                                             double label_smoothing, std::string reduction) {
+  Problem problem(logits, target, partner_target, lam, class_mask, label_smoothing, reduction);
+  const Tensor losses = empty({problem.samples}, acc_scalar_type(problem.dtype));
+  const float one = 1;
+  const double wide_one = 1;
+  problem.params.loss = losses.mutable_data_ptr();
+  problem.params.grad_loss = is_wide(problem.dtype) ? static_cast<const void*>(&wide_one) : &one;
+  const Tensor grad = gradient(problem);
+  return {reduced(problem, losses), grad};
+}
+
 Tensor mixup_cross_entropy_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& target,
                                     const Tensor& partner_target, const Tensor& lam,
                                     const std::optional<Tensor>& class_mask, double label_smoothing,
                                     std::string reduction) {
   Problem problem(logits, target, partner_target, lam, class_mask, label_smoothing, reduction);
-  const int64_t samples = problem.samples, classes = problem.classes;
-  check_cpu(grad_loss, op, "grad_loss");
+    check_cpu(grad_loss, op, "grad_loss");
   const bool each = problem.reduction == Reduction::none;
-  check(each ? grad_loss.dim() == 1 && grad_loss.size(0) == samples : grad_loss.numel() == 1, op,
+  check(each ? grad_loss.dim() == 1 && grad_loss.size(0) == problem.samples : grad_loss.numel() == 1, op,
         ": grad_loss must have the shape of the loss");
   data_type(grad_loss, op, "grad_loss");
   const Tensor upstream = make_contiguous(to_dtype(grad_loss, acc_scalar_type(problem.dtype)));
 
-  const Tensor grad = empty({samples, classes}, scalar_type(problem.dtype));
-  const int64_t bytes = samples * classes * element_bytes(problem.dtype);
-  if (bytes == 0) return grad;
-  if (bytes >= huge_page_bytes) advise_huge_pages(grad.mutable_data_ptr(), bytes);
-  CrossEntropyParams& p = problem.params;
-  p.grad_loss = upstream.const_data_ptr();
-  p.grad_stride = each ? 1 : 0;
-  p.grad_scale = problem.reduction == Reduction::mean ? 1.0 / static_cast<double>(samples) : 1.0;
-  p.grad_logits = grad.mutable_data_ptr();
-  parallel(samples, problem.grain(), [&](int64_t begin, int64_t end) {
-    Scratch<double> row(classes);
-    kernels::cross_entropy_backward(p, begin, end, row.data());
-  });
-  return grad;
+  problem.params.grad_loss = upstream.const_data_ptr();
+  problem.params.grad_stride = each ? 1 : 0;
+  return gradient(problem);
 }
 
 }  // namespace
@@ -135,5 +156,6 @@ Tensor mixup_cross_entropy_backward(const Tensor& grad_loss, const Tensor& logit
 
 STABLE_TORCH_LIBRARY_IMPL(gradmix_ext, CPU, m) {
   m.impl("mixup_cross_entropy", TORCH_BOX(&gradmix::cpu::mixup_cross_entropy));
+  m.impl("mixup_cross_entropy_with_gradient", TORCH_BOX(&gradmix::cpu::mixup_cross_entropy_with_gradient));
   m.impl("mixup_cross_entropy_backward", TORCH_BOX(&gradmix::cpu::mixup_cross_entropy_backward));
 }

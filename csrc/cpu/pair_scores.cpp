@@ -11,7 +11,7 @@ namespace {
 
 constexpr const char* op = "pair_scores";
 constexpr int64_t block_rows = 64;
-constexpr int64_t grain_multiply_adds = 256 << 10;
+constexpr int64_t grain_multiply_adds = 1 << 20;
 
 Tensor direction_rows(const Tensor& t, DType dtype, const char* name) {
   check_cpu(t, op, name);

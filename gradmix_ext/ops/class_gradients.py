@@ -58,15 +58,10 @@ def class_gradients(
         RuntimeError: A label or group is out of range or not allowed by ``class_mask`` (on a GPU
             only under ``gx.debug_checks()``).
     """
-    lam = _checked(
-        "class_gradients", features, logits, target,
-        partner_target, lam, groups, num_groups, class_mask, reduction,
+    arguments = (
+        features, logits, target, partner_target, lam, groups, num_groups, class_mask, reduction,
     )  # fmt: skip
-    result: tuple[Tensor, Tensor, Tensor] = torch.ops.gradmix_ext.class_gradients(
-        features, logits, target,
-        partner_target=partner_target, lam=lam, groups=groups, num_groups=num_groups,
-        class_mask=class_mask, reduction=reduction,
-    )  # fmt: skip
+    result: tuple[Tensor, Tensor, Tensor] = _call("class_gradients", _GRADIENTS, arguments)
     return result
 
 
@@ -113,37 +108,27 @@ def class_gram(
             only under ``gx.debug_checks()``).
     """
     checks.choice("class_gram", "algorithm", algorithm, ALGORITHMS)
-    lam = _checked(
-        "class_gram", features, logits, target,
-        partner_target, lam, groups, num_groups, class_mask, reduction,
+    arguments = (
+        features, logits, target, partner_target, lam, groups, num_groups, class_mask, reduction,
     )  # fmt: skip
-    gram: Tensor = torch.ops.gradmix_ext.class_gram(
-        features, logits, target,
-        partner_target=partner_target, lam=lam, groups=groups, num_groups=num_groups,
-        class_mask=class_mask, reduction=reduction, algorithm=algorithm,
-    )  # fmt: skip
+    gram: Tensor = _call("class_gram", _GRAM, arguments, algorithm)
     return gram
 
 
-def _checked(
-    op: str,
-    features: Tensor,
-    logits: Tensor,
-    target: Tensor,
-    partner_target: Tensor | None,
-    lam: Tensor | float | None,
-    groups: Tensor | None,
-    num_groups: int | None,
-    class_mask: Tensor | None,
-    reduction: str,
-) -> Tensor | None:
-    """Check the arguments that both ops take; return λ as a tensor."""
-    lam, groups, num_groups = check(
-        op, features, logits, target, partner_target, lam, groups, num_groups, class_mask, reduction
-    )
+def _call(name: str, op: torch._ops.OpOverload, arguments: tuple[Any, ...], *own: str) -> Any:
+    """Call one of the two ops; ``arguments`` are those that both take."""
     if checks.debug_enabled():
-        check_values(op, logits, target, partner_target, groups, num_groups, class_mask)
-    return lam
+        _, groups, num_groups = check(name, *arguments)
+        _, logits, target, partner_target, *_, class_mask, _ = arguments
+        check_values(name, logits, target, partner_target, groups, num_groups, class_mask)
+    try:
+        features, logits, target, partner_target, lam, *options = arguments
+        if lam is not None:
+            lam = checks.as_lam(name, lam, logits)
+        return op(features, logits, target, partner_target, lam, *options, *own)
+    except Exception:
+        check(name, *arguments)
+        raise
 
 
 def _fake_gradients(
@@ -224,5 +209,7 @@ define(
     reference.class_gram,
     _fake_gram,
 )
+_GRADIENTS = torch.ops.gradmix_ext.class_gradients.default
+_GRAM = torch.ops.gradmix_ext.class_gram.default
 differentiable("class_gradients", _backward_gradients, _save)
 differentiable("class_gram", _backward_gram, _save)

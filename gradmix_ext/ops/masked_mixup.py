@@ -45,14 +45,22 @@ def masked_mixup(
         RuntimeError: A partner is not in [0, N) (on a GPU only under ``gx.debug_checks()``;
             otherwise such a sample stays unmixed).
     """
-    lam = check(x, partner, lam, mask)
     if checks.debug_enabled():
+        check(x, partner, lam, mask)
         check_values(x, partner)
-    if out is None:
-        result: Tensor = torch.ops.gradmix_ext.masked_mixup(x, partner, lam, mask)
-        return result
-    check_out(x, out, partner, lam, mask)
-    torch.ops.gradmix_ext.masked_mixup.out(x, partner, lam, mask, out=out)
+    try:
+        weight = checks.as_lam("masked_mixup", lam, x)
+        if out is None:
+            result: Tensor = _OP(x, partner, weight, mask)
+            return result
+        if out.requires_grad or (x.requires_grad and torch.is_grad_enabled()):
+            check_out(x, out, partner, weight, mask)
+        _OP_OUT(x, partner, weight, mask, out=out)
+    except Exception:
+        weight = check(x, partner, lam, mask)
+        if out is not None:
+            check_out(x, out, partner, weight, mask)
+        raise
     return out
 
 
@@ -65,6 +73,7 @@ def _fake_out(
     x: Tensor, partner: Tensor, lam: Tensor, mask: Tensor | None = None, *, out: Tensor
 ) -> None:
     check(x, partner, lam, mask)
+    checks.same_device("masked_mixup", "out", out, x.device)
 
 
 def _fake_backward(
@@ -103,5 +112,7 @@ define(
     reference.masked_mixup_backward,
     _fake_backward,
 )
+_OP = torch.ops.gradmix_ext.masked_mixup.default
+_OP_OUT = torch.ops.gradmix_ext.masked_mixup.out
 differentiable("masked_mixup", _backward, _save)
 differentiable("masked_mixup_backward", _double_backward, _save)

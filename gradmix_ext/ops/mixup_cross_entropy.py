@@ -27,7 +27,8 @@ def mixup_cross_entropy(
     """Cross-entropy against λ·onehot(target) + (1-λ)·onehot(partner_target), never materialised.
 
     Equals ``F.cross_entropy`` with that soft target. The forward reads the logits once; the
-    backward reads them once more and writes the gradient. Differentiable in ``logits``, twice.
+    backward reads them once more and writes the gradient. On the CPU the forward writes the
+    gradient at once, where one is asked for. Differentiable in ``logits``, twice.
 
     Args:
         logits: Logits [N, C] of float32, float64, float16 or bfloat16.
@@ -49,14 +50,55 @@ def mixup_cross_entropy(
         RuntimeError: A label is not in [0, C) or not allowed by ``class_mask`` (on a GPU only
             under ``gx.debug_checks()``).
     """
-    lam = check(logits, target, partner_target, lam, class_mask, label_smoothing, reduction)
     if checks.debug_enabled():
+        check(logits, target, partner_target, lam, class_mask, label_smoothing, reduction)
         check_values(logits, target, partner_target, class_mask)
-    loss: Tensor = torch.ops.gradmix_ext.mixup_cross_entropy(
-        logits, target, partner_target, lam,
-        class_mask=class_mask, label_smoothing=label_smoothing, reduction=reduction,
-    )  # fmt: skip
+    try:
+        weight = checks.as_lam("mixup_cross_entropy", lam, logits)
+        call = _WithGradient.apply if _fuses(logits) else _OP
+        loss: Tensor = call(
+            logits, target, partner_target, weight, class_mask, label_smoothing, reduction
+        )
+    except Exception:
+        check(logits, target, partner_target, lam, class_mask, label_smoothing, reduction)
+        raise
     return loss
+
+
+def _fuses(logits: Tensor) -> bool:
+    """Whether loss and gradient are formed together, in the forward pass.
+
+    On the CPU, where reading the logits twice and calling two ops costs more than a step has to
+    spare. Not in float16: a gradient that is rounded before the loss scale reaches it may be gone.
+    What is compiled, or cast by autocast, goes through the registered op.
+    """
+    return (
+        logits.requires_grad
+        and logits.dtype in _FUSED_DTYPES
+        and logits.is_cpu
+        and torch.is_grad_enabled()
+        and not (logits.dtype == torch.bfloat16 and torch.is_autocast_enabled("cpu"))
+        and not torch.compiler.is_compiling()
+    )
+
+
+class _WithGradient(torch.autograd.Function):
+    """The loss, with its gradient kept for the one backward pass that is to be expected."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        loss: Tensor
+        loss, ctx.gradient = _OP_WITH_GRADIENT(*inputs)
+        _save(ctx, inputs, loss)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        gradient, ctx.gradient = ctx.gradient, None  # the caller may change what it is given
+        if gradient is None or torch.is_grad_enabled():
+            return _backward(ctx, grad_loss)
+        gradient *= grad_loss.reshape(-1, 1)
+        return gradient, *[None] * 6
 
 
 def _fake(
@@ -74,6 +116,29 @@ def _fake(
 
 def _fake_backward(grad_loss: Tensor, logits: Tensor, **options: Any) -> Tensor:
     return logits.new_empty(logits.shape)
+
+
+def _reference_with_gradient(
+    logits: Tensor,
+    target: Tensor,
+    partner_target: Tensor,
+    lam: Tensor,
+    class_mask: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> tuple[Tensor, Tensor]:
+    labels = (target, partner_target, lam)
+    options: dict[str, Any] = {
+        "class_mask": class_mask, "label_smoothing": label_smoothing, "reduction": reduction
+    }  # fmt: skip
+    loss = reference.mixup_cross_entropy(logits, *labels, **options)
+    return loss, reference.mixup_cross_entropy_backward(
+        torch.ones_like(loss), logits, *labels, **options
+    )
+
+
+def _fake_with_gradient(logits: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    return _fake(logits, *arguments, **options), logits.new_empty(logits.shape)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -116,6 +181,15 @@ define(
     reference.mixup_cross_entropy_backward,
     _fake_backward,
 )
+define(
+    f"mixup_cross_entropy_with_gradient(Tensor logits, {_LABELS}, {_OPTIONS})"
+    " -> (Tensor loss, Tensor gradient)",
+    _reference_with_gradient,
+    _fake_with_gradient,
+)
+_OP = torch.ops.gradmix_ext.mixup_cross_entropy.default
+_OP_WITH_GRADIENT = torch.ops.gradmix_ext.mixup_cross_entropy_with_gradient.default
+_FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 differentiable("mixup_cross_entropy", _backward, _save)
 differentiable("mixup_cross_entropy_backward", _double_backward, _save)
 in_full_precision("mixup_cross_entropy")

@@ -54,16 +54,24 @@ def pair_scores(
         RuntimeError: A label is out of range or not allowed by ``class_mask`` (on a GPU only under
             ``gx.debug_checks()``).
     """
-    lam = check(
-        features, logits, target, partner_target, lam, direction_weight, direction_bias,
-        num_classes, class_mask,
-    )  # fmt: skip
+
+    def static_checks() -> None:
+        check(
+            features, logits, target, partner_target, lam, direction_weight, direction_bias,
+            num_classes, class_mask,
+        )  # fmt: skip
+
     if checks.debug_enabled():
+        static_checks()
         check_values(logits, target, partner_target, num_classes, class_mask)
-    result: tuple[Tensor, Tensor] = torch.ops.gradmix_ext.pair_scores(
-        features, logits, target, partner_target, lam, direction_weight, direction_bias,
-        num_classes=num_classes, class_mask=class_mask,
-    )  # fmt: skip
+    try:
+        result: tuple[Tensor, Tensor] = _OP(
+            features, logits, target, partner_target, checks.as_lam("pair_scores", lam, logits),
+            direction_weight, direction_bias, num_classes, class_mask,
+        )  # fmt: skip
+    except Exception:
+        static_checks()
+        raise
     return result
 
 
@@ -132,4 +140,5 @@ define(
     reference.pair_scores,
     _fake,
 )
+_OP = torch.ops.gradmix_ext.pair_scores.default
 differentiable("pair_scores", _backward, _save)

@@ -92,6 +92,7 @@ def test_opcheck_of_the_helpers(backend):
     opcheck(ops.masked_mixup.out, (x, partner, lam, mask), {"out": torch.empty_like(x)})
     opcheck(ops.masked_mixup_backward, (x.requires_grad_(), partner, lam, mask))
     z, y, y2 = torch.randn(5, 4, requires_grad=True), *torch.randint(4, (2, 5))
+    opcheck(ops.mixup_cross_entropy_with_gradient, (z.detach(), y, y2, lam))
     for reduction, grad in (("mean", torch.randn(())), ("none", torch.randn(5))):
         opcheck(
             ops.mixup_cross_entropy_backward,
@@ -107,6 +108,26 @@ def test_expanded_gradient_reaches_the_kernels(backend):
     gx.ops.masked_mixup(x, partner, lam).sum().backward()
     want = lam.clone().index_add(0, partner, 1 - lam)
     torch.testing.assert_close(x.grad, want[:, None, None].expand_as(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_the_gradient_of_the_loss_can_be_asked_for_again(reduction, dtype, backend):
+    """It is formed with the loss; what a caller does to it must not reach the next one."""
+    z = torch.randn(7, 5, dtype=torch.float64).to(dtype).requires_grad_()
+    y, y2 = torch.randint(5, (2, 7))
+    loss = gx.ops.mixup_cross_entropy(z, y, y2, 0.3, reduction=reduction)
+    upstream = 64 * torch.rand_like(loss)  # as a loss scale
+    wide = z.detach().double().requires_grad_()
+    reference = gx.reference.mixup_cross_entropy(wide, y, y2, 0.3, reduction=reduction)
+    (want,) = torch.autograd.grad(reference, wide, upstream.double())
+    for _ in range(3):
+        (got,) = torch.autograd.grad(loss, z, upstream, retain_graph=True)
+        torch.testing.assert_close(got, want.to(dtype))
+        got.zero_()
+    torch.autograd.grad(loss, z, upstream)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(loss, z, upstream)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

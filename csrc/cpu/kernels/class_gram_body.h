@@ -2,120 +2,149 @@
 
 #include "tile.h"
 
-// out[r][j] = scale * sum over the samples s of delta[s][r] * h[s][j] for R classes and V vectors of features.
-template <class A, int R, int V>
-GRADMIX_INLINE void outer_tile(const A* delta, int64_t delta_stride, const A* h, int64_t h_stride, int64_t samples, A scale,
-                               A* out, int64_t out_stride, int64_t width) {
-  constexpr int w = lanes<A>;
-  vec_t<A> sum[R][V] = {};
-  panel_tile<A, R, V>(delta, 1, delta_stride, h, h_stride, samples, sum);
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) {
-      const vec_t<A> value = sum[r][v] * splat<A>(scale);
-      const int64_t left = width - v * w;
-      if (left >= w)
-        store(out + r * out_stride + v * w, value);
-      else
-        store_part(out + r * out_stride + v * w, value, static_cast<int>(left > 0 ? left : 0));
-    }
-}
-
-// The same for any number of features; h may be read up to the next whole vector.
-template <class A, int R>
-GRADMIX_INLINE void outer_rows(const A* delta, int64_t delta_stride, const A* h, int64_t h_stride, int64_t samples, A scale,
-                               A* out, int64_t out_stride, int64_t width) {
-  constexpr int w = lanes<A>;
-  int64_t j = 0;
-  for (; j + 2 * w < width; j += 3 * w)
-    outer_tile<A, R, 3>(delta, delta_stride, h + j, h_stride, samples, scale, out + j, out_stride, width - j);
-  if (j + w < width)
-    outer_tile<A, R, 2>(delta, delta_stride, h + j, h_stride, samples, scale, out + j, out_stride, width - j);
-  else if (j < width)
-    outer_tile<A, R, 1>(delta, delta_stride, h + j, h_stride, samples, scale, out + j, out_stride, width - j);
-}
+// ---- gradients of a group -------------------------------------------------------------------------------------------
+// delta_k^T h_k for the samples of one group, from panels of `class_panel` classes of delta and `feature_panel` features of h: what a
+// tile reads of a group is one piece of memory each, whatever C and d are.
 
 template <class A>
-void outer_block(const A* delta, int64_t delta_stride, const A* h, int64_t h_stride, int64_t samples, A scale, A* out,
-                 int64_t out_stride, int64_t classes, int64_t width) {
-  int64_t c = 0;
-  for (; c + tile_rows <= classes; c += tile_rows)
-    outer_rows<A, tile_rows>(delta + c, delta_stride, h, h_stride, samples, scale, out + c * out_stride, out_stride, width);
-  for (; c + 2 <= classes; c += 2)
-    outer_rows<A, 2>(delta + c, delta_stride, h, h_stride, samples, scale, out + c * out_stride, out_stride, width);
-  for (; c < classes; ++c)
-    outer_rows<A, 1>(delta + c, delta_stride, h, h_stride, samples, scale, out + c * out_stride, out_stride, width);
+constexpr int64_t feature_panel_of = tile_vectors * lanes<A>;
+// A multiple of half a tile. As many classes as give the blocks of the Gram matrix below their length, in equal shares.
+template <class A>
+int64_t class_panel_of(int64_t classes) {
+  constexpr int64_t most = 4608 / (feature_panel_of<A> * static_cast<int64_t>(sizeof(A))), half = tile_rows / 2;
+  const int64_t blocks = classes > most ? (classes + most - 1) / most : 1;
+  const int64_t share = (classes + blocks - 1) / blocks;
+  return share > 0 ? (share + half - 1) / half * half : half;
+}
+
+// Where the gradients of a group go. Vector v of class c is at `out + c * class_step + v * vector_step`; of the last vectors only what
+// lies within `width` is written.
+template <class A>
+struct OuterTarget {
+  A* out;
+  const int64_t* class_index;  // in place of c; null: c itself
+  int64_t class_step;
+  int64_t vector_step;
+  int64_t width;
+  A scale;
+};
+
+// R classes from `c` on by V vectors of features, of which `classes` are written.
+template <class A, int R, int V>
+GRADMIX_INLINE void outer_tile(const A* delta, int64_t class_panel, const A* h, int64_t samples, int64_t c, int64_t classes,
+                               const OuterTarget<A>& to) {
+  constexpr int w = lanes<A>;
+  vec_t<A> sum[R][V] = {};
+  panel_tile<A, R, V>(delta, 1, class_panel, h, feature_panel_of<A>, samples, sum);
+  for (int r = 0; r < R; ++r) {
+    if (r >= classes) return;
+    A* row = to.out + (to.class_index != nullptr ? to.class_index[c + r] : c + r) * to.class_step;
+    for (int v = 0; v < V; ++v) {
+      const vec_t<A> value = sum[r][v] * splat<A>(to.scale);
+      const int64_t left = to.width - v * w;
+      if (left >= w)
+        store(row + v * to.vector_step, value);
+      else
+        store_part(row + v * to.vector_step, value, static_cast<int>(left));
+    }
+  }
+}
+
+// One panel of classes, which is the first of them `c`, by one panel of features.
+template <class A, int V>
+void outer_panel(const A* delta, int64_t class_panel, const A* h, int64_t samples, int64_t c, int64_t classes,
+                 const OuterTarget<A>& to) {
+  constexpr int half = tile_rows / 2;
+  int64_t r = 0;
+  for (; classes - r > half; r += tile_rows)
+    outer_tile<A, tile_rows, V>(delta + r, class_panel, h, samples, c + r, classes - r, to);
+  if (r < classes) outer_tile<A, half, V>(delta + r, class_panel, h, samples, c + r, classes - r, to);
+}
+
+// The same for the samples of group g in the panels (class_block, feature_block).
+template <class A>
+GRADMIX_INLINE void outer_block(const GroupedParams& p, int64_t g, int64_t class_block, int64_t feature_block, const OuterTarget<A>& to) {
+  static_assert(tile_vectors == 3);
+  const int64_t panel = p.delta_panels.width, first = p.offsets[g], samples = p.offsets[g + 1] - first;
+  const int64_t c = class_block * panel, classes = p.classes - c < panel ? p.classes - c : panel;
+  const A* delta = static_cast<const A*>(p.delta) + (class_block * p.samples + first) * panel;
+  const A* h = static_cast<const A*>(p.features) + (feature_block * p.samples + first) * feature_panel_of<A>;
+  if (to.width > 2 * lanes<A>)
+    outer_panel<A, 3>(delta, panel, h, samples, c, classes, to);
+  else if (to.width > lanes<A>)
+    outer_panel<A, 2>(delta, panel, h, samples, c, classes, to);
+  else
+    outer_panel<A, 1>(delta, panel, h, samples, c, classes, to);
 }
 
 template <class A>
 void group_gradients_of(const GroupGradientParams& p, int64_t begin, int64_t end) {
   const GroupedParams& in = p.in;
   for (int64_t g = begin; g < end; ++g) {
-    const int64_t first = in.offsets[g], samples = in.offsets[g + 1] - first;
-    const A* delta = static_cast<const A*>(in.delta) + first * in.delta_stride;
-    const A* h = static_cast<const A*>(in.features) + first * in.feature_stride;
     const A scale = static_cast<const A*>(in.group_scale)[g];
     A* weight = static_cast<A*>(p.weight) + p.group_index[g] * p.all_classes * in.depth;
     A* bias = static_cast<A*>(p.bias) + p.group_index[g] * p.all_classes;
-    // Runs of neighbouring classes are one block of the result.
-    for (int64_t c = 0; c < in.classes;) {
-      const int64_t row = p.class_index != nullptr ? p.class_index[c] : c;
-      int64_t run = p.class_index != nullptr ? 1 : in.classes;
-      while (p.class_index != nullptr && c + run < in.classes && p.class_index[c + run] == row + run) ++run;
-      outer_block<A>(delta + c, in.delta_stride, h, in.feature_stride, samples, scale, weight + row * in.depth, in.depth, run,
-                     in.depth);
-      for (int64_t k = 0; k < run; ++k) bias[row + k] = A(0);
-      for (int64_t s = 0; s < samples; ++s)
-        for (int64_t k = 0; k < run; ++k) bias[row + k] += delta[s * in.delta_stride + c + k];
-      for (int64_t k = 0; k < run; ++k) bias[row + k] *= scale;
-      c += run;
+    for (int64_t b = 0; b < in.delta_panels.count; ++b) {
+      for (int64_t j = 0; j * feature_panel_of<A> < in.depth; ++j) {
+        const int64_t first = j * feature_panel_of<A>, left = in.depth - first;
+        outer_block<A>(in, g, b, j,
+                       {weight + first, p.class_index, in.depth, lanes<A>, left < feature_panel_of<A> ? left : feature_panel_of<A>, scale});
+      }
+      const int64_t panel = in.delta_panels.width;
+      const A* delta = static_cast<const A*>(in.delta) + b * in.samples * panel;
+      for (int64_t c = b * panel; c < in.classes && c < (b + 1) * panel; ++c) {
+        A sum = 0;
+        for (int64_t s = in.offsets[g]; s < in.offsets[g + 1]; ++s) sum += delta[s * panel + c - b * panel];
+        bias[p.class_index != nullptr ? p.class_index[c] : c] = sum * scale;
+      }
     }
   }
 }
 
 // ---- by classes -----------------------------------------------------------------------------------------------------
-// The gradients' [C, d] coordinates are worked through in blocks of block_classes classes by block_features features. A block of every
+// The gradients' [C, d] coordinates are worked through in blocks of one panel of classes by one panel of features. A block of every
 // group is formed in the cache from delta and h, and its product with itself is added to the Gram matrix. The bias takes part as one
-// more feature, which is 1 in every sample. Sizes: a block of 100 groups, and the piece of h it comes from, share a 1 MiB L2 cache.
-
-constexpr int64_t block_classes = 32;
-template <class A>
-constexpr int64_t block_features = 192 / static_cast<int64_t>(sizeof(A));
-
-GRADMIX_INLINE int64_t class_blocks(const GroupedParams& p) { return (p.classes + block_classes - 1) / block_classes; }
+// more feature, which is 1 in every sample.
+//
+// Sizes. In the block, the `dot_rows` groups of a tile are interleaved vector by vector, so that a tile of the product reads two
+// streams. A group has up to 4608 bytes of a block: with 5 groups in a tile, the two streams share a 48 KiB L1 cache and the left one
+// stays there while all others pass by; 100 groups are 450 KiB of a 1 MiB L2 cache.
 
 template <class A>
 int64_t classwise_tasks_of(const GroupedParams& p) {
-  return class_blocks(p) * ((p.depth + block_features<A> - 1) / block_features<A>);
+  return p.delta_panels.count * p.feature_panels.count;
 }
 
-// An odd number of cache lines, so that the rows that a tile reads do not share cache sets.
+// Elements of the block of `dot_rows` groups.
 template <class A>
-GRADMIX_INLINE int64_t block_stride() {
-  return block_classes * block_features<A> + 64 / static_cast<int64_t>(sizeof(A));
+GRADMIX_INLINE int64_t strip_elements(const GroupedParams& p) {
+  return dot_rows * p.delta_panels.width * feature_panel_of<A>;
 }
 
 template <class A>
 int64_t classwise_scratch_of(const GroupedParams& p) {
-  return (p.groups + dot_rows) * block_stride<A>();
+  return (p.groups + dot_rows - 1) / dot_rows * strip_elements<A>(p);
 }
 
-// The upper tiles of rows rows^T; `strip` rows at a time stay in the cache while all rows above them pass by.
+// The upper tiles of the product; `strips` of them at a time stay in the cache while all strips before them pass by.
 template <class A>
-void add_self_product(const A* rows, int64_t stride, int64_t groups, int64_t length, A* gram) {
-  constexpr int64_t strip = 20 * dot_rows;
+void add_self_product(const A* block, int64_t strip_size, int64_t groups, int64_t vectors, A* gram) {
+  constexpr int64_t kept = 20;
   constexpr int count = dot_rows * dot_rows;
-  for (int64_t begin = 0; begin < groups; begin += strip) {
-    const int64_t end = groups - begin < strip ? groups : begin + strip;
-    for (int64_t k = 0; k < end; k += dot_rows)
-      for (int64_t l = k > begin ? k : begin; l < end; l += dot_rows) {
+  const int64_t strips = (groups + dot_rows - 1) / dot_rows;
+  for (int64_t begin = 0; begin < strips; begin += kept) {
+    const int64_t end = strips - begin < kept ? strips : begin + kept;
+    for (int64_t k = 0; k < end; ++k)
+      for (int64_t l = k > begin ? k : begin; l < end; ++l) {
         vec_t<A> sum[count] = {};
-        dot_tile<A>(rows + k * stride, rows + l * stride, stride, length, sum);
+        dot_tile<A>(block + k * strip_size, block + l * strip_size, vectors, sum);
         A totals[(count / lanes<A> + 2) * lanes<A>];
         sum_each<A, count>(sum, totals);
-        const int64_t height = groups - k < dot_rows ? groups - k : dot_rows;
-        const int64_t width = groups - l < dot_rows ? groups - l : dot_rows;
+        const int64_t row = k * dot_rows, column = l * dot_rows;
+        const int64_t height = groups - row < dot_rows ? groups - row : dot_rows;
+        const int64_t width = groups - column < dot_rows ? groups - column : dot_rows;
         for (int64_t r = 0; r < height; ++r)
-          for (int64_t s = 0; s < width; ++s) gram[(k + r) * groups + l + s] += totals[r * dot_rows + s];
+          for (int64_t s = 0; s < width; ++s) gram[(row + r) * groups + column + s] += totals[r * dot_rows + s];
       }
   }
 }
@@ -123,21 +152,19 @@ void add_self_product(const A* rows, int64_t stride, int64_t groups, int64_t len
 template <class A>
 void gram_classwise_of(const GroupedParams& p, int64_t begin, int64_t end, A* gram, A* block) {
   constexpr int w = lanes<A>;
-  const int64_t stride = block_stride<A>();
-  for (int64_t k = p.groups * stride; k < (p.groups + dot_rows) * stride; ++k) block[k] = A(0);  // rows that fill the last tile
+  const int64_t strip = strip_elements<A>(p), elements = classwise_scratch_of<A>(p);
+  if (p.groups % dot_rows != 0)  // groups that only fill the last strip
+    for (int64_t k = elements - strip; k < elements; ++k) block[k] = A(0);
   for (int64_t t = begin; t < end; ++t) {
-    const int64_t c = t % class_blocks(p) * block_classes, j = t / class_blocks(p) * block_features<A>;
-    const int64_t classes = p.classes - c < block_classes ? p.classes - c : block_classes;
-    const int64_t left = (p.depth - j + w - 1) / w * w;
-    const int64_t width = left < block_features<A> ? left : block_features<A>;
+    const int64_t b = t % p.delta_panels.count, j = t / p.delta_panels.count;
+    const int64_t c = b * p.delta_panels.width, left = p.depth - j * feature_panel_of<A>;
+    const int64_t vectors = left < feature_panel_of<A> ? (left + w - 1) / w : tile_vectors;
     for (int64_t g = 0; g < p.groups; ++g) {
-      const int64_t first = p.offsets[g];
-      outer_block<A>(static_cast<const A*>(p.delta) + first * p.delta_stride + c, p.delta_stride,
-                     static_cast<const A*>(p.features) + first * p.feature_stride + j, p.feature_stride,
-                     p.offsets[g + 1] - first, static_cast<const A*>(p.group_scale)[g], block + g * stride, width, classes,
-                     width);
+      A* own = block + g / dot_rows * strip + g % dot_rows * w - c * vectors * dot_rows * w;
+      outer_block<A>(p, g, b, j, {own, nullptr, vectors * dot_rows * w, dot_rows * w, vectors * w, A(1)});
     }
-    add_self_product<A>(block, stride, p.groups, classes * width, gram);
+    const int64_t classes = p.classes - c < p.delta_panels.width ? p.classes - c : p.delta_panels.width;
+    add_self_product<A>(block, strip, p.groups, classes * vectors, gram);
   }
 }
 
@@ -164,7 +191,7 @@ GRADMIX_INLINE void pair_tile(const GroupedParams& p, int64_t i, const A* delta_
                               const int64_t* group_of, A* sums) {
   constexpr int w = lanes<A>;
   vec_t<A> by_delta[R][tile_vectors] = {}, by_features[R][tile_vectors];
-  panel_tile<A, R, tile_vectors>(static_cast<const A*>(p.delta) + i * p.delta_stride, p.delta_stride, 1, delta_panel,
+  panel_tile<A, R, tile_vectors>(static_cast<const A*>(p.delta) + i * p.delta_panels.width, p.delta_panels.width, 1, delta_panel,
                                  panel_width<A>, p.classes, by_delta);
   A kept[R * tile_vectors * w];
   for (int r = 0; r < R; ++r)
@@ -172,7 +199,7 @@ GRADMIX_INLINE void pair_tile(const GroupedParams& p, int64_t i, const A* delta_
       store(kept + (r * tile_vectors + v) * w, by_delta[r][v]);
       by_features[r][v] = splat<A>(A(1));
     }
-  panel_tile<A, R, tile_vectors>(static_cast<const A*>(p.features) + i * p.feature_stride, p.feature_stride, 1, feature_panel,
+  panel_tile<A, R, tile_vectors>(static_cast<const A*>(p.features) + i * p.feature_panels.width, p.feature_panels.width, 1, feature_panel,
                                  panel_width<A>, p.depth, by_features);
   for (int r = 0; r < R; ++r) {
     A* sum = sums + group_of[i + r] * panel_width<A>;
@@ -198,9 +225,9 @@ void gram_pairwise_of(const GroupedParams& p, int64_t begin, int64_t end, A* gra
   for (int64_t t = begin; t < end; ++t) {
     const int64_t first = t * panel_width<A>;
     const int64_t last = p.samples - first < panel_width<A> ? p.samples : first + panel_width<A>;
-    transpose_panel<A>(static_cast<const A*>(p.delta) + first * p.delta_stride, p.delta_stride, last - first, p.classes,
+    transpose_panel<A>(static_cast<const A*>(p.delta) + first * p.delta_panels.width, p.delta_panels.width, last - first, p.classes,
                        delta_panel);
-    transpose_panel<A>(static_cast<const A*>(p.features) + first * p.feature_stride, p.feature_stride, last - first, p.depth,
+    transpose_panel<A>(static_cast<const A*>(p.features) + first * p.feature_panels.width, p.feature_panels.width, last - first, p.depth,
                        feature_panel);
     const int64_t groups_met = p.group_of[last - 1] + 1;
     for (int64_t k = 0; k < groups_met * panel_width<A>; ++k) sums[k] = A(0);
@@ -209,8 +236,7 @@ void gram_pairwise_of(const GroupedParams& p, int64_t begin, int64_t end, A* gra
     for (int64_t g = 0; g < groups_met; ++g)
       for (int64_t j = first; j < last; ++j) {
         const int64_t h = p.group_of[j];
-        gram[g * p.groups + h] +=
-            sums[g * panel_width<A> + j - first] * static_cast<const A*>(p.group_scale)[g] * static_cast<const A*>(p.group_scale)[h];
+        gram[g * p.groups + h] += sums[g * panel_width<A> + j - first];
       }
   }
 }
@@ -219,6 +245,10 @@ void group_gradients(const GroupGradientParams& p, int64_t begin, int64_t end) {
   p.in.wide ? group_gradients_of<double>(p, begin, end) : group_gradients_of<float>(p, begin, end);
 }
 
+int64_t class_panel(int64_t classes, bool wide) {
+  return wide ? class_panel_of<double>(classes) : class_panel_of<float>(classes);
+}
+int64_t feature_panel(bool wide) { return wide ? feature_panel_of<double> : feature_panel_of<float>; }
 int64_t classwise_tasks(const GroupedParams& p) { return p.wide ? classwise_tasks_of<double>(p) : classwise_tasks_of<float>(p); }
 int64_t classwise_scratch(const GroupedParams& p) {
   return p.wide ? classwise_scratch_of<double>(p) : classwise_scratch_of<float>(p);

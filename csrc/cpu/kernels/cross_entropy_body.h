@@ -17,27 +17,36 @@ GRADMIX_INLINE Labels<A> labels_of(const CrossEntropyParams& p, int64_t i) {
           static_cast<A>(p.smoothing / static_cast<double>(p.allowed))};
 }
 
+// -log p_c = log_sum - (z_c - top), weighted by q.
+template <class T, bool Masked>
+GRADMIX_INLINE acc_t<T> row_loss(const CrossEntropyParams& p, const T* z, const Labels<acc_t<T>>& q, acc_t<T> top, acc_t<T> sum) {
+  using A = acc_t<T>;
+  const A log_sum = log_of(sum);
+  // A label without weight has no say, even where its logit is -inf.
+  A loss = 0;
+  if (q.first_weight != 0) loss += q.first_weight * (log_sum - (widen(z[q.first]) - top));
+  if (q.second_weight != 0) loss += q.second_weight * (log_sum - (widen(z[q.second]) - top));
+  if (p.smoothing != 0) {
+    const A* blocked = static_cast<const A*>(p.blocked);
+    loss += q.rest * (static_cast<A>(p.allowed) * log_sum - row_shifted_sum<T, Masked>(z, blocked, p.classes, top));
+  }
+  return loss;
+}
+
 template <class T, bool Masked>
 void loss_rows(const CrossEntropyParams& p, int64_t begin, int64_t end) {
   using A = acc_t<T>;
   const A* blocked = static_cast<const A*>(p.blocked);
   for (int64_t i = begin; i < end; ++i) {
     const T* z = static_cast<const T*>(p.logits) + i * p.row_stride;
-    const Labels<A> q = labels_of<A>(p, i);
     const A top = row_max<T, Masked>(z, blocked, p.classes);
-    const A log_sum = log_of(row_exp_sum<T, Masked, false>(z, blocked, p.classes, top, nullptr));
-    // -log p_c = log_sum - (z_c - top)
-    // A label without weight has no say, even where its logit is -inf.
-    A loss = 0;
-    if (q.first_weight != 0) loss += q.first_weight * (log_sum - (widen(z[q.first]) - top));
-    if (q.second_weight != 0) loss += q.second_weight * (log_sum - (widen(z[q.second]) - top));
-    if (p.smoothing != 0)
-      loss += q.rest * (static_cast<A>(p.allowed) * log_sum - row_shifted_sum<T, Masked>(z, blocked, p.classes, top));
-    static_cast<A*>(p.loss)[i] = loss;
+    const A sum = row_exp_sum<T, Masked, false>(z, blocked, p.classes, top, nullptr);
+    static_cast<A*>(p.loss)[i] = row_loss<T, Masked>(p, z, labels_of<A>(p, i), top, sum);
   }
 }
 
-// g_c = scale (e_c / sum - q_c): the terms e_c wait in `scratch`, a row that stays in the cache, and the result is written once.
+// g_c = scale (e_c / sum - q_c): the terms e_c wait in `scratch`, a row that stays in the cache, and the result is written once. The
+// loss comes along where it is asked for.
 template <class T, bool Masked>
 void gradient_rows(const CrossEntropyParams& p, int64_t begin, int64_t end, void* memory) {
   using A = acc_t<T>;
@@ -50,6 +59,7 @@ void gradient_rows(const CrossEntropyParams& p, int64_t begin, int64_t end, void
     const Labels<A> q = labels_of<A>(p, i);
     const A top = row_max<T, Masked>(z, blocked, p.classes);
     const A sum = row_exp_sum<T, Masked, true>(z, blocked, p.classes, top, scratch);
+    if (p.loss != nullptr) static_cast<A*>(p.loss)[i] = row_loss<T, Masked>(p, z, q, top, sum);
     const A scale = static_cast<const A*>(p.grad_loss)[i * p.grad_stride] * static_cast<A>(p.grad_scale);
     const vec_t<A> factor = splat<A>(scale / sum), rest = splat<A>(scale * q.rest);
     scratch[q.first] -= q.first_weight * sum;

@@ -14,12 +14,12 @@ void masked_mixup_backward(const MixupBackwardParams& p, int64_t begin, int64_t 
 // Tasks are samples.
 void gather_augment_mixup(const GatherAugmentMixupParams& p, int64_t begin, int64_t end);
 
-// Tasks are rows. The backward kernel needs one row of the accumulation type.
+// Tasks are rows. The backward kernel needs one row of the accumulation type; it forms the loss too where there is room for it.
 void cross_entropy(const CrossEntropyParams& p, int64_t begin, int64_t end);
 void cross_entropy_backward(const CrossEntropyParams& p, int64_t begin, int64_t end, void* scratch);
 
-// Tasks are rows.
-void residual(const ResidualParams& p, int64_t begin, int64_t end);
+// Tasks are rows. The residual needs one row of the accumulation type.
+void residual(const ResidualParams& p, int64_t begin, int64_t end, void* scratch);
 void gather_rows(const GatherParams& p, int64_t begin, int64_t end);
 
 // Elements of float32 (float64 if wide) in a vector: class dimensions are padded to a multiple of it.
@@ -28,16 +28,20 @@ void pack_panels(const PanelParams& p);
 // Tasks are rows; scratch holds (block + 1) * padded_classes elements of the accumulation type.
 void pair_scores(const PairScoreParams& p, int64_t begin, int64_t end, void* scratch);
 
+// How delta and the features are to be laid out for the two kernels below: the widths of their panels.
+int64_t class_panel(int64_t classes, bool wide);
+int64_t feature_panel(bool wide);
+
 // Tasks are groups.
 void group_gradients(const GroupGradientParams& p, int64_t begin, int64_t end);
 
 // The Gram matrix of the groups' gradients by classes: tasks are blocks of (class, feature) pairs, each adding its share to `gram`
-// [groups, groups], of which only the tiles on and above the diagonal are kept. scratch holds classwise_scratch(p) elements.
+// [groups, groups], of which only the tiles on and above the diagonal are kept. Of sums, whatever group_scale is. scratch holds classwise_scratch(p) elements.
 int64_t classwise_tasks(const GroupedParams& p);
 int64_t classwise_scratch(const GroupedParams& p);
 void gram_classwise(const GroupedParams& p, int64_t begin, int64_t end, void* gram, void* scratch);
 
-// The same by pairs of samples: tasks are panels of pairwise_panel() samples. What is added to `gram` is a matrix T with
+// The same by pairs of samples, whose delta and features are laid out row by row: tasks are panels of pairwise_panel() samples. What is added to `gram` is a matrix T with
 // gram = T + T^T. scratch holds pairwise_scratch(p) elements.
 int64_t pairwise_panel(bool wide);
 int64_t pairwise_scratch(const GroupedParams& p);

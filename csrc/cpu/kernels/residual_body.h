@@ -2,6 +2,17 @@
 
 #include "row_softmax.h"
 
+// Copies a row of `columns` elements into row r of every panel, zero beyond the last column.
+template <class A>
+GRADMIX_INLINE void to_panels(const A* row, int64_t columns, int64_t r, const Panels& panels, A* out) {
+  for (int64_t k = 0; k < panels.count; ++k) {
+    A* to = out + (k * panels.rows + r) * panels.width;
+    const int64_t first = k * panels.width, left = columns - first < panels.width ? columns - first : panels.width;
+    for (int64_t j = 0; j < left; ++j) to[j] = row[first + j];
+    for (int64_t j = left; j < panels.width; ++j) to[j] = A(0);
+  }
+}
+
 template <class T>
 GRADMIX_INLINE void convert_row(const T* source, const int64_t* columns, int64_t count, acc_t<T>* out) {
   using A = acc_t<T>;
@@ -16,12 +27,12 @@ GRADMIX_INLINE void convert_row(const T* source, const int64_t* columns, int64_t
 }
 
 template <class T>
-void residual_rows(const ResidualParams& p, int64_t begin, int64_t end) {
+void residual_rows(const ResidualParams& p, int64_t begin, int64_t end, void* scratch) {
   using A = acc_t<T>;
   constexpr int w = lanes<A>;
+  A* delta = static_cast<A*>(scratch);
   for (int64_t r = begin; r < end; ++r) {
     const int64_t i = p.order != nullptr ? p.order[r] : r;
-    A* delta = static_cast<A*>(p.delta) + r * p.delta_stride;
     convert_row(static_cast<const T*>(p.logits) + i * p.row_stride, p.columns, p.classes, delta);
     const A top = row_max<A, false>(delta, nullptr, p.classes);
     const A factor = A(1) / row_exp_sum<A, false, true>(delta, nullptr, p.classes, top, delta);
@@ -31,7 +42,7 @@ void residual_rows(const ResidualParams& p, int64_t begin, int64_t end) {
     const A lam = p.partner_target != nullptr ? static_cast<const A*>(p.lam)[i * p.lam_stride] : A(1);
     delta[p.target[i]] -= lam;
     if (p.partner_target != nullptr) delta[p.partner_target[i]] -= A(1) - lam;
-    for (c = p.classes; c < p.delta_stride; ++c) delta[c] = A(0);
+    to_panels(delta, p.classes, r, p.panels, static_cast<A*>(p.delta));
   }
 }
 
@@ -40,22 +51,27 @@ void gather_rows_of(const GatherParams& p, int64_t begin, int64_t end) {
   using A = acc_t<T>;
   for (int64_t r = begin; r < end; ++r) {
     const int64_t i = p.order != nullptr ? p.order[r] : r;
-    A* out = static_cast<A*>(p.out) + r * p.out_stride;
-    convert_row(static_cast<const T*>(p.source) + i * p.row_stride, p.select, p.columns, out);
-    for (int64_t j = p.columns; j < p.out_stride; ++j) out[j] = A(0);
+    const T* source = static_cast<const T*>(p.source) + i * p.row_stride;
+    for (int64_t k = 0; k < p.panels.count; ++k) {
+      A* out = static_cast<A*>(p.out) + (k * p.panels.rows + r) * p.panels.width;
+      const int64_t first = k * p.panels.width, left = p.columns - first, width = p.panels.width;
+      const int64_t inside = left < 0 ? 0 : left < width ? left : width;
+      convert_row(p.select != nullptr ? source : source + first, p.select != nullptr ? p.select + first : nullptr, inside, out);
+      for (int64_t j = inside; j < width; ++j) out[j] = A(0);
+    }
   }
 }
 
-void residual(const ResidualParams& p, int64_t begin, int64_t end) {
+void residual(const ResidualParams& p, int64_t begin, int64_t end, void* scratch) {
   switch (p.dtype) {
     case DType::f32:
-      return residual_rows<float>(p, begin, end);
+      return residual_rows<float>(p, begin, end, scratch);
     case DType::f64:
-      return residual_rows<double>(p, begin, end);
+      return residual_rows<double>(p, begin, end, scratch);
     case DType::f16:
-      return residual_rows<f16>(p, begin, end);
+      return residual_rows<f16>(p, begin, end, scratch);
     case DType::bf16:
-      return residual_rows<bf16>(p, begin, end);
+      return residual_rows<bf16>(p, begin, end, scratch);
   }
 }
 

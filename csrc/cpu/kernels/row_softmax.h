@@ -26,18 +26,18 @@ GRADMIX_INLINE acc_t<T> row_max(const T* z, const acc_t<T>* blocked, int64_t cou
   int64_t j = 0;
   if (Masked) {
     for (; j + 4 * w <= count; j += 4 * w)
-      for (int k = 0; k < 4; ++k) best[k] = max_nan<A>(best[k], logits_at<T, Masked>(z, blocked, j + k * w));
+      for (int k = 0; k < 4; ++k) best[k] = max_of(best[k], logits_at<T, Masked>(z, blocked, j + k * w));
   } else {
     constexpr int size = group_size<T>, v = group_vectors<T>;  // the order does not matter for a maximum
     for (; j + 4 / v * size <= count; j += 4 / v * size) {
       vec_t<A> part[4];
       for (int k = 0; k < 4 / v; ++k) load_group(z + j + k * size, part + k * v);
-      for (int k = 0; k < 4; ++k) best[k] = max_nan<A>(best[k], part[k]);
+      for (int k = 0; k < 4; ++k) best[k] = max_of(best[k], part[k]);
     }
   }
-  for (; j + w <= count; j += w) best[0] = max_nan<A>(best[0], logits_at<T, Masked>(z, blocked, j));
-  if (j < count) best[1] = max_nan<A>(best[1], logits_part<T, Masked>(z, blocked, j, static_cast<int>(count - j)));
-  return max_lanes<A>(max_nan<A>(max_nan<A>(best[0], best[1]), max_nan<A>(best[2], best[3])));
+  for (; j + w <= count; j += w) best[0] = max_of(best[0], logits_at<T, Masked>(z, blocked, j));
+  if (j < count) best[1] = max_of(best[1], logits_part<T, Masked>(z, blocked, j, static_cast<int>(count - j)));
+  return max_lanes<A>(max_of(max_of(best[0], best[1]), max_of(best[2], best[3])));
 }
 
 // sum of e^(z - top) over the row; the terms are kept where `terms` is given.
@@ -77,6 +77,15 @@ GRADMIX_INLINE acc_t<T> row_shifted_sum(const T* z, const acc_t<T>* blocked, int
   return sum_lanes<A>(sum);
 }
 
-// ln(sum); a row of -inf or NaN gives NaN as it does in PyTorch.
-GRADMIX_INLINE float log_of(float v) { return static_cast<float>(__builtin_log(static_cast<double>(v))); }
+// ln(sum); a row of -inf or NaN gives NaN as it does in PyTorch. A sum of exponentials is 1 at least: for floats
+// sum = 2^n m, ln m = 2 atanh((m - 1) / (m + 1)) by its series, in line and to 1e-11, which a call of the library cannot match.
 GRADMIX_INLINE double log_of(double v) { return __builtin_log(v); }
+GRADMIX_INLINE float log_of(float v) {
+  if (!(v >= 1.0f && v < __builtin_inff())) return static_cast<float>(__builtin_log(static_cast<double>(v)));
+  const uint32_t bits = float_to_bits(v), above = bits - 0x3f3504f3u;  // m in [sqrt(1/2), sqrt(2))
+  const double n = static_cast<double>(static_cast<int32_t>(above) >> 23);
+  const double m = static_cast<double>(bits_to_float((above & 0x007fffffu) + 0x3f3504f3u));
+  const double s = (m - 1.0) / (m + 1.0), t = s * s;
+  const double series = 1.0 + t * (1.0 / 3 + t * (1.0 / 5 + t * (1.0 / 7 + t * (1.0 / 9 + t * (1.0 / 11)))));
+  return static_cast<float>(n * 0.6931471805599453 + 2.0 * s * series);
+}

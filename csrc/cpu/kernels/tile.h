@@ -29,15 +29,16 @@ GRADMIX_INLINE void panel_tile(const A* a, int64_t row_step, int64_t depth_step,
   }
 }
 
-// sum[r * dot_rows + s] += a_r[0 .. depth) * b_s[0 .. depth), lane by lane; depth is a multiple of the lanes.
+// sum[r * dot_rows + s] += a_r * b_s, lane by lane, for rows of `vectors` vectors. The rows of a and of b are interleaved: the first
+// vectors of all rows, then the second ones, and so on.
 template <class A>
-GRADMIX_INLINE void dot_tile(const A* a, const A* b, int64_t stride, int64_t depth, vec_t<A> (&sum)[dot_rows * dot_rows]) {
+GRADMIX_INLINE void dot_tile(const A* a, const A* b, int64_t vectors, vec_t<A> (&sum)[dot_rows * dot_rows]) {
   constexpr int w = lanes<A>;
-  for (int64_t p = 0; p < depth; p += w) {
+  for (int64_t p = 0; p < vectors; ++p, a += dot_rows * w, b += dot_rows * w) {
     vec_t<A> left[dot_rows];
-    for (int r = 0; r < dot_rows; ++r) left[r] = load(a + r * stride + p);
+    for (int r = 0; r < dot_rows; ++r) left[r] = load(a + r * w);
     for (int s = 0; s < dot_rows; ++s) {
-      const vec_t<A> right = load(b + s * stride + p);
+      const vec_t<A> right = load(b + s * w);
       for (int r = 0; r < dot_rows; ++r) sum[r * dot_rows + s] += left[r] * right;
     }
   }

@@ -163,6 +163,27 @@ template <>
 inline __attribute__((always_inline)) vd load_part<double>(const double* p, int count, double fill) {
   return (vd)_mm512_mask_loadu_pd((__m512d)splat<double>(fill), static_cast<__mmask8>((1u << count) - 1u), p);
 }
+GRADMIX_INLINE __mmask16 first_of(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
+template <>
+inline __attribute__((always_inline)) vf load_part<bf16>(const bf16* p, int count, float fill) {
+  const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_of(count), p)), 16);
+  return (vf)_mm512_mask_mov_ps((__m512)splat<float>(fill), first_of(count), (__m512)wide);
+}
+template <>
+inline __attribute__((always_inline)) vf load_part<f16>(const f16* p, int count, float fill) {
+  const __m256i half = _mm256_maskz_loadu_epi16(first_of(count), p);
+  return (vf)_mm512_mask_cvtph_ps((__m512)splat<float>(fill), first_of(count), half);
+}
+template <>
+inline __attribute__((always_inline)) void store_part<bf16>(bf16* p, vf v, int count) {
+  const vh half = __builtin_convertvector(round_bf16(v) >> 16, vh);
+  _mm256_mask_storeu_epi16(p, first_of(count), (__m256i)half);
+}
+template <>
+inline __attribute__((always_inline)) void store_part<f16>(f16* p, vf v, int count) {
+  const __m256i half = _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  _mm256_mask_storeu_epi16(p, first_of(count), half);
+}
 template <>
 inline __attribute__((always_inline)) void store_part<float>(float* p, vf v, int count) {
   _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1u), (__m512)v);
@@ -261,17 +282,31 @@ GRADMIX_INLINE vd rotate(vd v) {
 }
 #endif
 
-// A NaN in any lane wins, so that a row with a NaN has no finite softmax.
-template <class A>
-GRADMIX_INLINE vec_t<A> max_nan(vec_t<A> a, vec_t<A> b) {
-  return (a > b || a != a) ? a : b;
+// One instruction. A NaN may be passed over: what it is needed for, a softmax, meets it again in the sum of the exponentials.
+GRADMIX_INLINE vf max_of(vf a, vf b) {
+#if GRADMIX_VECTOR_BYTES == 64
+  return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif GRADMIX_VECTOR_BYTES == 32
+  return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+GRADMIX_INLINE vd max_of(vd a, vd b) {
+#if GRADMIX_VECTOR_BYTES == 64
+  return (vd)_mm512_max_pd((__m512d)a, (__m512d)b);
+#elif GRADMIX_VECTOR_BYTES == 32
+  return (vd)_mm256_max_pd((__m256d)a, (__m256d)b);
+#else
+  return a > b ? a : b;
+#endif
 }
 
 // The sum or the maximum of the lanes, in halving steps.
 template <class A, bool Max, int By>
 GRADMIX_INLINE vec_t<A> fold(vec_t<A> v) {
   const vec_t<A> other = rotate<By>(v);
-  const vec_t<A> both = Max ? max_nan<A>(v, other) : v + other;
+  const vec_t<A> both = Max ? max_of(v, other) : v + other;
   if constexpr (By > 1)
     return fold<A, Max, By / 2>(both);
   else
