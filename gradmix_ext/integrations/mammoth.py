@@ -32,8 +32,8 @@ def add_mixer_args(parser: ArgumentParser) -> None:
     group.add_argument(
         "--mixer_preset",
         choices=("tuned", "paper"),
-        help="GradMix's rule: what docs/gradmix.md found best, or the published one; by default the "
-        "mixer's own.",
+        help="GradMix's rule: what docs/gradmix.md found best, or the published one.  "
+        "[default: the mixer's own]",
     )
 
 
