@@ -134,6 +134,30 @@ std::tuple<Tensor, Tensor> mixup_cross_entropy_with_gradient(const Tensor& logit
   return {reduced(problem, losses), grad};
 }
 
+bool is_one(const Tensor& t) {
+  const void* p = t.const_data_ptr();
+  switch (data_type(t, op, "factor")) {
+    case DType::f32:
+      return *static_cast<const float*>(p) == 1;
+    case DType::f64:
+      return *static_cast<const double*>(p) == 1;
+    case DType::bf16:
+      return static_cast<const bf16*>(p)->bits == 0x3f80;
+    default:
+      return false;
+  }
+}
+
+// gradient *= factor, which costs nothing for the usual factor, a single 1.
+void mixup_cross_entropy_scale(Tensor gradient, const Tensor& factor) {
+  check_cpu(gradient, op, "gradient");
+  check_cpu(factor, op, "factor");
+  if (factor.numel() == 1 && is_one(factor)) return;
+  std::array<StableIValue, 2> stack{torch::stable::detail::from(gradient), torch::stable::detail::from(factor)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mul_", "Tensor", stack.data(), TORCH_ABI_VERSION));
+  torch::stable::detail::to<Tensor>(stack[0]);  // the result's handle is ours to release
+}
+
 Tensor mixup_cross_entropy_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& target,
                                     const Tensor& partner_target, const Tensor& lam,
                                     const std::optional<Tensor>& class_mask, double label_smoothing,
@@ -157,5 +181,6 @@ Tensor mixup_cross_entropy_backward(const Tensor& grad_loss, const Tensor& logit
 STABLE_TORCH_LIBRARY_IMPL(gradmix_ext, CPU, m) {
   m.impl("mixup_cross_entropy", TORCH_BOX(&gradmix::cpu::mixup_cross_entropy));
   m.impl("mixup_cross_entropy_with_gradient", TORCH_BOX(&gradmix::cpu::mixup_cross_entropy_with_gradient));
+  m.impl("mixup_cross_entropy_scale", TORCH_BOX(&gradmix::cpu::mixup_cross_entropy_scale));
   m.impl("mixup_cross_entropy_backward", TORCH_BOX(&gradmix::cpu::mixup_cross_entropy_backward));
 }

@@ -97,7 +97,7 @@ class _WithGradient(torch.autograd.Function):
         gradient, ctx.gradient = ctx.gradient, None  # the caller may change what it is given
         if gradient is None or torch.is_grad_enabled():
             return _backward(ctx, grad_loss)
-        gradient *= grad_loss.reshape(-1, 1)
+        _OP_SCALE(gradient, grad_loss.reshape(-1, 1))
         return gradient, *[None] * 6
 
 
@@ -135,6 +135,14 @@ def _reference_with_gradient(
     return loss, reference.mixup_cross_entropy_backward(
         torch.ones_like(loss), logits, *labels, **options
     )
+
+
+def _reference_scale(gradient: Tensor, factor: Tensor) -> None:
+    gradient.mul_(factor)
+
+
+def _fake_scale(gradient: Tensor, factor: Tensor) -> None:
+    pass
 
 
 def _fake_with_gradient(logits: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
@@ -187,6 +195,12 @@ define(
     _reference_with_gradient,
     _fake_with_gradient,
 )
+define(
+    "mixup_cross_entropy_scale(Tensor(a!) gradient, Tensor factor) -> ()",
+    _reference_scale,
+    _fake_scale,
+)
+_OP_SCALE = torch.ops.gradmix_ext.mixup_cross_entropy_scale.default
 _OP = torch.ops.gradmix_ext.mixup_cross_entropy.default
 _OP_WITH_GRADIENT = torch.ops.gradmix_ext.mixup_cross_entropy_with_gradient.default
 _FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
