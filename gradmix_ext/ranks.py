@@ -1,8 +1,8 @@
 """All communication between the processes of one training, its ranks.
 
 What runs on several processes is written once, against :class:`Ranks`. That class itself is one
-process that has everything: its methods give back what they are given. :class:`_Processes` does
-the same over a process group of ``torch.distributed``. There is no other collective in the package.
+process that has everything: its methods give back what they are given. :func:`ranks_of` gives the
+same over a process group of ``torch.distributed``. There is no other collective in the package.
 
 Samples are dealt out like cards: of N samples that are one whole, rank r of R has numbers r, r + R,
 r + 2R, ...
@@ -10,9 +10,12 @@ r + 2R, ...
 
 from __future__ import annotations
 
+import inspect
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -20,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset, Subset
 
-__all__ = ["ONE", "FirstRankError", "RankLostError", "Ranks", "ranks_of"]
+__all__ = ["ONE", "FirstRankError", "RankLostError", "Ranks", "leave", "ranks_of"]
 
 T = TypeVar("T")
 Samples = TypeVar("Samples", Tensor, Dataset[Tensor], Tensor | Dataset[Tensor])
@@ -31,7 +34,16 @@ class RankLostError(RuntimeError):
 
 
 class FirstRankError(RuntimeError):
-    """The first rank could not do what it does for all; it has the error itself."""
+    """The first rank could not do what it does for all; it has the error itself.
+
+    Args:
+        message: What the error says.
+        exit_code: With which it ends a command.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class Ranks:
@@ -312,12 +324,12 @@ class _Processes(Ranks):
                 outcome[0] = function()
             except Exception as error:
                 failure = error
-                outcome[1] = f"rank 0: {error}"
+                outcome[1] = f"rank 0: {error}", getattr(error, "exit_code", 1)
         dist.broadcast_object_list(outcome, group=self.group, group_src=0)
         if failure is not None:
             raise failure
         if outcome[1] is not None:
-            raise FirstRankError(outcome[1])
+            raise FirstRankError(*outcome[1])
         result: T = outcome[0]
         return result
 
@@ -337,9 +349,24 @@ class _Processes(Ranks):
 
     def replicated(self, model: nn.Module) -> nn.Module:
         # Buffers are averaged by `synchronise` instead, so that no rank's batches count alone.
-        return DistributedDataParallel(model, process_group=self.group, broadcast_buffers=False)
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        buffers: dict[str, Any] = {name: False}
+        return DistributedDataParallel(model, process_group=self.group, **buffers)
 
     def synchronise(self, model: nn.Module) -> None:
         for buffer in model.buffers():
             if buffer.is_floating_point():
                 buffer.copy_(self.average(buffer))
+
+
+def leave(code: int) -> NoReturn:
+    """Exit, also from a process that torchrun has started.
+
+    Threads of Gloo can outlive the process group, and abort the interpreter while it shuts down.
+    """
+    if dist.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

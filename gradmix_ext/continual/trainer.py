@@ -181,8 +181,7 @@ class Trainer:
             )
         if self.method.uses_buffer and self.buffer is not None:
             self.buffer.require_room(scenario.num_classes)
-        if self.ranks.size > 1:
-            self._require_shares(scenario)
+        self.require_shares(scenario)
         with self.ranks.watched(), _own_randomness(self.seed, self.device, self.ranks.rank):
             run = self._prepare(scenario)
             self.ranks.require_same(run.settings())
@@ -264,8 +263,14 @@ class Trainer:
             state = run.state_dict()
             self.ranks.on_first(lambda: checkpoint.save(state))
 
-    def _require_shares(self, scenario: Scenario) -> None:
-        """Check that every rank gets two samples, with which all can be computed, of everything."""
+    def require_shares(self, scenario: Scenario) -> None:
+        """Check that, of several processes, each gets enough of everything.
+
+        Raises:
+            ValueError: one would have less than two samples of a batch, a task or the buffer.
+        """
+        if self.ranks.size == 1:
+            return
         buffer = None if self.buffer is None else self.buffer.capacity
         sizes = {"batch_size": self.batch_size, "the buffer's capacity": buffer}
         for task in scenario:
