@@ -110,8 +110,9 @@ def _execute(
             )
     except KeyboardInterrupt:
         folder.finish(comparison)
+        why = ", or another process has died" if comparison.experiment.ranks.size > 1 else ""
         click.echo(
-            f"gradmix: interrupted: {len(comparison.runs)} of {len(comparison.jobs)} runs "
+            f"gradmix: interrupted{why}: {len(comparison.runs)} of {len(comparison.jobs)} runs "
             f"finished, kept in {folder.path}; --resume goes on from there",
             err=True,
         )
@@ -146,10 +147,8 @@ def _note_changes(plan: Plan, now: dict[str, Any]) -> None:
     """Say what is not as it was when the folder was begun, and may move the last bits."""
     if not plan.origin:
         return
-    before, after = (
-        {"backend": o.get("backend", ""), "processes": o.get("processes", 1), **o.get("versions", {})}
-        for o in (plan.origin, now)
-    )
+    before = {"backend": plan.origin.get("backend", ""), **plan.origin.get("versions", {})}
+    after = {"backend": now["backend"], **now["versions"]}
     for name, value in after.items():
         # Of the backend, how its library was found does not matter.
         old, new = (str(each).partition(" (")[0] for each in (before.get(name), value))
@@ -159,6 +158,14 @@ def _note_changes(plan: Plan, now: dict[str, Any]) -> None:
                 "bits of results may differ",
                 err=True,
             )
+    processes = plan.origin.get("processes", 1)
+    if processes != now["processes"]:
+        click.echo(
+            f"gradmix: note: the folder was begun with {processes} process(es), this is "
+            f"{now['processes']}: other samples are mixed with each other, so results differ by "
+            "chance",
+            err=True,
+        )
 
 
 def _load_backend() -> str:

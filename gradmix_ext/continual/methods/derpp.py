@@ -56,7 +56,7 @@ class DERPlusPlus(ER):
         return (
             weigh(current.mean(), len(current))
             + self.replay_weight * weigh(replayed.mean(), len(replayed))
-            + self.distill_weight * weigh(difference.square().sum() / compared, compared)
+            + weigh(self.distill_weight * difference.square().sum() / compared, compared)
         )
 
     def extra(self, stage: Stage) -> dict[str, Tensor]:
