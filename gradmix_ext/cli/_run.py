@@ -25,7 +25,7 @@ from gradmix_ext.continual.parallel import fitting_workers
 from gradmix_ext.continual.plan import Plan, provenance
 from gradmix_ext.continual.run_folder import RunFolder
 from gradmix_ext.continual.summary import describe
-from gradmix_ext.ranks import Ranks
+from gradmix_ext.ranks import RankLostError, Ranks, leave
 
 __all__ = ["run_comparison"]
 
@@ -103,23 +103,25 @@ def _execute(
     comparison: Comparison, folder: RunFolder, workers: int, params: dict[str, Any]
 ) -> None:
     """Do the runs. If that fails, or is interrupted, sum up what is finished, and exit."""
+    ranks = comparison.experiment.ranks
     try:
-        with _sigterm_interrupts(), RichProgress(comparison) as progress:
+        with _sigterm_interrupts(ranks), RichProgress(comparison) as progress:
             comparison.execute(
                 folder, progress, workers, params["checkpoint_every"], params["tensorboard"]
             )
     except KeyboardInterrupt:
         folder.finish(comparison)
-        why = ", or another process has died" if comparison.experiment.ranks.size > 1 else ""
+        why = ", or another process has died" if ranks.size > 1 else ""
         click.echo(
             f"gradmix: interrupted{why}: {len(comparison.runs)} of {len(comparison.jobs)} runs "
             f"finished, kept in {folder.path}; --resume goes on from there",
             err=True,
         )
-        sys.exit(130)
+        leave(130)
     except RunFailedError as error:
         folder.finish(comparison)
-        raise RunError(f"{error}; what was finished is in {folder.path}") from error
+        more = "; --resume goes on from there" if isinstance(error.__cause__, RankLostError) else ""
+        raise RunError(f"{error}; what was finished is in {folder.path}{more}") from error
 
 
 @contextmanager
@@ -134,11 +136,19 @@ def _writing(folder: RunFolder) -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM, which batch systems send, do what Ctrl-C does."""
+def _sigterm_interrupts(ranks: Ranks) -> Iterator[None]:
+    """Let SIGTERM, which batch systems send, do what Ctrl-C does.
+
+    When one process of several has ended, torchrun sends it to the others, and more than once; what
+    is left to do then is short, and done.
+    """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
+    except BaseException:
+        if ranks.size > 1:
+            before = signal.SIG_IGN
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 
