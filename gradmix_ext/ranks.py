@@ -184,7 +184,11 @@ class Ranks:
         return model
 
     def synchronise(self, model: nn.Module) -> None:
-        """Give a model the same buffers on all ranks: the mean of what batches have left there."""
+        """Give a model the same buffers on all ranks: the mean of what batches have left there.
+
+        Raises:
+            RuntimeError: its weights are not the same, as with optimizers that differ.
+        """
 
 
 ONE = Ranks()
@@ -285,15 +289,16 @@ class _Processes(Ranks):
 
     def _all(self, own: Tensor) -> list[Tensor]:
         """The tensors [n, ...] of all ranks, whose lengths may differ."""
-        count = torch.tensor([len(own)], device=own.device)
+        where = self._device if self._device.type == "cuda" else own.device  # NCCL alone
+        count = torch.tensor([len(own)], device=where)
         counts = [torch.empty_like(count) for _ in range(self.size)]
         dist.all_gather(counts, count, self.group)
         lengths = [int(each) for each in counts]
-        padded = own.new_zeros(max(lengths), *own.shape[1:])
+        padded = own.new_zeros(max(lengths), *own.shape[1:], device=where)
         padded[: len(own)] = own
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(parts, padded, self.group)
-        return [part[:length] for part, length in zip(parts, lengths, strict=True)]
+        return [part[:length].to(own.device) for part, length in zip(parts, lengths, strict=True)]
 
     def common(self, generator: torch.Generator | None, device: torch.device) -> torch.Generator:
         where = device if generator is None else generator.device
@@ -358,6 +363,17 @@ class _Processes(Ranks):
         for buffer in model.buffers():
             if buffer.is_floating_point():
                 buffer.copy_(self.average(buffer))
+        with torch.no_grad():
+            sums = [p.double().sum() for p in model.parameters()]
+        if not sums:
+            return
+        own = torch.stack(sums)
+        mean = self.average(own)
+        apart = self.sum(((own - mean).abs() > 1e-3 * (1 + mean.abs())).any().long())
+        if apart:
+            raise RuntimeError(
+                "the weights are not the same on all ranks: give every one the same optimizer"
+            )
 
 
 def leave(code: int) -> NoReturn:

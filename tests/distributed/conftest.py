@@ -25,11 +25,16 @@ def _work(rank: int, path: str, pipe: Any) -> None:
     )
     groups = {MOST: dist.group.WORLD, 2: dist.new_group([0, 1])}
     for size, function, args in iter(pipe.recv, None):
-        try:
-            pipe.send((function(groups[size], *args), None))
-        except Exception as error:
-            pipe.send((error, traceback.format_exc()))
+        pipe.send(_outcome(function, groups[size], *args))
     os._exit(0)  # Gloo's threads may abort an interpreter that shuts down
+
+
+def _outcome(function: Callable[..., Any], *args: Any) -> tuple[Any, str | None]:
+    """What a function returns or, with its trace, raises."""
+    try:
+        return function(*args), None
+    except Exception as error:
+        return error, traceback.format_exc()
 
 
 @pytest.fixture(scope="session")

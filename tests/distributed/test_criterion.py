@@ -30,7 +30,10 @@ def data():
 
 
 # Rank 2 has a single class, and rank 1 no sample of the buffer.
-CURRENT = {2: [slice(0, 9), slice(9, 13)], 4: [slice(0, 6), slice(6, 6), slice(12, 13), slice(6, 12)]}
+CURRENT = {
+    2: [slice(0, 9), slice(9, 13)],
+    4: [slice(0, 6), slice(6, 6), slice(12, 13), slice(6, 12)],
+}
 BUFFER = {2: [slice(0, 7), None], 4: [slice(0, 2), None, slice(2, 3), slice(3, 7)]}
 
 
@@ -128,14 +131,26 @@ def test_online_scores_are_those_of_the_batches_of_all(on_ranks):
             *forward(x), first, second, lam.double(), weight[0], bias[0], num_classes=CLASSES
         )
         mean = total / count.clamp(min=1)
-        scores = torch.where(
-            count > 0, torch.where(known, 0.9 * scores + 0.1 * mean, mean), scores
-        )
+        scores = torch.where(count > 0, torch.where(known, 0.9 * scores + 0.1 * mean, mean), scores)
         known |= count > 0
         assert torch.equal(step[0][4], step[1][4])
         assert torch.equal(step[0][5], step[1][5])
         torch.testing.assert_close(step[0][4].double(), scores, rtol=1e-5, atol=1e-6)
     assert known.any()
+
+
+def watched_through_copies(group):
+    """DDP that looks for unused parameters hands out copies of the logits."""
+    model = DistributedDataParallel(network(), process_group=group, find_unused_parameters=True)
+    own, (current, buffer) = mixer(0, group, update="online"), data()
+    own.update(model, current, buffer)
+    batch = own.mix(*current)
+    batch.loss(batch.forward(model))
+
+
+def test_online_scoring_refuses_copies_of_the_logits(on_ranks):
+    for error in on_ranks(2, watched_through_copies, errors=True):
+        assert "are not the output of the head" in str(error)
 
 
 def without_buffer(group):

@@ -1,4 +1,4 @@
-"""`gradmix train` under torchrun: output, exit codes, a process that dies, other numbers of them."""
+"""`gradmix train` under torchrun: output, exit codes, a process that dies, and resuming."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ from gradmix_ext.continual import Checkpoint
 TRAIN = ["--buffer-size", "20", "--tasks", "2", "--class-order-seed", "0"]
 
 
-def torchrun(processes: int, *args: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+GRADMIX = ("-m", "gradmix_ext")
+
+
+def torchrun(*args: object) -> subprocess.Popen[str]:
+    """Two processes of a program."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     return subprocess.Popen(
-        [*command, "--standalone", "-m", "gradmix_ext", *map(str, args)],
+        [*launcher, "--standalone", *map(str, args)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -41,7 +45,7 @@ def exit_codes(err: str) -> list[int]:
 
 def test_the_first_process_alone_prints_and_writes(tmp_path):
     out = tmp_path / "run"
-    process = torchrun(2, "train", *TRAIN, "--epochs", 2, "--tensorboard", "--out", out)
+    process = torchrun(*GRADMIX, "train", *TRAIN, "--epochs", 2, "--tensorboard", "--out", out)
     text, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "gradmix:" not in err
@@ -57,7 +61,7 @@ def test_the_first_process_alone_prints_and_writes(tmp_path):
 
 
 def test_wrong_input_is_told_once_and_ends_every_process(tmp_path):
-    process = torchrun(2, "train", *TRAIN, "--batch-size", 3, "--out", tmp_path / "run")
+    process = torchrun(*GRADMIX, "train", *TRAIN, "--batch-size", 3, "--out", tmp_path / "run")
     text, err = process.communicate(timeout=120)
     assert process.returncode != 0
     assert text == ""
@@ -68,7 +72,9 @@ def test_wrong_input_is_told_once_and_ends_every_process(tmp_path):
 def test_a_process_that_dies_ends_all_and_one_process_goes_on(tmp_path, gradmix, quiet):
     out = tmp_path / "run"
     path = out / "checkpoints" / "er+gradmix-seed-0.pt"
-    process = torchrun(2, "train", *TRAIN, "--epochs", 60, "--checkpoint-every", 0, "--out", out)
+    process = torchrun(
+        *GRADMIX, "train", *TRAIN, "--epochs", 60, "--checkpoint-every", 0, "--out", out
+    )
     for _ in range(1200):
         if path.is_file() or process.poll() is not None:
             break
@@ -94,10 +100,23 @@ def test_a_process_that_dies_ends_all_and_one_process_goes_on(tmp_path, gradmix,
     assert run_of(out)["final_accuracy"] > 0.6
 
 
+def test_the_documented_script_gives_every_rank_the_same_criterion(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "distributed.md").read_text()
+    _, example = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    script = tmp_path / "own.py"
+    script.write_text(example)
+    process = torchrun(script)
+    text, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    told = [line.partition(": ") for line in text.splitlines()]
+    assert sorted(rank for rank, _, _ in told) == ["rank 0", "rank 1"]
+    assert told[0][2] == told[1][2] != ""
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NCCL needs two GPUs")
 def test_two_gpus_train_one_model(tmp_path):
     out = tmp_path / "run"
-    process = torchrun(2, "train", *TRAIN, "--epochs", 2, "--sync-batch-norm", "--out", out)
+    process = torchrun(*GRADMIX, "train", *TRAIN, "--epochs", 2, "--sync-batch-norm", "--out", out)
     text, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "cuda:0 with 1 thread(s), 2 processes" in text
