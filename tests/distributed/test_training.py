@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from interrupting import Interrupt, InterruptionError, Weights
 from torch import nn
 
 from gradmix_ext.continual import (
@@ -50,27 +51,6 @@ def network(scenario) -> nn.Module:
 
 #: Nothing by chance but the order, and at least eight samples in every batch.
 EXACT = {"mixer": "none", "model": plain, "dtype": torch.float64, "batch_size": 26}
-
-
-class Weights(Callback):
-    def on_task_end(self, event) -> None:
-        self.state = {name: value.clone() for name, value in event.model.state_dict().items()}
-
-
-class InterruptionError(Exception):
-    pass
-
-
-class Interrupt(Callback):
-    """Ends the training after so many epochs, on every rank."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def on_epoch_end(self, event) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise InterruptionError
 
 
 def buffer_of(seed: int, policy: str = "class-balanced", capacity: int = 21) -> ReplayBuffer:
