@@ -91,7 +91,8 @@ def _fail(error: Exception) -> NoReturn:
 
 def follow(ranks: Ranks) -> None:
     """Do the jobs together with the first rank, which alone prints and writes."""
-    plan, jobs = ranks.on_first(_told)
+    with ranks.watched():
+        plan, jobs = ranks.on_first(_told)
     torch.set_num_threads(plan.threads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what there is to say, the first rank says

@@ -11,7 +11,7 @@ from typing import NoReturn
 import click
 
 from gradmix_ext._version import __version__
-from gradmix_ext.ranks import FirstRankError, leave
+from gradmix_ext.ranks import FirstRankError, RankLostError, leave
 
 __all__ = ["cli", "main"]
 
@@ -99,6 +99,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         fail(error.format_message(), error.exit_code)
     except FirstRankError as error:  # of which the first rank has told
         leave(error.exit_code)
+    except RankLostError as error:
+        fail(str(error), 1)
     except (click.Abort, KeyboardInterrupt):
         fail("interrupted", 130)
     except BrokenPipeError:

@@ -87,7 +87,8 @@ class Job:
         logger = self._logger(experiment.config.epochs, experiment.ranks.first)
         try:
             run = experiment.run(self.arm, self.seed, (ticks, logger), checkpoint)
-            experiment.ranks.on_first(lambda: self._write(run, checkpoint))
+            with experiment.ranks.watched():
+                experiment.ranks.on_first(lambda: self._write(run, checkpoint))
         except (DivergedError, CheckpointError, OSError, FirstRankError, RankLostError) as error:
             raise RunFailedError.of(self.arm, self.seed, error) from error
 
