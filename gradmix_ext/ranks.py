@@ -112,8 +112,8 @@ class Ranks:
                 their order. Those from it on are there as shares.
 
         Returns:
-            Positions among the samples that this rank has: the common ones, then its share. Shares
-            of all ranks differ in size by one at most.
+            Positions among the samples that this rank has, which are the common ones and then its
+            share. Shares of all ranks differ in size by one at most.
         """
         return order
 

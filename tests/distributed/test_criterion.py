@@ -88,7 +88,7 @@ def test_scores_are_those_of_one_process_on_the_union(on_ranks, size, criterion,
 @pytest.mark.parametrize("policy", ["redraw", "soft"])
 def test_the_shuffled_control_is_the_same_on_all_ranks(on_ranks, policy):
     options = {"criterion": "linear", "policy": policy}
-    everywhere = on_ranks(4, scored, gx.RandomMaskMixup, options)
+    everywhere = on_ranks(4, scored, gx.ShuffledScoresMixup, options)
     for other in everywhere[1:]:
         assert all(torch.equal(a, b) for a, b in zip(everywhere[0], other, strict=True))
     count = alone(0, 4, gx.GradMix, options)[1].sum()

@@ -70,7 +70,7 @@ class Stage:
         return self.feed.view(x), y.to(self.feed.device)
 
     def order(self, samples: int, buffered: int = 0) -> list[Tensor]:
-        """The batches of one shuffled epoch, as positions; see :func:`shuffled`.
+        """The batches of one shuffled epoch, as positions. Each rank gets its share of every batch.
 
         Args:
             samples: Samples that every rank can read.
@@ -110,7 +110,8 @@ class Method:
     def loss(self, stage: Stage, batch: MixedBatch, logits: Tensor) -> Tensor:
         """Scalar loss of a mixed batch: cross-entropy over the classes seen so far.
 
-        Over several ranks its average is the loss of the step: see :meth:`Ranks.weigh`.
+        Over several ranks its average is the loss of the step; see
+        :meth:`~gradmix_ext.ranks.Ranks.weigh`.
         """
         loss = batch.loss(logits, class_mask=stage.seen_mask)
         return stage.ranks.weigh(loss, len(batch.target))
