@@ -239,7 +239,8 @@ class _Processes(Ranks):
         return (self.sum(values.double() * count) / max(self.total(count), 1)).to(values.dtype)
 
     def weigh(self, mean: Tensor, count: int | Tensor) -> Tensor:
-        own = torch.as_tensor(count, dtype=torch.float64, device=mean.device)
+        one = torch.ones((), dtype=torch.float64, device=mean.device)
+        own = one * count  # which waits for no device
         return mean * (own * self.size / self.sum(own)).to(mean.dtype)
 
     def share(self, whole: Samples) -> Samples:
