@@ -175,7 +175,7 @@ def test_a_damaged_checkpoint_is_an_error(tmp_path):
             run(path)
 
 
-@pytest.mark.parametrize("missing", ["settings", "epoch", "parts", "callbacks", "generators"])
+@pytest.mark.parametrize("missing", ["settings", "epoch", "parts", "callbacks", "ranks"])
 def test_a_checkpoint_that_lacks_something_is_an_error(tmp_path, missing):
     path = tmp_path / "state.pt"
     with pytest.raises(InterruptionError):
