@@ -39,9 +39,9 @@ default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", ".*"),
-    ("py:class", r"(torch|numpy|collections|pathlib|types|abc|nn)\..*"),
+    ("py:class", r"(torch|numpy|collections|contextlib|pathlib|types|abc|nn|dist)\..*"),
     # signatures name these, by aliases or from inside the package
-    ("py:class", r"(.*\.)?(Estimate|Feed|GradMix|ModelSource|\w+Factory|Path|Tensor)"),
+    ("py:class", r"(.*\.)?(Estimate|Feed|GradMix|ModelSource|\w+Factory|Path|Samples|T|Tensor)"),
 ]
 
 

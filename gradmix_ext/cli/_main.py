@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from gradmix_ext._version import __version__
+from gradmix_ext.ranks import FirstRankError, RankLostError, leave
 
 __all__ = ["cli", "main"]
 
@@ -96,17 +97,21 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         code = cli.main(args=args, prog_name="gradmix", standalone_mode=False)
     except click.ClickException as error:
         fail(error.format_message(), error.exit_code)
+    except FirstRankError as error:  # of which the first rank has told
+        leave(error.exit_code)
+    except RankLostError as error:
+        fail(str(error), 1)
     except (click.Abort, KeyboardInterrupt):
         fail("interrupted", 130)
     except BrokenPipeError:
         # The reader (head, less) has gone; keep the interpreter from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    sys.exit(code if isinstance(code, int) else 0)
+    leave(code if isinstance(code, int) else 0)
 
 
 def fail(message: str, code: int) -> NoReturn:
     """One line on stderr, and exit."""
     prefix = "" if code == 130 else "error: "
     click.echo(f"gradmix: {prefix}{' '.join(message.split())}", err=True)
-    sys.exit(code)
+    leave(code)

@@ -146,7 +146,7 @@ _REPLAY = section(
 _TRAINING = section(
     "Training",
     _option("--epochs", type=COUNT, default=10, help="Epochs per task."),
-    _option("--batch-size", type=COUNT, default=64, help="Samples per batch."),
+    _option("--batch-size", type=COUNT, default=64, help="Samples per batch, over all processes."),
     _option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd"),
     _option("--lr", type=float, default=0.05, help="Learning rate."),
     _option("--momentum", type=float, default=0.9, help="Momentum of SGD."),
@@ -216,6 +216,11 @@ _TRAINING = section(
         type=click.IntRange(min=0, max=1024),
         default=0,
         help="Processes that read data which is not on the device.",
+    ),
+    _option(
+        "--sync-batch-norm",
+        is_flag=True,
+        help="Under torchrun, on GPUs: normalise by the batches of all processes together.",
     ),
     _option(
         "--threads",
@@ -346,6 +351,13 @@ _RUNNING = section(
         default=30.0,
         metavar="SECONDS",
         help="Least time between two checkpoints of a run, from which --resume goes on.",
+    ),
+    _option(
+        "--rank-timeout",
+        type=click.FloatRange(min=1),
+        default=600.0,
+        metavar="SECONDS",
+        help="Under torchrun: how long to wait for a process that does not answer.",
     ),
     _option("--tensorboard", is_flag=True, help="Write event files for TensorBoard to --out."),
 )

@@ -6,7 +6,7 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,16 +15,17 @@ import torch
 
 from gradmix_ext import loader
 from gradmix_ext.cli._errors import InputError, RunError, wrong_input
+from gradmix_ext.cli._launch import experiment_of, follow, join_ranks, leading
 from gradmix_ext.cli._plan import make_plan
 from gradmix_ext.cli._report import RichProgress, print_files, print_tables
 from gradmix_ext.continual.compare import Comparison
-from gradmix_ext.continual.experiment import Experiment
 from gradmix_ext.continual.files import default_folder
-from gradmix_ext.continual.jobs import RunFailedError
+from gradmix_ext.continual.jobs import Job, RunFailedError
 from gradmix_ext.continual.parallel import fitting_workers
 from gradmix_ext.continual.plan import Plan, provenance
 from gradmix_ext.continual.run_folder import RunFolder
 from gradmix_ext.continual.summary import describe
+from gradmix_ext.ranks import RankLostError, Ranks, leave
 
 __all__ = ["run_comparison"]
 
@@ -32,22 +33,45 @@ __all__ = ["run_comparison"]
 def run_comparison(kind: str, arms: Sequence[str], seeds: Sequence[int], **params: Any) -> None:
     """Check everything, train, and show what came out.
 
+    Of the processes that torchrun has started the first does this, and the others train with it.
+
     Args:
         kind: Name of the command, for the default folder.
         arms: METHOD[+AUGMENT] each.
         seeds: The seeds.
         **params: The other parameters of the command.
     """
+    ranks = join_ranks(params["rank_timeout"])
+    if not ranks.first:
+        follow(ranks)
+        return
+    with leading(ranks) as tell:
+        _lead(kind, arms, seeds, params, ranks, tell)
+
+
+def _lead(
+    kind: str,
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    params: dict[str, Any],
+    ranks: Ranks,
+    tell: Callable[[Plan, Sequence[Job]], None],
+) -> None:
+    """What the first process does; `tell` lets the others begin."""
     with wrong_input():
         plan = make_plan(arms, seeds, params)
+        if ranks.size > 1 and (params["jobs"] or 1) > 1:
+            raise ValueError(
+                f"--jobs is {params['jobs']}, but under torchrun all processes train one run"
+            )
         torch.set_num_threads(plan.threads)
-        experiment = Experiment(plan.config, plan.arms)
+        experiment = experiment_of(plan, ranks)
         if params["tensorboard"]:
             from gradmix_ext.continual.tensorboard import writer_class
 
             writer_class()
         backend = _load_backend()
-        origin = provenance(shlex.join(["gradmix", *sys.argv[1:]]), backend)
+        origin = provenance(shlex.join(["gradmix", *sys.argv[1:]]), backend, ranks.size)
         origin["class_names"] = list(experiment.dataset.class_names)
         _note_changes(plan, origin)
         folder = RunFolder(
@@ -59,11 +83,14 @@ def run_comparison(kind: str, arms: Sequence[str], seeds: Sequence[int], **param
             comparison = Comparison(experiment, plan.arms, plan.seeds, plan.baseline, plan.test)
             comparison.collect(folder.path)
             folder.write_log(comparison.runs)
-        left = len(comparison.jobs) - len(comparison.runs)
+        left = comparison.left(folder.path, params["checkpoint_every"], params["tensorboard"])
+        tell(plan, left)
         fitting = params["jobs"] or fitting_workers(experiment.device, plan.threads)
-        workers = max(1, min(fitting, left))
+        workers = max(1, min(fitting, len(left))) if ranks.size == 1 else 1
         click.echo(describe(comparison))
         beside = f", {workers} runs side by side" if workers > 1 else ""
+        if ranks.size > 1:
+            beside = f", {ranks.size} processes"
         click.echo(f"{experiment.device} with {plan.threads} thread(s){beside}, {backend}")
         if comparison.runs:
             click.echo(f"{len(comparison.runs)} of {len(comparison.jobs)} runs are there already")
@@ -76,22 +103,25 @@ def _execute(
     comparison: Comparison, folder: RunFolder, workers: int, params: dict[str, Any]
 ) -> None:
     """Do the runs. If that fails, or is interrupted, sum up what is finished, and exit."""
+    ranks = comparison.experiment.ranks
     try:
-        with _sigterm_interrupts(), RichProgress(comparison) as progress:
+        with _sigterm_interrupts(ranks), RichProgress(comparison) as progress:
             comparison.execute(
                 folder, progress, workers, params["checkpoint_every"], params["tensorboard"]
             )
     except KeyboardInterrupt:
         folder.finish(comparison)
+        why = ", or another process has died" if ranks.size > 1 else ""
         click.echo(
-            f"gradmix: interrupted: {len(comparison.runs)} of {len(comparison.jobs)} runs "
+            f"gradmix: interrupted{why}: {len(comparison.runs)} of {len(comparison.jobs)} runs "
             f"finished, kept in {folder.path}; --resume goes on from there",
             err=True,
         )
-        sys.exit(130)
+        leave(130)
     except RunFailedError as error:
         folder.finish(comparison)
-        raise RunError(f"{error}; what was finished is in {folder.path}") from error
+        more = "; --resume goes on from there" if isinstance(error.__cause__, RankLostError) else ""
+        raise RunError(f"{error}; what was finished is in {folder.path}{more}") from error
 
 
 @contextmanager
@@ -106,11 +136,19 @@ def _writing(folder: RunFolder) -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM, which batch systems send, do what Ctrl-C does."""
+def _sigterm_interrupts(ranks: Ranks) -> Iterator[None]:
+    """Let SIGTERM, which batch systems send, do what Ctrl-C does.
+
+    When one process of several has ended, torchrun sends it to the others, and more than once; what
+    is left to do then is short, and done.
+    """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
+    except BaseException:
+        if ranks.size > 1:
+            before = signal.SIG_IGN
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -130,6 +168,14 @@ def _note_changes(plan: Plan, now: dict[str, Any]) -> None:
                 "bits of results may differ",
                 err=True,
             )
+    processes = plan.origin.get("processes", 1)
+    if processes != now["processes"]:
+        click.echo(
+            f"gradmix: note: the folder was begun with {processes} process(es), this is "
+            f"{now['processes']}: other samples are mixed with each other, so results differ by "
+            "chance",
+            err=True,
+        )
 
 
 def _load_backend() -> str:

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from gradmix_ext.continual.data import RawInputs, input_count, read
 from gradmix_ext.continual.integers import integer
 from gradmix_ext.continual.selection import balanced_quota, herding_rank, rank_within_class
+from gradmix_ext.ranks import Ranks, ranks_of
 
 __all__ = ["POLICIES", "ReplayBuffer"]
 
@@ -32,14 +34,21 @@ class ReplayBuffer:
       last exemplars first. Needs features. A class that is added again has both selections
       interleaved by rank.
 
+    Over several processes this is one buffer, of which each holds a share. All of them offer the
+    same samples, with generators in the same state, and so choose the same ones; of those rank r of
+    R keeps numbers r, r + R, r + 2R, ... No sample is held twice.
+
     Args:
-        capacity: Number of samples in total, over all classes.
+        capacity: Number of samples in total, over all classes and processes.
         policy: One of the above.
         generator: Source of every draw; None is PyTorch's default generator of the data's device.
         fill: What a balanced policy does with slots that do not divide by the number of classes:
             leave them empty, so that all classes have the same share (as iCaRL does), or, if True,
             give them to the first classes. With 20 slots and 8 classes that is the difference
             between 16 and 20 samples.
+        process_group: The processes that share the buffer; by default it is this one's alone. They
+            have to call :meth:`add`, :meth:`draw`, :meth:`state_dict` and :meth:`load_state_dict`
+            together.
 
     Attributes:
         seen: How many samples were ever added. Part of the state: a reservoir that forgets it
@@ -52,6 +61,7 @@ class ReplayBuffer:
         policy: str = "reservoir",
         generator: torch.Generator | None = None,
         fill: bool = False,
+        process_group: dist.ProcessGroup | None = None,
     ) -> None:
         capacity = integer("capacity", capacity)
         if capacity < 1:
@@ -63,13 +73,17 @@ class ReplayBuffer:
         self.generator = generator
         self.fill = fill
         self.seen: int = 0
+        self.ranks: Ranks = ranks_of(process_group)
+        # Samples held by all ranks, and this one's share of them.
+        self._held = 0
         # Columns of equal length. "key" orders the samples of a class for the balanced policies.
         self._columns: dict[str, Tensor] = {}
         self._classes = torch.empty(0, dtype=torch.int64)
         self._class_seen = torch.empty(0, dtype=torch.int64)
 
     def __len__(self) -> int:
-        return len(self._columns["y"]) if self._columns else 0
+        """Number of samples held, in all shares together."""
+        return self._held
 
     @property
     def needs_features(self) -> bool:
@@ -78,7 +92,7 @@ class ReplayBuffer:
 
     @property
     def data(self) -> tuple[Tensor, Tensor] | None:
-        """Inputs [n, ...] and labels [n] of all held samples, or None while there are none."""
+        """Inputs [n, ...] and labels [n] of what is held here, or None while nothing is."""
         return (self._columns["x"], self._columns["y"]) if len(self) else None
 
     def require_room(self, num_classes: int) -> None:
@@ -94,7 +108,7 @@ class ReplayBuffer:
             )
 
     def column(self, name: str) -> Tensor:
-        """What was stored of every held sample under this name, [n, ...].
+        """What was stored of every sample held here under this name, [n, ...].
 
         Raises:
             KeyError: nothing was.
@@ -132,7 +146,7 @@ class ReplayBuffer:
         if len(y) == 0:
             return
         shape = read(x, torch.tensor([0])).shape[1:]
-        held = len(self)
+        held = self._held
         if held and shape != self._columns["x"].shape[1:]:
             raise ValueError(
                 f"x has samples of shape {list(shape)}, the buffer holds "
@@ -145,7 +159,8 @@ class ReplayBuffer:
                 f"extra must have one value per sample and the names {sorted(known)}, got "
                 f"{ {name: list(column.shape) for name, column in extra.items()} }"
             )
-        old = {name: column for name, column in self._columns.items() if name != "x"}
+        whole = {name: self.ranks.whole(column) for name, column in self._columns.items()}
+        old = {name: column for name, column in whole.items() if name != "x"}
         rows = torch.arange(held + len(y), device=y.device)
         new = {"y": y, "row": rows[held:], **extra}
         if held:
@@ -154,18 +169,29 @@ class ReplayBuffer:
             kept = self._reservoir(old, new)
         else:
             kept = self._balanced(old, new, features)
-        self._columns = {"x": self._inputs(x, kept.pop("row"), held), **kept}
+        self._held = len(kept["y"])
+        own = {name: self.ranks.share(column) for name, column in kept.items()}
+        held_x = whole["x"] if held else None
+        self._columns = {"x": _inputs(x, own.pop("row"), held_x), **own}
         self.seen += len(y)
 
     def draw(self, n: int) -> Tensor:
-        """Positions [n] of held samples, drawn uniformly, with replacement.
+        """Positions [n] of samples held here, drawn uniformly, with replacement.
+
+        Of `n` draws from all shares those are returned that fall into this one; see :meth:`drawn`.
 
         Raises:
             ValueError: the buffer is empty.
         """
         if not len(self):
             raise ValueError("cannot sample from an empty buffer")
-        return (self._uniform(n, self._columns["y"].device) * len(self)).long()
+        y = self._columns["y"]
+        drawn = self.drawn(n)
+        return (self._uniform(n, y.device)[drawn.start : drawn.stop] * len(y)).long()
+
+    def drawn(self, n: int) -> range:
+        """Which of `n` draws fall into this share: as many as it is large, to the nearest one."""
+        return self.ranks.drawn(n, len(self))
 
     def sample(self, n: int) -> tuple[Tensor, Tensor]:
         """Inputs [n, ...] and labels [n] of samples drawn as by :meth:`draw`."""
@@ -173,13 +199,16 @@ class ReplayBuffer:
         return self._columns["x"][index], self._columns["y"][index]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that determines what the buffer does next, as tensors and plain values."""
+        """Everything that determines what the buffer does next, as tensors and plain values.
+
+        All shares together are in it, so any number of processes can go on from it.
+        """
         return {
             "capacity": self.capacity,
             "policy": self.policy,
             "fill": self.fill,
             "seen": self.seen,
-            "columns": dict(self._columns),
+            "columns": {name: self.ranks.whole(column) for name, column in self._columns.items()},
             "classes": self._classes,
             "class_seen": self._class_seen,
             "generator": None if self.generator is None else self.generator.get_state(),
@@ -205,8 +234,10 @@ class ReplayBuffer:
         if (state["generator"] is None) != (self.generator is None):
             raise ValueError("the saved buffer and this one must both have a generator, or neither")
         self.seen = state["seen"]
+        columns = state["columns"]
+        self._held = len(columns["y"]) if columns else 0
         self._columns = {
-            name: column.to(device, copy=True) for name, column in state["columns"].items()
+            name: self.ranks.share(column).to(device, copy=True) for name, column in columns.items()
         }
         self._classes = state["classes"].clone()
         self._class_seen = state["class_seen"].clone()
@@ -218,24 +249,8 @@ class ReplayBuffer:
         where = device if self.generator is None else self.generator.device
         return torch.rand(n, dtype=torch.float64, device=where, generator=self.generator).to(device)
 
-    def _inputs(self, x: RawInputs, row: Tensor, held: int) -> Tensor:
-        """The inputs in these rows of what was held and, after that, offered."""
-        if isinstance(x, Tensor):
-            fresh = x.detach()[(row - held).clamp(min=0)]
-            if not held:
-                return fresh
-            is_fresh = (row >= held).view(-1, *[1] * (x.ndim - 1))
-            return torch.where(is_fresh, fresh, self._columns["x"][row.clamp(max=held - 1)])
-        is_fresh = row >= held
-        fresh = read(x, row[is_fresh] - held).to(row.device)
-        inputs = fresh.new_empty(len(row), *fresh.shape[1:])
-        inputs[is_fresh] = fresh
-        if held:
-            inputs[~is_fresh] = self._columns["x"][row[~is_fresh]]
-        return inputs
-
     def _reservoir(self, old: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
-        free = self.capacity - len(self)
+        free = self.capacity - self._held
         if free:
             head = {name: column[:free] for name, column in new.items()}
             old = {name: torch.cat([old[name], c]) if old else c for name, c in head.items()}
@@ -288,3 +303,21 @@ class ReplayBuffer:
         counts = torch.zeros_like(classes)
         counts.index_add_(0, position, torch.cat([self._class_seen.to(y.device), fresh_counts]))
         return classes, counts
+
+
+def _inputs(x: RawInputs, row: Tensor, old: Tensor | None) -> Tensor:
+    """The inputs in these rows of what was held, if anything was, and then what is offered."""
+    held = 0 if old is None else len(old)
+    if isinstance(x, Tensor):
+        fresh = x.detach()[(row - held).clamp(min=0)]
+        if old is None:
+            return fresh
+        is_fresh = (row >= held).view(-1, *[1] * (x.ndim - 1))
+        return torch.where(is_fresh, fresh, old[row.clamp(max=held - 1)])
+    is_fresh = row >= held
+    fresh = read(x, row[is_fresh] - held).to(row.device)
+    inputs = fresh.new_empty(len(row), *fresh.shape[1:])
+    inputs[is_fresh] = fresh
+    if old is not None:
+        inputs[~is_fresh] = old[row[~is_fresh]]
+    return inputs

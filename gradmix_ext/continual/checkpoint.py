@@ -18,7 +18,7 @@ __all__ = ["Checkpoint", "CheckpointError", "must_fit"]
 
 Load = TypeVar("Load", bound=Callable[..., None])
 
-_FORMAT = 1
+_FORMAT = 2
 _MARK = "gradmix_ext training checkpoint"
 
 

@@ -87,6 +87,16 @@ class Comparison:
             if run.is_there:
                 self.add(run)
 
+    def left(
+        self, folder: Path, checkpoint_every: float = 30.0, tensorboard: bool = False
+    ) -> list[Job]:
+        """The runs that are still to do, as :meth:`execute` does them."""
+        return [
+            Job(arm, seed, folder, checkpoint_every, tensorboard)
+            for arm, seed in self.jobs
+            if (arm, seed) not in self._finished
+        ]
+
     def execute(
         self,
         folder: RunFolder,
@@ -110,11 +120,7 @@ class Comparison:
             OSError: the folder can no longer be written.
         """
         progress = progress or Progress()
-        jobs = [
-            Job(arm, seed, folder.path, checkpoint_every, tensorboard)
-            for arm, seed in self.jobs
-            if (arm, seed) not in self._finished
-        ]
+        jobs = self.left(folder.path, checkpoint_every, tensorboard)
         with closing(self._do(jobs, min(workers, len(jobs)), progress)) as finished:
             for job in finished:
                 run = FinishedRun(folder.path, job.arm, job.seed)

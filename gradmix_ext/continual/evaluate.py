@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gradmix_ext.continual.feed import Feed
 from gradmix_ext.continual.scenario import Scenario
 from gradmix_ext.mixers.head import evaluation
+from gradmix_ext.ranks import ONE, Ranks
 
 __all__ = ["Evaluation", "Evaluator"]
 
@@ -43,15 +44,18 @@ class Evaluator:
     Args:
         scenario: The tasks.
         feed: Brings samples to the device of the model.
+        ranks: The processes that each test on their share of it.
     """
 
-    def __init__(self, scenario: Scenario, feed: Feed) -> None:
+    def __init__(self, scenario: Scenario, feed: Feed, ranks: Ranks = ONE) -> None:
         device = feed.device
-        self._inputs = [feed.view(task.test_x) for task in scenario]
-        self._y = torch.cat([task.test_y for task in scenario]).to(device)
-        sizes = torch.tensor([len(task.test_y) for task in scenario])
-        self._sizes = sizes
-        self._task = torch.arange(len(scenario)).repeat_interleave(sizes).to(device)
+        self._ranks = ranks
+        self._inputs = [feed.view(ranks.share(task.test_x)) for task in scenario]
+        labels = [ranks.share(task.test_y) for task in scenario]
+        self._y = torch.cat(labels).to(device)
+        self._sizes = torch.tensor([len(task.test_y) for task in scenario])
+        own_sizes = torch.tensor([len(y) for y in labels])
+        self._task = torch.arange(len(scenario)).repeat_interleave(own_sizes).to(device)
         own = torch.zeros(len(scenario), scenario.num_classes, dtype=torch.bool)
         for task in scenario:
             own[task.index, list(task.classes)] = True
@@ -73,7 +77,7 @@ class Evaluator:
                 [
                     predict(model, x[start : start + _CHUNK])
                     for x in self._inputs
-                    for start in range(0, len(x), _CHUNK)
+                    for start in range(0, max(len(x), 1), _CHUNK)
                 ]
             )
         predicted = scores.masked_fill(~seen_mask, -torch.inf).argmax(1)
@@ -92,9 +96,10 @@ class Evaluator:
         """Correct predictions per task, [T] float64."""
         hit = predicted == self._y
         counts = torch.zeros(len(self._sizes), dtype=torch.float64, device=hit.device)
-        return counts.index_add_(0, self._task, hit.double()).cpu()
+        return self._ranks.sum(counts.index_add_(0, self._task, hit.double())).cpu()
 
     def _confusion(self, predicted: Tensor, classes: int, seen_tasks: int) -> Tensor:
         seen = self._task < seen_tasks
         cell = (self._y * classes + predicted)[seen]
-        return torch.bincount(cell, minlength=classes * classes).reshape(classes, classes).cpu()
+        counts = self._ranks.sum(torch.bincount(cell, minlength=classes * classes))
+        return counts.reshape(classes, classes).cpu()

@@ -30,6 +30,7 @@ from gradmix_ext.continual.result import Result
 from gradmix_ext.continual.scenario import Scenario, class_incremental
 from gradmix_ext.continual.trainer import Trainer, random_stream
 from gradmix_ext.mixers import Mixer, by_name
+from gradmix_ext.ranks import ONE, Ranks
 
 __all__ = ["DEFAULT_ARMS", "Arm", "Experiment", "ExperimentConfig", "Run"]
 
@@ -121,6 +122,7 @@ class ExperimentConfig:
     compile: bool = False
     storage: str = "auto"
     workers: int = 0
+    sync_batch_norm: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +156,7 @@ class Experiment:
     Args:
         config: The settings.
         arms: What will be run, for the checks.
+        ranks: The processes that train each run together.
 
     Raises:
         ValueError: a setting is wrong, the data set or the model is unknown or does not fit, the
@@ -162,8 +165,9 @@ class Experiment:
         OSError: the data cannot be read.
     """
 
-    def __init__(self, config: ExperimentConfig, arms: Sequence[Arm]) -> None:
+    def __init__(self, config: ExperimentConfig, arms: Sequence[Arm], ranks: Ranks = ONE) -> None:
         self.config = config
+        self.ranks: Ranks = ranks
         self.device: torch.device = usable_device(config.device)
         for name in ("lr", "momentum", "weight_decay"):
             value = getattr(config, name)
@@ -175,6 +179,7 @@ class Experiment:
             self.model(scenario)
         for arm in arms:
             trainer = self.trainer(arm, seed=0)
+            trainer.require_shares(scenario)
             self.mixer(arm, seed=0).check(self.model(scenario), scenario.input_shape)
             if trainer.method.uses_buffer and config.buffer_size < scenario.num_classes:
                 raise ValueError(
@@ -211,7 +216,7 @@ class Experiment:
         return by_name(
             arm.augment,
             self.dataset.num_classes,
-            generator=random_stream(seed, 2, self.device),
+            generator=random_stream(seed, 2, self.device, self.ranks.rank),
             **self._mixing(arm),
         )
 
@@ -248,6 +253,8 @@ class Experiment:
             compile=config.compile,
             storage=config.storage,
             workers=config.workers,
+            process_group=self.ranks.group,
+            sync_batch_norm=config.sync_batch_norm,
         )
 
     def run(

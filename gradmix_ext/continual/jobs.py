@@ -8,9 +8,10 @@ from pathlib import Path
 
 from gradmix_ext.continual.callbacks import Callback, EpochEnd, TaskEnd
 from gradmix_ext.continual.checkpoint import Checkpoint, CheckpointError
-from gradmix_ext.continual.experiment import Arm, Experiment
+from gradmix_ext.continual.experiment import Arm, Experiment, Run
 from gradmix_ext.continual.finished import write_run
 from gradmix_ext.continual.trainer import DivergedError
+from gradmix_ext.ranks import FirstRankError, RankLostError
 
 __all__ = ["CHECKPOINTS", "TENSORBOARD", "Job", "RunFailedError", "Tick"]
 
@@ -70,27 +71,34 @@ class Job:
     def do(self, experiment: Experiment, tell: Callable[[Tick], None]) -> None:
         """Train, from the checkpoint if there is one, and write the finished run to the folder.
 
+        Over several processes all do so together, and the first writes.
+
         Args:
             experiment: Settings and data.
             tell: Hears of every epoch.
 
         Raises:
-            RunFailedError: training diverged, the checkpoint cannot be used, or the disk refused.
+            RunFailedError: training diverged, the checkpoint cannot be used, the disk refused, or
+                another process has died.
         """
         name = f"{self.arm.label}-seed-{self.seed}.pt"
         checkpoint = Checkpoint(self.folder / CHECKPOINTS / name, self.checkpoint_every)
         ticks = _Ticks(self.arm, self.seed, tell)
-        callbacks = (ticks, self._logger(experiment.config.epochs))
+        logger = self._logger(experiment.config.epochs, experiment.ranks.first)
         try:
-            run = experiment.run(self.arm, self.seed, callbacks, checkpoint)
-            write_run(self.folder, run)
-            checkpoint.path.unlink(missing_ok=True)
-        except (DivergedError, CheckpointError, OSError) as error:
+            run = experiment.run(self.arm, self.seed, (ticks, logger), checkpoint)
+            with experiment.ranks.watched():
+                experiment.ranks.on_first(lambda: self._write(run, checkpoint))
+        except (DivergedError, CheckpointError, OSError, FirstRankError, RankLostError) as error:
             raise RunFailedError.of(self.arm, self.seed, error) from error
 
-    def _logger(self, epochs: int) -> Callback:
+    def _write(self, run: Run, checkpoint: Checkpoint) -> None:
+        write_run(self.folder, run)
+        checkpoint.path.unlink(missing_ok=True)
+
+    def _logger(self, epochs: int, first: bool) -> Callback:
         """The writer of event files; a checkpoint counts callbacks, so there is always one."""
-        if not self.tensorboard:
+        if not self.tensorboard or not first:
             return Callback()
         from gradmix_ext.continual.tensorboard import TensorBoardLog
 

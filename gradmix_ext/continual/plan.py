@@ -22,17 +22,19 @@ CONFIG = "config.json"
 _OWN = ("settings", "arms", "seeds", "baseline", "test", "threads")
 
 
-def provenance(command: str, backend: str) -> dict[str, Any]:
+def provenance(command: str, backend: str, processes: int = 1) -> dict[str, Any]:
     """How results come about: command, time, kernels, versions.
 
     Args:
         command: As it can be typed again.
         backend: The kernels that run.
+        processes: How many train each run together.
     """
     return {
         "command": command,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "backend": backend,
+        "processes": processes,
         "versions": {
             "gradmix_ext": __version__,
             "torch": torch.__version__,

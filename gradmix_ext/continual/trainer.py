@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from gradmix_ext.continual.buffer import ReplayBuffer
@@ -29,6 +31,7 @@ from gradmix_ext.continual.result import Result
 from gradmix_ext.continual.scenario import Scenario, Task
 from gradmix_ext.continual.training_state import TrainingState
 from gradmix_ext.mixers import Mixer, by_name
+from gradmix_ext.ranks import Ranks, ranks_of
 
 __all__ = ["DivergedError", "Trainer", "random_stream"]
 
@@ -44,6 +47,9 @@ class Trainer:
 
     Nothing in a step waits for the device; the loss is read once an epoch.
 
+    With a ``process_group`` each of its processes makes a trainer with the same settings, and they
+    train one model together by DDP: docs/distributed.md.
+
     Args:
         model: A module, trained in place, or a function that builds one for a scenario. The default
             builds an MLP with two hidden layers of 256.
@@ -57,12 +63,13 @@ class Trainer:
             ``"constant"``, ``"cosine"`` or ``"step"``, or a function of the optimizer and the
             number of epochs.
         epochs: Epochs per task.
-        batch_size: Samples per batch (of current samples, in split replay). An epoch's last batch
-            has what is left; one sample alone joins the batch before it, since batch
-            normalisation cannot train on it.
+        batch_size: Samples per batch (of current samples, in split replay), over all processes. An
+            epoch's last batch has what is left; one sample alone joins the batch before it, since
+            batch normalisation cannot train on it.
         device: Where to train.
         seed: Seed of everything random: initial weights, order of batches, augmentation, dropout,
-            and the mixer and the buffer unless they are given as objects.
+            and the mixer and the buffer unless they are given as objects. Processes have streams of
+            their own for augmentation, dropout and the mixer.
         callbacks: Told about epochs and tasks.
         amp: Mixed precision of the training step: ``"none"``, ``"bf16"`` or ``"fp16"`` (with a
             scaled loss). Tests and GradMix's criterion keep the precision of the weights.
@@ -72,6 +79,11 @@ class Trainer:
             style data set reads it from), or ``"auto"``: on the device if it takes at most half of
             its free memory.
         workers: Processes that read data which is not on the device.
+        process_group: The processes that train together, such as
+            ``torch.distributed.group.WORLD``; by default this one trains alone. The mixer and the
+            buffer become part of it.
+        sync_batch_norm: Whether batch normalisation takes its statistics over the batches of all
+            processes (on GPUs alone); otherwise each normalises by its own part of a batch.
     """
 
     def __init__(
@@ -93,6 +105,8 @@ class Trainer:
         compile: bool = False,
         storage: str = "auto",
         workers: int = 0,
+        process_group: dist.ProcessGroup | None = None,
+        sync_batch_norm: bool = False,
     ) -> None:
         epochs, batch_size = integer("epochs", epochs), integer("batch_size", batch_size)
         for name, value in (("epochs", epochs), ("batch_size", batch_size)):
@@ -110,7 +124,10 @@ class Trainer:
         ):
             if isinstance(chosen, str) and chosen not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got '{chosen}'")
+        self.ranks: Ranks = ranks_of(process_group)
         self.device: torch.device = torch.empty(0, device=device).device  # with its index
+        if sync_batch_norm and self.ranks.size > 1 and self.device.type == "cpu":
+            raise ValueError("sync_batch_norm needs GPUs: PyTorch has none for the CPU")
         self.method: Method = method_by_name(method) if isinstance(method, str) else method
         if self.method.uses_buffer and buffer is None:
             raise ValueError(f"{type(self.method).__name__} replays samples: give buffer")
@@ -118,6 +135,8 @@ class Trainer:
             capacity = integer("buffer", buffer)
             generator = random_stream(seed, 3, self.device)
             buffer = ReplayBuffer(capacity, self.method.buffer_policy, generator)
+        if buffer is not None and self.ranks.size > 1:
+            buffer.ranks = self.ranks
         self.buffer = buffer
         self.model = model
         self.mixer = mixer
@@ -134,6 +153,7 @@ class Trainer:
         self.compile = compile
         self.storage = storage
         self.workers = workers
+        self.sync_batch_norm = sync_batch_norm
 
     def fit(self, scenario: Scenario, checkpoint: Checkpoint | None = None) -> Result:
         """Train on every task in turn.
@@ -146,10 +166,13 @@ class Trainer:
         Raises:
             ValueError: the buffer already holds samples, as after an earlier `fit`, or shares its
                 capacity out over more classes than it has room for; or the mixer can do nothing
-                with the model or the samples.
+                with the model or the samples; or several processes have different settings, or
+                too little to share.
             CheckpointError: the file is damaged, or is of a training with other settings.
             DivergedError: the loss became infinite or NaN.
             OSError: the checkpoint cannot be written.
+            FirstRankError: process 0 could not read or write it.
+            RankLostError: another process has died, or does not answer.
         """
         if self.buffer is not None and len(self.buffer):
             raise ValueError(
@@ -158,10 +181,12 @@ class Trainer:
             )
         if self.method.uses_buffer and self.buffer is not None:
             self.buffer.require_room(scenario.num_classes)
-        with _own_randomness(self.seed, self.device):
+        self.require_shares(scenario)
+        with self.ranks.watched(), _own_randomness(self.seed, self.device, self.ranks.rank):
             run = self._prepare(scenario)
+            self.ranks.require_same(run.settings())
             run.mixer.check(run.model, scenario.input_shape)
-            saved = None if checkpoint is None else checkpoint.load()
+            saved = None if checkpoint is None else self.ranks.on_first(checkpoint.load)
             if saved is not None:
                 run.load_state_dict(saved)
             for callback in self.callbacks:
@@ -194,18 +219,17 @@ class Trainer:
                 )
             run.schedule.step()
             run.epoch = epoch + 1
+            self.ranks.synchronise(run.model)
             for callback in self.callbacks:
                 callback.on_epoch_end(EpochEnd(task, epoch, loss, run.mixer, stage.seen_mask))
-            if checkpoint is not None and checkpoint.due():
-                checkpoint.save(run.state_dict())
+            self._save(run, checkpoint)
         self.method.end_task(stage)
         evaluation = run.evaluator(run.model, self.method.predict, stage.seen_mask, task.index + 1)
         run.evaluations.append(evaluation)
         run.task, run.epoch = task.index + 1, 0
         for callback in self.callbacks:
             callback.on_task_end(TaskEnd(task, evaluation, run.model))
-        if checkpoint is not None and checkpoint.due():
-            checkpoint.save(run.state_dict())
+        self._save(run, checkpoint)
 
     def _train_epoch(self, run: TrainingState, stage: Stage) -> Tensor:
         """One epoch; the mean loss per sample, still on the device."""
@@ -218,7 +242,7 @@ class Trainer:
                 mixer.update(model, stage.current, memory, seen_classes=stage.seen_mask)
             batch = mixer.mix(x, y)
             with self._precision():
-                logits = batch.forward(model)
+                logits = batch.forward(run.replica)
                 loss = self.method.loss(stage, batch, logits)
             optimizer.zero_grad()
             scaler.scale(loss).backward()
@@ -230,8 +254,36 @@ class Trainer:
             scaler.update()
             losses.append(loss.detach())
             sizes.append(len(y))
-        share = torch.tensor(sizes, dtype=torch.float64, device=self.device)
-        return torch.stack(losses).double() @ share / share.sum()
+        share = self.ranks.sum(torch.tensor(sizes, dtype=torch.float64, device=self.device))
+        return self.ranks.average(torch.stack(losses).double()) @ share / share.sum()
+
+    def _save(self, run: TrainingState, checkpoint: Checkpoint | None) -> None:
+        """Keep the state if it is time; all ranks give theirs, and the first one writes."""
+        if checkpoint is not None and self.ranks.on_first(checkpoint.due):
+            state = run.state_dict()
+            self.ranks.on_first(lambda: checkpoint.save(state))
+
+    def require_shares(self, scenario: Scenario) -> None:
+        """Check that, of several processes, each gets enough of everything.
+
+        Raises:
+            ValueError: one would have less than two samples of a batch, a task or the buffer.
+        """
+        if self.ranks.size == 1:
+            return
+        buffer = None if self.buffer is None else self.buffer.capacity
+        sizes = {"batch_size": self.batch_size, "the buffer's capacity": buffer}
+        for task in scenario:
+            sizes[f"the number of training samples of task {task.index + 1}"] = len(task.train_y)
+        for name, size in sizes.items():
+            if size is not None and size < 2 * self.ranks.size:
+                raise ValueError(
+                    f"{name} is {size}, but {self.ranks.size} processes need 2 samples each"
+                )
+        if self.buffer is not None and self.buffer.generator is None:
+            raise ValueError(
+                "a buffer that processes share needs a generator of the same seed on each"
+            )
 
     def _precision(self) -> AbstractContextManager[object]:
         return nullcontext() if self.amp is None else torch.autocast(self.device.type, self.amp)
@@ -246,20 +298,24 @@ class Trainer:
         feed = Feed(
             scenario.transform,
             self.device,
-            random_stream(self.seed, 4, self.device),
+            random_stream(self.seed, 4, self.device, self.ranks.rank),
             self.workers,
-            random_stream(self.seed, 6, "cpu"),
+            random_stream(self.seed, 6, "cpu", self.ranks.rank),
         )
         model = self._build_model(scenario)
+        if self.sync_batch_norm and self.ranks.size > 1:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model, self.ranks.group)
         if self.compile:
             model.compile()
-        evaluator = Evaluator(scenario, feed)
+        replica = self.ranks.replicated(model)
+        evaluator = Evaluator(scenario, feed, self.ranks)
         nothing_seen = torch.zeros(scenario.num_classes, dtype=torch.bool, device=self.device)
         return TrainingState(
             trainer=self,
             scenario=scenario,
             feed=feed,
             model=model,
+            replica=replica,
             mixer=self._build_mixer(scenario),
             order=random_stream(self.seed, 1, self.device),
             scaler=torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16),
@@ -277,6 +333,7 @@ class Trainer:
             self.batch_size,
             run.order,
             run.feed,
+            self.ranks,
         )
 
     def _build_model(self, scenario: Scenario) -> nn.Module:
@@ -291,23 +348,37 @@ class Trainer:
 
     def _build_mixer(self, scenario: Scenario) -> Mixer:
         if isinstance(self.mixer, Mixer):
-            return self.mixer
-        generator = random_stream(self.seed, 2, self.device)
-        return by_name(self.mixer, scenario.num_classes, generator=generator)
+            mixer = self.mixer
+        else:
+            generator = random_stream(self.seed, 2, self.device, self.ranks.rank)
+            mixer = by_name(self.mixer, scenario.num_classes, generator=generator)
+        if self.ranks.size > 1:
+            mixer.ranks = self.ranks
+        return mixer
 
 
-def random_stream(seed: int, stream: int, device: torch.device | str) -> torch.Generator:
+def random_stream(
+    seed: int, stream: int, device: torch.device | str, rank: int = 0
+) -> torch.Generator:
     """A generator for one purpose of one seed, so that no purpose moves the draws of another.
 
     Streams in use: 1 order of batches, 2 mixer, 3 buffer, 4 augmentation, 5 PyTorch's own,
-    6 workers that read data.
+    6 workers that read data. All ranks share 1 and 3; of the others each has its own.
     """
-    return torch.Generator(device).manual_seed(seed * 16 + stream)
+    return torch.Generator(device).manual_seed(_stream_seed(seed, stream, rank))
+
+
+def _stream_seed(seed: int, stream: int, rank: int) -> int:
+    own = seed * 16 + stream
+    # Hashed, since the generator of the CPU looks at 32 bits only.
+    return (
+        own if rank == 0 else int(np.random.SeedSequence([own % 2**64, rank]).generate_state(1)[0])
+    )
 
 
 @contextmanager
-def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+def _own_randomness(seed: int, device: torch.device, rank: int) -> Iterator[None]:
     """PyTorch's own generators (dropout) start from the seed, and are put back afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed * 16 + 5)
+        torch.manual_seed(_stream_seed(seed, 5, rank))
         yield

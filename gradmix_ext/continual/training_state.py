@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from gradmix_ext.continual.checkpoint import CheckpointError, must_fit
@@ -25,12 +25,18 @@ __all__ = ["TrainingState"]
 
 @dataclass(eq=False)
 class TrainingState:
-    """Everything that one fit works with, and where it is: what a checkpoint holds."""
+    """Everything that one fit works with, and where it is: what a checkpoint holds.
+
+    Over several ranks this is the state of one of them. What they share is saved once, and what is
+    each one's own by rank, so that as many ranks go on bit for bit. If there are fewer, some of the
+    streams of random numbers end; if there are more, the further ones begin theirs.
+    """
 
     trainer: Trainer
     scenario: Scenario
     feed: Feed
     model: nn.Module
+    replica: nn.Module
     mixer: Mixer
     order: torch.Generator
     scaler: torch.amp.GradScaler
@@ -46,7 +52,7 @@ class TrainingState:
         """The state at the end of an epoch or, with `epoch` 0, between two tasks."""
         begun = self.epoch > 0
         return {
-            "settings": self._settings(),
+            "settings": self.settings(),
             "task": self.task,
             "epoch": self.epoch,
             "untrained": asdict(self.untrained),
@@ -54,9 +60,8 @@ class TrainingState:
             "parts": {name: part.state_dict() for name, part in self._parts(begun).items()},
             "buffer": None if self.trainer.buffer is None else self.trainer.buffer.state_dict(),
             "callbacks": [callback.state_dict() for callback in self.trainer.callbacks],
-            "generators": {name: g.get_state() for name, g in self._generators().items()},
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state(self.feed.device) if self._on_cuda else None,
+            "order": self.order.get_state(),
+            "ranks": self.trainer.ranks.gather(self._own_state()),
         }
 
     @must_fit
@@ -66,7 +71,7 @@ class TrainingState:
         Raises:
             CheckpointError: it is of a training with other settings, or lacks something.
         """
-        for name, value in self._settings().items():
+        for name, value in self.settings().items():
             if state["settings"].get(name) != value:
                 raise CheckpointError(
                     f"the checkpoint is of a training with {name} = "
@@ -83,11 +88,8 @@ class TrainingState:
             self.trainer.buffer.load_state_dict(state["buffer"], where)
         for callback, saved in zip(self.trainer.callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(saved)
-        for name, generator in self._generators().items():
-            generator.set_state(state["generators"][name])
-        torch.set_rng_state(state["torch"])
-        if self._on_cuda:
-            torch.cuda.set_rng_state(state["cuda"], self.feed.device)
+        self.order.set_state(state["order"])
+        self._load_own_state(state["ranks"])
 
     def result(self) -> Result:
         """What was measured, once all tasks are trained."""
@@ -101,6 +103,31 @@ class TrainingState:
             task_classes=tuple(task.classes for task in self.scenario),
         )
 
+    def _own_state(self) -> dict[str, Any]:
+        """What ranks do not share: streams of random numbers, the mixer's among them."""
+        mixer = self.mixer.state_dict().items()
+        return {
+            "mixer": {name: v.cpu() if isinstance(v, Tensor) else v for name, v in mixer},
+            "generators": {name: g.get_state() for name, g in self._generators().items()},
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.feed.device) if self._on_cuda else None,
+        }
+
+    def _load_own_state(self, by_rank: list[dict[str, Any]]) -> None:
+        rank = self.trainer.ranks.rank
+        if rank >= len(by_rank):  # a rank that was not there: it begins, with what was learned
+            begun = self.mixer.state_dict()
+            streams = {name: begun[name] for name in begun if name.endswith("generator")}
+            self.mixer.load_state_dict(by_rank[0]["mixer"] | streams)
+            return
+        state = by_rank[rank]
+        self.mixer.load_state_dict(state["mixer"])
+        for name, generator in self._generators().items():
+            generator.set_state(state["generators"][name])
+        torch.set_rng_state(state["torch"])
+        if self._on_cuda:
+            torch.cuda.set_rng_state(state["cuda"], self.feed.device)
+
     @property
     def _on_cuda(self) -> bool:
         return self.feed.device.type == "cuda"
@@ -108,7 +135,6 @@ class TrainingState:
     def _parts(self, begun: bool) -> dict[str, Any]:
         parts: dict[str, Any] = {
             "model": self.model,
-            "mixer": self.mixer,
             "method": self.trainer.method,
             "scaler": self.scaler,
         }
@@ -118,14 +144,13 @@ class TrainingState:
 
     def _generators(self) -> dict[str, torch.Generator]:
         named = {
-            "order": self.order,
             "augmentation": self.feed.generator,
             "reading": self.feed.reading,
         }
         return {name: generator for name, generator in named.items() if generator is not None}
 
-    def _settings(self) -> dict[str, Any]:
-        """What must be the same for a training to go on."""
+    def settings(self) -> dict[str, Any]:
+        """What must be the same for a training to go on, and on all ranks."""
         trainer = self.trainer
         return {
             "seed": trainer.seed,

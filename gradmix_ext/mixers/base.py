@@ -15,6 +15,7 @@ from gradmix_ext import ops
 from gradmix_ext.mixers.batch import MixedBatch
 from gradmix_ext.mixers.images import ImageBatch, Inputs
 from gradmix_ext.mixers.lam import LamLaw, Schedule
+from gradmix_ext.ranks import ONE, Ranks
 
 #: Inputs and labels [N], as a criterion takes them.
 Samples = tuple[Inputs, Tensor]
@@ -40,6 +41,9 @@ class Mixer(ABC):
 
     #: Whether :meth:`update` does anything.
     needs_update = False
+
+    #: Whose samples :meth:`update` is about.
+    ranks: Ranks = ONE
 
     def __init__(
         self,

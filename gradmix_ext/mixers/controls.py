@@ -34,8 +34,9 @@ class ShuffledScoresMixup(GradMix):
         seen_classes: Tensor | Iterable[int] | None = None,
     ) -> None:
         """Draw a new order of the pairs; see :meth:`GradMix.update` for the arguments."""
-        shape = (self.num_classes, self.num_classes)
-        self._order = torch.rand(shape, device=current[1].device, generator=self.generator)
+        shape, device = (self.num_classes, self.num_classes), current[1].device
+        generator = self.ranks.common(self.generator, device)
+        self._order = torch.rand(shape, device=device, generator=generator)
         super().update(model, current, buffer, seen_classes)
 
     def _decide(self) -> None:

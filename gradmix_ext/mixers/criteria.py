@@ -4,6 +4,9 @@ A mixed sample with gradient g~ changes the loss of the earlier tasks, to first 
 step of size η, by -η <g~, g_buf>, with g_buf the mean gradient of the replay buffer. The abstract
 of GradMix (arXiv 2505.08528) states the criterion; which layer, how many samples and how often are
 choices of this implementation.
+
+Over several ranks, each with samples of its own, all of this is about the samples of all of them:
+sums and counts are added up, and every rank ends with the same scores.
 """
 
 from __future__ import annotations
@@ -18,9 +21,13 @@ from gradmix_ext.mixers.base import Samples
 from gradmix_ext.mixers.head import HeadInput, evaluation, in_one_dtype
 from gradmix_ext.mixers.images import Inputs
 from gradmix_ext.mixers.lam import LamLaw
+from gradmix_ext.ranks import ONE, Ranks
 
 # Samples per forward pass, so that scoring many pairs does not take more memory than training.
 CHUNK = 1024
+
+# Elements of the class gradients [K, C, d] that are added up over the ranks at a time.
+_BLOCK = 2**22
 
 CRITERIA = ("mixed", "linear", "gram")
 
@@ -40,12 +47,20 @@ class Probe:
         model: The model.
         head: Its last linear layer.
         class_mask: Classes [C] (bool) of the softmax; all by default.
+        ranks: Who else has samples and looks at the same time.
     """
 
-    def __init__(self, model: nn.Module, head: nn.Linear, class_mask: Tensor | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        head: nn.Linear,
+        class_mask: Tensor | None,
+        ranks: Ranks = ONE,
+    ) -> None:
         self.model = model
         self.head = head
         self.class_mask = class_mask
+        self.ranks = ranks
         self._known: tuple[Inputs, tuple[Tensor, Tensor]] | None = None
 
     def forward(self, x: Inputs) -> tuple[Tensor, Tensor]:
@@ -55,7 +70,9 @@ class Probe:
         captured = HeadInput(self.head)
         try:
             with evaluation(self.model):
-                starts = range(0, max(len(x), 1), CHUNK)  # one empty part where x is empty
+                # One empty part where x is empty; as many on all ranks, since the forward pass of
+                # a sharded model needs every one of them.
+                starts = range(0, max(self.ranks.most(len(x)), 1), CHUNK)
                 parts = [self.model(x[start : start + CHUNK]) for start in starts]
             features = torch.cat([captured.of(part) for part in parts])
         finally:
@@ -79,8 +96,9 @@ class Probe:
             num_groups=1,
             class_mask=self.class_mask,
         )
+        weight, bias = (self.ranks.mean(part[0], len(y)) for part in (weight, bias))
         # A head without bias has no gradient there.
-        return Direction(weight[0], bias[0] if self.head.bias is not None else bias[0] * 0)
+        return Direction(weight, bias if self.head.bias is not None else bias * 0)
 
     def pair_scores(
         self, x: Tensor, y: Tensor, partner_y: Tensor, lam: Tensor, direction: Direction
@@ -115,11 +133,22 @@ def few(samples: Samples, limit: int, generator: torch.Generator | None) -> Samp
 
 
 class Pool:
-    """Current and buffered samples addressed as one set, without copying either."""
+    """Current and buffered samples addressed as one set, without copying either.
 
-    def __init__(self, current: Samples, buffer: Samples) -> None:
-        self.parts: list[Samples] = [samples for samples in (current, buffer) if samples[1].numel()]
-        self.y: Tensor = torch.cat([y for _, y in self.parts])
+    Attributes:
+        parts: This rank's samples: current, buffered, or both.
+        own_y: Their labels [n].
+        y: The labels [N] of all ranks' samples, to which positions of the pool refer.
+    """
+
+    def __init__(self, current: Samples, buffer: Samples, ranks: Ranks = ONE) -> None:
+        self.ranks: Ranks = ranks
+        self.parts: list[Samples] = [
+            part for part in (current, buffer) if ranks.total(part[1].numel())
+        ]
+        self.own_y: Tensor = torch.cat([y for _, y in self.parts])
+        self.y: Tensor
+        self.y, self._begin = ranks.joined(self.own_y)
         self.order: Tensor = self.y.argsort(stable=True)
         self.classes: Tensor
         self.count: Tensor
@@ -135,12 +164,16 @@ class Pool:
 
     def take(self, index: Tensor) -> Tensor:
         """The samples at these positions of the pool."""
-        first = self.parts[0][0]
+        return self.ranks.fetch(self._read, index, self._begin, len(self.own_y))
+
+    def _read(self, index: Tensor) -> Tensor:
+        """This rank's samples, by their positions among them."""
+        first, *rest = [x for x, _ in self.parts if len(x)] or [self.parts[0][0]]
         result = first[index.clamp(max=len(first) - 1)]
-        if len(self.parts) == 2:
+        if rest:
             offset = index - len(first)
             inside = (offset >= 0).reshape(-1, *[1] * (result.dim() - 1))
-            result = torch.where(inside, self.parts[1][0][offset.clamp(min=0)], result)
+            result = torch.where(inside, rest[0][offset.clamp(min=0)], result)
         return result
 
 
@@ -175,35 +208,63 @@ def score_pairs(
         total, count = _mixed_scores(probe, pool, direction, law, samples_per_pair, generator)
         return total / count.clamp(min=1), count > 0
 
+    y = pool.own_y
     outputs = [probe.forward(x) for x, _ in pool.parts]
     features = torch.cat([features for features, _ in outputs])
     logits = torch.cat([logits for _, logits in outputs])
-    present = torch.zeros(probe.head.out_features, dtype=torch.bool, device=pool.y.device)
+    present = torch.zeros(probe.head.out_features, dtype=torch.bool, device=y.device)
     present[pool.classes] = True
     scored = present[:, None] & present
     if criterion == "gram":
-        gram = ops.class_gram(features, logits, pool.y, class_mask=probe.class_mask)
-        if probe.head.bias is None:
-            _, bias, _ = ops.class_gradients(
-                features[:, :0], logits, pool.y, class_mask=probe.class_mask
-            )
-            wide = bias.double()  # never in TF32
-            gram = gram - (wide @ wide.T).to(gram.dtype)
-        return gram, scored
+        gram = _gram if pool.ranks.size == 1 else _gram_of_all
+        return gram(probe, features, logits, y), scored
     # A sample paired with itself is one of the pair (k, k): the diagonal holds Σ <g, direction>.
     total, count = ops.pair_scores(
         features,
         logits,
-        pool.y,
-        pool.y,
+        y,
+        y,
         1.0,
         direction.weight,
         direction.bias,
         num_classes=probe.head.out_features,
         class_mask=probe.class_mask,
     )
+    total, count = pool.ranks.sum(total), pool.ranks.sum(count)
     s = total.diagonal() / count.diagonal().clamp(min=1)
     return torch.where(scored, (s[:, None] + s) / 2, 0.0), scored
+
+
+def _gram(probe: Probe, features: Tensor, logits: Tensor, y: Tensor) -> Tensor:
+    """Gram matrix [C, C] of the classes' mean gradients over the samples of this process."""
+    gram = ops.class_gram(features, logits, y, class_mask=probe.class_mask)
+    if probe.head.bias is None:
+        _, bias, _ = ops.class_gradients(features[:, :0], logits, y, class_mask=probe.class_mask)
+        wide = bias.double()  # never in TF32
+        gram = gram - (wide @ wide.T).to(gram.dtype)
+    return gram
+
+
+def _gram_of_all(probe: Probe, features: Tensor, logits: Tensor, y: Tensor) -> Tensor:
+    """The same over the samples of all ranks, from the sums of the class gradients.
+
+    A Gram matrix of one rank's samples knows nothing of their products with another's. The sums are
+    taken for some features at a time, so that [C, C, d] never has to fit into memory.
+    """
+    classes = logits.shape[1]
+    gram = torch.zeros(classes, classes, dtype=torch.float64, device=y.device)
+    blocks = features.split(max(_BLOCK // classes**2, 1), dim=1)
+    for number, block in enumerate(blocks):
+        weight, bias, count = ops.class_gradients(
+            block, logits, y, class_mask=probe.class_mask, reduction="sum"
+        )
+        total = weight.flatten(1)
+        if number == 0 and probe.head.bias is not None:
+            total = torch.cat([total, bias], dim=1)
+        count = probe.ranks.sum(count).clamp(min=1)
+        mean = probe.ranks.sum(total).double() / count[:, None]
+        gram += mean @ mean.T
+    return gram.to(features.dtype)
 
 
 def _mixed_scores(
@@ -214,7 +275,13 @@ def _mixed_scores(
     samples_per_pair: int,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    device = pool.y.device
+    """Sums [C, C] of the scores of mixed samples, and how many they are.
+
+    All ranks draw the same samples from those of all, and each rank forwards its share of them: the
+    scores are those that one process with all samples would have.
+    """
+    device, ranks = pool.y.device, pool.ranks
+    generator = ranks.common(generator, device)
     law = replace(law, per_sample=True)
     pairs = torch.combinations(
         torch.arange(pool.classes.shape[0], device=device), with_replacement=True
@@ -227,8 +294,8 @@ def _mixed_scores(
         first = pool.take(pool.draw(a, generator))
         second = pool.take(pool.draw(b, generator))
         weight = lam_x.to(first.dtype).reshape(-1, *[1] * (first.dim() - 1))
-        part_sum, part_count = probe.pair_scores(
-            torch.lerp(second, first, weight), pool.classes[a], pool.classes[b], lam_y, direction
-        )
+        mixed = torch.lerp(second, first, weight)
+        x, y, partner_y, lam = map(ranks.share, (mixed, pool.classes[a], pool.classes[b], lam_y))
+        part_sum, part_count = probe.pair_scores(x, y, partner_y, lam, direction)
         total, count = total + part_sum, count + part_count
-    return total, count
+    return ranks.sum(total), ranks.sum(count)

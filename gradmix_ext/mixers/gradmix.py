@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from gradmix_ext import _checks as checks
@@ -16,9 +17,10 @@ from gradmix_ext import ops
 from gradmix_ext.mixers.base import Mixer, Samples
 from gradmix_ext.mixers.batch import MixedBatch
 from gradmix_ext.mixers.criteria import CRITERIA, Direction, Pool, Probe, few, score_pairs
-from gradmix_ext.mixers.head import HeadInput, find_head, in_one_dtype, is_compiled
+from gradmix_ext.mixers.head import HeadInput, bare, find_head, in_one_dtype, is_compiled
 from gradmix_ext.mixers.images import ImageBatch
 from gradmix_ext.mixers.policies import POLICIES, draw_softly, preferences
+from gradmix_ext.ranks import ranks_of
 
 FIRST_TASK = ("mixup", "none")
 
@@ -85,6 +87,10 @@ class GradMix(Mixer):
         score_momentum: Weight of the past in the moving average of online scores.
         exploration: Share of the pairs that online scoring tries for a batch although they are
             presently excluded, so that their scores stay known.
+        process_group: Processes that train one model together, each on samples of its own, such as
+            ``torch.distributed.group.WORLD``. The scores are then those of the samples of all, the
+            same on every rank, and all ranks have to call :meth:`update` together. By default this
+            process is on its own, whether a group is initialised or not.
         **options: ``lam_coupling``, ``fixed_lam``, ``stop_epoch`` and ``taper``, as :class:`Mixer`.
 
     Attributes:
@@ -117,6 +123,7 @@ class GradMix(Mixer):
         score_momentum: float = 0.9,
         exploration: float = 0.05,
         criterion_samples: int = 512,
+        process_group: dist.ProcessGroup | None = None,
         **options: Any,
     ) -> None:
         if preset not in PRESETS:
@@ -168,6 +175,7 @@ class GradMix(Mixer):
         self.head = head
         self.score_momentum = score_momentum
         self.exploration = exploration
+        self.ranks = ranks_of(process_group)
 
         self.scores: Tensor = torch.zeros(num_classes, num_classes)
         self.scored: Tensor = torch.zeros(num_classes, num_classes, dtype=torch.bool)
@@ -230,10 +238,13 @@ class GradMix(Mixer):
             seen_classes: Classes of the softmax, as in the loss: indices or a mask [C] (bool);
                 all by default.
         """
-        if buffer is None or not buffer[1].numel():
+        if not self.ranks.total(0 if buffer is None else buffer[1].numel()):
             self._stop_watching()
             self._begin()
             return
+        if buffer is None:  # others have one
+            buffer = current[0][:0], current[1][:0]
+        model = bare(model)
         head = find_head(model, self.head)
         if head.out_features != self.num_classes:
             raise ValueError(
@@ -242,8 +253,8 @@ class GradMix(Mixer):
             )
         device = buffer[1].device
         class_mask = as_class_mask(seen_classes, self.num_classes, device)
-        probe = Probe(model, head, class_mask)
-        held = few(buffer, self.criterion_samples, self.generator)
+        probe = Probe(model, head, class_mask, self.ranks)
+        held = self._few(buffer)
         direction = probe.mean_gradient(held)
         if self.update_every == "online":
             if is_compiled(model):
@@ -254,11 +265,11 @@ class GradMix(Mixer):
             self._watch(head, direction, class_mask)
             return
         if self.criterion != "mixed":
-            current, buffer = few(current, self.criterion_samples, self.generator), held
+            current, buffer = self._few(current), held
         scores, scored = score_pairs(
             self.criterion,
             probe,
-            Pool(current, buffer),
+            Pool(current, buffer, self.ranks),
             direction,
             law=self.lam_law,
             samples_per_pair=self.samples_per_pair,
@@ -266,6 +277,11 @@ class GradMix(Mixer):
         )
         self.scores, self.scored = scores, scored
         self._decide()
+
+    def _few(self, samples: Samples) -> Samples:
+        """Those of the samples that the criterion looks at, over all ranks at most so many."""
+        limit = self.ranks.quota(self.criterion_samples, len(samples[1]))
+        return few(samples, limit, self.generator)
 
     def _begin(self) -> None:
         """Mix every pair or none, as long as there is no buffer."""
@@ -315,6 +331,7 @@ class GradMix(Mixer):
             num_classes=self.num_classes,
             class_mask=self._class_mask,
         )
+        total, count = self.ranks.sum(total), self.ranks.sum(count)
         mean = (total / count.clamp(min=1)).to(self.scores)
         # The first score of a pair is taken whole, later ones share with the past.
         share = torch.where(self.scored, 1 - self.score_momentum, 1.0)

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.weak import WeakTensorKeyDictionary
 
 
@@ -34,6 +35,12 @@ def find_head(model: nn.Module, head: nn.Linear | str | None = None) -> nn.Linea
     if not layers:
         raise ValueError(f"the model has no nn.Linear to take as head: {type(model).__name__}")
     return list(layers.values())[-1]
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model inside of DDP, whose forward pass averages gradients and copies buffers."""
+    inner: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
+    return inner
 
 
 class HeadInput:
@@ -76,6 +83,7 @@ class HeadInput:
 
 def is_compiled(model: nn.Module) -> bool:
     """Whether calling the model runs what ``torch.compile`` made of it."""
+    model = bare(model)
     return hasattr(model, "_orig_mod") or model._compiled_call_impl is not None
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradmix_ext import ops
 from gradmix_ext.mixers.batch import MixedBatch
-from gradmix_ext.mixers.head import is_compiled
+from gradmix_ext.mixers.head import bare, is_compiled
 from gradmix_ext.mixers.images import ImageBatch
 from gradmix_ext.mixers.mixup import Mixup
 
@@ -184,6 +184,5 @@ def _mixed(x: Tensor, batch: MixedBatch) -> Tensor:
 
 
 def _inner(model: nn.Module) -> nn.Module:
-    """The model itself where ``torch.compile(model)`` has wrapped it."""
-    inner: nn.Module = getattr(model, "_orig_mod", model)
-    return inner
+    """The model itself where ``torch.compile(model)`` or DDP has wrapped it."""
+    return bare(getattr(bare(model), "_orig_mod", bare(model)))

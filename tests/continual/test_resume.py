@@ -6,13 +6,13 @@ from functools import partial
 
 import pytest
 import torch
+from interrupting import Interrupt, InterruptionError, Weights
 from torch import nn
 from torch.utils.data import Dataset
 
 from gradmix_ext import GradMix
 from gradmix_ext.continual import (
     ArrayDataset,
-    Callback,
     Checkpoint,
     CheckpointError,
     PairMapRecorder,
@@ -53,27 +53,6 @@ def network(scenario, width: int = 16) -> nn.Module:
     return nn.Sequential(
         nn.Linear(4, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, 6)
     )
-
-
-class InterruptionError(Exception):
-    pass
-
-
-class Interrupt(Callback):
-    """Stops the training after so many epochs, as a power cut would."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def on_epoch_end(self, event) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise InterruptionError
-
-
-class Weights(Callback):
-    def on_task_end(self, event) -> None:
-        self.state = {name: value.clone() for name, value in event.model.state_dict().items()}
 
 
 def run(path, interrupt_after: int = 0, replay: str = "union", **settings):
@@ -196,7 +175,7 @@ def test_a_damaged_checkpoint_is_an_error(tmp_path):
             run(path)
 
 
-@pytest.mark.parametrize("missing", ["settings", "epoch", "parts", "callbacks", "generators"])
+@pytest.mark.parametrize("missing", ["settings", "epoch", "parts", "callbacks", "ranks"])
 def test_a_checkpoint_that_lacks_something_is_an_error(tmp_path, missing):
     path = tmp_path / "state.pt"
     with pytest.raises(InterruptionError):

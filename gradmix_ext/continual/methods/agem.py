@@ -41,7 +41,8 @@ class AGEM(Rehearsal):
         gradient = [p.grad for p in trained if p.grad is not None]
         x, y = self.draw(stage, "y")
         loss = ops.mixup_cross_entropy(stage.model(x), y, y, 1.0, class_mask=stage.seen_mask)
-        reference = torch.autograd.grad(loss, trained, materialize_grads=True)
+        own = torch.autograd.grad(stage.ranks.weigh(loss, len(y)), trained, materialize_grads=True)
+        reference = tuple(map(stage.ranks.average, own))
         conflict = _dot(gradient, reference).clamp(max=0)
         # An r of 0 forbids nothing, and has a conflict of 0.
         share = conflict / _dot(reference, reference).clamp(min=torch.finfo(conflict.dtype).tiny)

@@ -18,6 +18,7 @@ from gradmix_ext.continual.scenario import Task
 from gradmix_ext.mixers import MixedBatch
 from gradmix_ext.mixers.base import Samples
 from gradmix_ext.mixers.images import Inputs
+from gradmix_ext.ranks import ONE, Ranks
 
 __all__ = ["Method", "Stage"]
 
@@ -32,9 +33,10 @@ class Stage:
         past: The tasks before it. Methods that claim to rehearse must not look into their data.
         seen_mask: [C] bool, the classes of the current and the past tasks.
         buffer: The replay buffer, if there is one.
-        batch_size: Samples per batch (of current samples, in split replay).
-        generator: Source of the order of batches.
+        batch_size: Samples per batch (of current samples, in split replay), over all ranks.
+        generator: Source of the order of batches, the same on all ranks.
         feed: Brings samples to the device.
+        ranks: The processes that train together.
     """
 
     model: nn.Module
@@ -45,11 +47,16 @@ class Stage:
     batch_size: int
     generator: torch.Generator | None
     feed: Feed
+    ranks: Ranks = ONE
 
     @cached_property
     def current(self) -> Samples:
-        """Inputs and labels of the current task, ready for the model when indexed."""
-        return self.view(self.task.train_x, self.task.train_y)
+        """Inputs and labels of the current task, ready for the model when indexed.
+
+        Over several ranks each looks at its share of them.
+        """
+        share = self.ranks.share
+        return self.view(share(self.task.train_x), share(self.task.train_y))
 
     @cached_property
     def current_mask(self) -> Tensor:
@@ -62,16 +69,22 @@ class Stage:
         """Raw samples, ready for the model when indexed; labels on the device."""
         return self.feed.view(x), y.to(self.feed.device)
 
-    def order(self, samples: int) -> list[Tensor]:
-        """The batches of one shuffled epoch over so many samples, as positions."""
+    def order(self, samples: int, buffered: int = 0) -> list[Tensor]:
+        """The batches of one shuffled epoch, as positions. Each rank gets its share of every batch.
+
+        Args:
+            samples: Samples that every rank can read.
+            buffered: Samples of the buffer, over all ranks, whose positions follow.
+        """
         where = self.task.train_y.device
-        return shuffled(samples, self.batch_size, self.generator, where)
+        return shuffled(samples, self.batch_size, self.generator, where, buffered, self.ranks)
 
 
 class Method:
     """Base of all methods, with the hooks that the trainer calls.
 
-    Only :meth:`batches` has to be there.
+    Only :meth:`batches` has to be there. Over several ranks every one calls the same hooks; what
+    makes them one training is in :class:`~gradmix_ext.ranks.Ranks`.
     """
 
     #: Whether the method needs a replay buffer.
@@ -84,7 +97,10 @@ class Method:
         """Before the first epoch of a task; also, with the model as saved, when it is resumed."""
 
     def memory(self, stage: Stage) -> Samples | None:
-        """Samples of earlier tasks that the mixer's criterion protects, or None without any."""
+        """Samples of earlier tasks that the mixer's criterion protects, or None without any.
+
+        Over several ranks these are each one's own.
+        """
         return None
 
     def batches(self, stage: Stage) -> Iterator[Batch]:
@@ -92,8 +108,13 @@ class Method:
         raise NotImplementedError
 
     def loss(self, stage: Stage, batch: MixedBatch, logits: Tensor) -> Tensor:
-        """Scalar loss of a mixed batch: cross-entropy over the classes seen so far."""
-        return batch.loss(logits, class_mask=stage.seen_mask)
+        """Scalar loss of a mixed batch: cross-entropy over the classes seen so far.
+
+        Over several ranks its average is the loss of the step; see
+        :meth:`~gradmix_ext.ranks.Ranks.weigh`.
+        """
+        loss = batch.loss(logits, class_mask=stage.seen_mask)
+        return stage.ranks.weigh(loss, len(batch.target))
 
     def after_backward(self, stage: Stage) -> None:
         """Between the backward pass and the optimizer's step, with gradients in ``.grad``."""

@@ -40,7 +40,8 @@ class Joint(Method):
         past = input_count(self._x) - len(stage.task.train_y)
         if not past:
             return None
-        return stage.view(subset(self._x, torch.arange(past)), self._y[:past])
+        share = stage.ranks.share
+        return stage.view(share(subset(self._x, torch.arange(past))), share(self._y[:past]))
 
     def batches(self, stage: Stage) -> Iterator[Batch]:
         """Everything so far, shuffled."""

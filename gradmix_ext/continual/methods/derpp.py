@@ -49,13 +49,14 @@ class DERPlusPlus(ER):
         if not len(self.buffer(stage)):
             return super().loss(stage, batch, logits)
         each = batch.loss(logits, class_mask=stage.seen_mask, reduction="none")
-        current, replayed = each[: -stage.batch_size], each[-stage.batch_size :]
+        current, replayed = each.tensor_split([len(each) - self.replayed(stage)])
         x, stored, known = self.draw(stage, "logits", "known")
+        weigh, compared = stage.ranks.weigh, known.sum()
         difference = torch.where(known, widened(stage.model(x)) - stored, 0.0)
         return (
-            current.mean()
-            + self.replay_weight * replayed.mean()
-            + self.distill_weight * difference.square().sum() / known.sum()
+            weigh(current.mean(), len(current))
+            + self.replay_weight * weigh(replayed.mean(), len(replayed))
+            + weigh(self.distill_weight * difference.square().sum() / compared, compared)
         )
 
     def extra(self, stage: Stage) -> dict[str, Tensor]:

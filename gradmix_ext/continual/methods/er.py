@@ -34,10 +34,10 @@ class ER(Rehearsal):
     def batches(self, stage: Stage) -> Iterator[Batch]:
         """Current and buffered samples, put together as `replay` says."""
         x, y = self.pool(stage)
+        current, buffer = len(stage.task.train_y), self.buffer(stage)
         if self.replay == "union":
-            return stage.feed.batches(x, y, stage.order(len(y)))
-        current = len(stage.task.train_y)
-        order = split_replay(stage.order(current), current, self.buffer(stage), stage.batch_size)
+            return stage.feed.batches(x, y, stage.order(current, len(buffer)))
+        order = split_replay(stage.order(current), current, buffer, stage.batch_size)
         return stage.feed.batches(x, y, order)
 
     def pool(self, stage: Stage) -> tuple[RawInputs, Tensor]:

@@ -48,14 +48,15 @@ class ERACE(ER):
         if not len(self.buffer(stage)):
             return loss
         row = torch.arange(len(logits), device=logits.device)
-        is_current = (row < len(logits) - stage.batch_size).to(batch.lam)
+        is_current = (row < len(logits) - self.replayed(stage)).to(batch.lam)
         share = torch.lerp(is_current[batch.partner], is_current, batch.lam)
         z = widened(logits)
         seen, current = (
             z.masked_fill(~mask, -torch.inf).logsumexp(1)
             for mask in (stage.seen_mask, stage.current_mask)
         )
-        return loss + batch.weighted(share * (current - seen)).mean()
+        pull = batch.weighted(share * (current - seen)).mean()
+        return loss + stage.ranks.weigh(pull, len(logits))
 
     def _order(self, stage: Stage) -> Iterator[Tensor]:
         """The batches of an epoch, as positions in the pool."""
@@ -68,7 +69,8 @@ class ERACE(ER):
             where = index.device if generator is None else generator.device
             size = (2, stage.batch_size)
             noise = torch.rand(size, dtype=torch.float64, generator=generator, device=where)
-            new, which = noise.to(index.device)
+            drawn = buffer.drawn(stage.batch_size)
+            new, which = noise[:, drawn.start : drawn.stop].to(index.device)
             replayed = torch.where(
                 new < new_share, (which * samples).long(), buffer.draw(stage.batch_size) + samples
             )

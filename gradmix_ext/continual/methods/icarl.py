@@ -57,7 +57,8 @@ class ICaRL(ER):
                 old = widened(batch.forward(self._old)).sigmoid()
             target = torch.where(stage.current_mask, target, old)
         each = F.binary_cross_entropy_with_logits(z, target, reduction="none")
-        return batch.weighted(torch.where(stage.seen_mask, each, 0.0).sum(1)).mean()
+        loss = batch.weighted(torch.where(stage.seen_mask, each, 0.0).sum(1)).mean()
+        return stage.ranks.weigh(loss, len(z))
 
     def end_task(self, stage: Stage) -> None:
         """Choose exemplars, drop the old model, and find the means."""
@@ -69,7 +70,7 @@ class ICaRL(ER):
         x, y = memory
         phi = F.normalize(self.features(stage, x), dim=1)
         member = F.one_hot(y, len(stage.seen_mask)).to(phi)
-        self._means = F.normalize(member.T @ phi, dim=1)
+        self._means = F.normalize(stage.ranks.sum(member.T @ phi), dim=1)
 
     def predict(self, model: nn.Module, x: Tensor) -> Tensor:
         """Scores [N, C]: minus the squared distance to the mean of each class.

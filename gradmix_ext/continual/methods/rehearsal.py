@@ -24,18 +24,23 @@ class Rehearsal(Method):
     uses_buffer = True
 
     def memory(self, stage: Stage) -> Samples | None:
-        """The buffer's samples."""
+        """The buffer's samples, of several ranks each one's share."""
         held = self.buffer(stage).data
         return None if held is None else stage.view(*held)
 
     def end_task(self, stage: Stage) -> None:
         """Offer the task's samples to the buffer."""
-        buffer = self.buffer(stage)
+        buffer, whole = self.buffer(stage), stage.ranks.whole
         features = self.features(stage, stage.current[0]) if buffer.needs_features else None
-        buffer.add(stage.task.train_x, stage.task.train_y, features, self.extra(stage))
+        buffer.add(
+            stage.task.train_x,
+            stage.task.train_y,
+            None if features is None else whole(features),
+            {name: whole(column) for name, column in self.extra(stage).items()},
+        )
 
     def extra(self, stage: Stage) -> dict[str, Tensor]:
-        """What the buffer shall keep of each sample of the task besides input and label."""
+        """What the buffer shall keep of each of `stage.current`, besides input and label."""
         return {}
 
     def features(self, stage: Stage, x: Inputs) -> Tensor:
@@ -45,6 +50,8 @@ class Rehearsal(Method):
 
     def draw(self, stage: Stage, *columns: str) -> tuple[Tensor, ...]:
         """As many samples of the buffer as a batch has, uniformly with replacement.
+
+        Of several ranks each gets those that fall into its share.
 
         Args:
             stage: The stage; its buffer is not empty.
@@ -58,6 +65,10 @@ class Rehearsal(Method):
         x, *rest = (buffer.column(name)[index] for name in ("x", *columns))
         device = stage.feed.device
         return stage.feed.augmented(x), *(each.to(device, non_blocking=True) for each in rest)
+
+    def replayed(self, stage: Stage) -> int:
+        """How many samples one draw from the buffer, as large as a batch, gives this rank."""
+        return len(self.buffer(stage).drawn(stage.batch_size))
 
     def buffer(self, stage: Stage) -> ReplayBuffer:
         """The replay buffer."""
