@@ -106,8 +106,6 @@ def opacus(setting, device):
     return call
 
 
-
-
 def backpack(setting, device):
     from backpack import backpack as context
     from backpack import extend

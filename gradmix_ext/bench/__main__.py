@@ -48,9 +48,7 @@ def main() -> int:
             tell("failed", text=f"the compiled kernels are not there: {status.reason}")
             return 1
         budget = QUICK_BUDGET if given.quick else BUDGET
-        options = Options(
-            device, given.quick, budget, say=lambda text: tell("doing", text=text)
-        )
+        options = Options(device, given.quick, budget, say=lambda text: tell("doing", text=text))
         workloads = [w for w in load(given.file) if device.type in w.devices]
         planned = [(w, s) for w in workloads for s in w.chosen(given.quick, given.match)]
         tell("planned", groups=len(planned))

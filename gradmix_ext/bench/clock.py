@@ -30,8 +30,8 @@ def interleaved(
 ) -> dict[str, tuple[list[float], int]]:
     """Samples of the seconds that each call takes, and how many calls a sample is the mean of.
 
-    A machine that others use, or that gets warm, is slower in one minute than in the next. Timed one
-    after the other, two calls would be compared across minutes; so here every round times each
+    A machine that others use, or that gets warm, is slower in one minute than in the next. Timed
+    one after the other, two calls would be compared across minutes; so here every round times each
     call once, and begins with another one each time. What slows the machine down then slows all of
     them, and the ratio of their medians stays. Calls that are too slow for their budget take part
     in some rounds only, spread over all of them.

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def ceilings(device: torch.device, budget: float = 1.0) -> list[Ceiling]:
     memory, cached = f"copy of {large.nbytes >> 20} MiB", f"copy of {small.nbytes >> 10} KiB"
     gemm = f"float32 product of {_GEMM} x {_GEMM}"
     half_gemm = f"bfloat16 product of {_GEMM} x {_GEMM}"
-    calls = {
+    calls: dict[str, Callable[[], Any]] = {
         memory: lambda: large_out.copy_(large),
         cached: lambda: small_out.copy_(small),
         gemm: lambda: torch.mm(square, square, out=square_out),
