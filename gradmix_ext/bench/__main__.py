@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,14 @@ def main() -> int:
     parser.add_argument("--threads", type=int)
     given = parser.parse_args()
 
+    parent = os.getppid()
     if given.threads:
         torch.set_num_threads(given.threads)
     with given.events.open("a") as file:
 
         def tell(event: str, **values: Any) -> None:
+            if os.getppid() != parent:
+                raise SystemExit("whoever waited for this has gone")
             file.write(json.dumps({"event": event, **values}) + "\n")
             file.flush()
 

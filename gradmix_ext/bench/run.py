@@ -13,7 +13,7 @@ from typing import Any
 
 from gradmix_ext.bench.results import Ceiling, Report, group_of
 
-__all__ = ["BenchFailed", "run_file"]
+__all__ = ["BenchFailed", "BenchInterrupted", "run_file"]
 
 _POLL_SECONDS = 0.2
 _TAIL = 15
@@ -31,6 +31,10 @@ class BenchFailed(RuntimeError):  # noqa: N818 - what it is
         self.report = report
 
 
+class BenchInterrupted(BenchFailed):
+    """The user has had enough."""
+
+
 def run_file(
     path: Path, arguments: Sequence[str], progress: Callable[[str, dict[str, Any]], None]
 ) -> Report:
@@ -45,7 +49,7 @@ def run_file(
         progress: called with the name and the content of each event.
 
     Raises:
-        BenchFailed: it did not come to its end.
+        BenchFailed: it did not come to its end; `BenchInterrupted` if the user ended it.
     """
     report = Report({})
     failure = ""
@@ -71,8 +75,10 @@ def run_file(
                     elif kind == "failed":
                         failure = event["text"]
                     progress(kind, event)
-            except BaseException:
+            except BaseException as error:
                 process.kill()  # not to go on measuring when nobody waits
+                if isinstance(error, KeyboardInterrupt):
+                    raise BenchInterrupted("interrupted", report) from None
                 raise
         if process.returncode:
             last = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL:])

@@ -104,6 +104,8 @@ def bench_command(workloads: tuple[str, ...], **params: Any) -> None:
         raise RunError(f"cannot write {folder}: {error}") from error
     _bench.show(reports)
     click.echo("\nwritten to " + ", ".join(str(path) for path in paths))
+    if failure == "interrupted":
+        raise click.Abort
     if failure:
         raise RunError(failure)
     if params["check"] is not None:
