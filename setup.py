@@ -34,8 +34,9 @@ class BuildWithSources(build_py):
         shipped = {
             "csrc": by_path("recipe").shipped_files(ROOT / "csrc"),
             "benchmarks": [
-                *sorted((ROOT / "benchmarks").glob("bench_p*.py")),
-                ROOT / "benchmarks" / "scaling.py",
+                path
+                for pattern in ("bench_p*.py", "scaling.py")
+                for path in sorted((ROOT / "benchmarks").glob(pattern))
             ],
         }
         for folder, sources in shipped.items():

@@ -18,7 +18,7 @@ __all__ = ["interleaved", "seconds_of"]
 SAMPLE_SECONDS = 0.004
 MOST_ITERATIONS = 500
 # Of a call that takes a minute one sample has to do, of most calls a few that agree.
-LEAST_ROUNDS, LONG_SECONDS = 3, 3.0
+LEAST_ROUNDS, LONG_SECONDS = 3, 1.0
 
 
 def interleaved(
@@ -49,7 +49,7 @@ def interleaved(
         once = seconds_of(call, inputs, 0, 1, device)
         iterations[name] = min(max(math.ceil(SAMPLE_SECONDS / once), 1), MOST_ITERATIONS)
         affordable = int(budget / (once * iterations[name]))
-        least = LEAST_ROUNDS if once < 3 * LONG_SECONDS else 1
+        least = LEAST_ROUNDS if once < 10 * LONG_SECONDS else 1
         rounds[name] = min(max(affordable, least), most_rounds)
         if once >= LONG_SECONDS:  # too dear to be thrown away
             samples[name].append(once)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +123,8 @@ def _measure(chosen: dict[str, Path], params: dict[str, Any]) -> tuple[dict[str,
     arguments += ["--threads", str(params["threads"])] if params["threads"] else []
     reports: dict[str, Report] = {}
     failure = ""
+    # Stopped from outside it keeps what was measured, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _bench.BenchProgress(list(chosen)) as progress:
         for name, path in chosen.items():
             progress.begin(name)
