@@ -78,7 +78,7 @@ CASES = (
 
 WORKLOADS = (
     Workload(
-        "P4", "mixup_cross_entropy, forward and backward", SETTINGS, CASES, inputs, truth, floor,
+        "P4", "mixup_cross_entropy + backward", SETTINGS, CASES, inputs, truth, floor,
         targets=(
             Target("soft targets", 2.0, settings=LARGE),
             Target("two hard labels, torch.compile", 1.3, settings=LARGE),

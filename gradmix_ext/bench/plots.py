@@ -20,8 +20,10 @@ _GREY = "#777777"
 def plot_roofline(report: Report, path: Path) -> bool:
     """Each op's rates of useful work against what the machine reaches.
 
-    Nothing that streams through memory can be above the slanted lines (copies, of what does not and
-    of what does fit the caches), and nothing at all above the level ones (products of matrices).
+    Left, operations a second over operations a byte, below what copies and products of matrices
+    reach there: copies of more and of less than the caches hold, and PyTorch's own products, which
+    are no law of nature. Right, the share of the lower of the two (of the large copy and the
+    float32 product) for each setting.
 
     Returns:
         False, and no file, when no group has work to count.
@@ -29,46 +31,56 @@ def plot_roofline(report: Report, path: Path) -> bool:
     points = [
         (group, group.base) for group in report.groups if group.flops and group.base is not None
     ]
-    if not points or not report.ceilings:
-        return False
-    figure = new_figure(11, 6.2)
-    axes = figure.subplots()
-    intensity = [group.flops / group.moved for group, _ in points]
-    reach = np.geomspace(min(intensity) / 3, max(intensity) * 3, 200)
     memory = [c for c in report.ceilings if c.kind == "bytes"]
     compute = [c for c in report.ceilings if c.kind == "flops"]
+    if not points or not memory or not compute:
+        return False
+    figure = new_figure(13.5, max(5.5, 0.27 * len(points) + 2.2))
+    left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
+    ops = list(dict.fromkeys(group.op for group, _ in points))
+    style = {op: (MARKERS[n % len(MARKERS)], COLOURS[n % len(COLOURS)]) for n, op in enumerate(ops)}
+    intensity = [group.flops / group.moved for group, _ in points]
+    reach = np.geomspace(min(intensity) / 3, max(intensity) * 3, 200)
     top = max(c.rate for c in compute)
     for ceiling, line in zip(memory, ("-", "--"), strict=False):
-        axes.plot(
-            reach, np.minimum(ceiling.rate * reach, top) / 1e9, line, color=_GREY, lw=1.2,
+        below = reach[ceiling.rate * reach <= top]
+        left.plot(
+            below, ceiling.rate * below / 1e9, line, color=_GREY, lw=1.2,
             label=f"{ceiling.name}: {ceiling.rate / 1e9:.0f} GB/s",
         )  # fmt: skip
     for ceiling, line in zip(compute, ("-.", ":"), strict=False):
-        axes.axhline(
+        left.axhline(
             ceiling.rate / 1e9, color=_GREY, lw=1.2, ls=line,
             label=f"{ceiling.name}: {ceiling.rate / 1e9:.0f} GFLOP/s",
         )  # fmt: skip
-    ops = list(dict.fromkeys(group.op for group, _ in points))
-    seen: dict[str, int] = {}
-    for group, base in points:
-        number = ops.index(group.op)
-        first = group.op not in seen
-        seen[group.op] = seen.get(group.op, 0) + 1
-        axes.plot(
-            group.flops / group.moved, group.flops / base.median / 1e9,
-            MARKERS[number % len(MARKERS)], color=COLOURS[number % len(COLOURS)],
-            markersize=7, alpha=0.85, label=group.op if first else None,
-            markeredgecolor="white", markeredgewidth=0.6,
-        )  # fmt: skip
-    axes.set(
-        xscale="log", yscale="log",
-        xlabel="operations per byte that the work needs at least",
-        ylabel="useful GFLOP/s",
-        xlim=(reach[0], reach[-1]),
+    shares = []
+    for (group, base), x in zip(points, intensity, strict=True):
+        marker, colour = style[group.op]
+        rate = group.flops / base.median
+        left.plot(x, rate / 1e9, marker, color=colour, markersize=7, alpha=0.85, mec="white")
+        shares.append(100 * rate / min(memory[0].rate * x, compute[0].rate))
+    for op, (marker, colour) in style.items():
+        left.plot([], [], marker, color=colour, label=op)
+    left.set(
+        xscale="log", yscale="log", xlim=(reach[0], reach[-1]),
+        xlabel="operations per byte that the work needs at least", ylabel="useful GFLOP/s",
     )  # fmt: skip
-    axes.set_title(f"Roofline: {describe(report.machine)}", loc="left", fontsize=10)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
-    _finish(axes)
+    left.legend(loc="lower right", fontsize=8)
+    rows = range(len(points))
+    for row, (group, _), share in zip(rows, points, shares, strict=True):
+        marker, colour = style[group.op]
+        right.plot([0, share], [row, row], color=colour, lw=1.0, alpha=0.5)
+        right.plot(share, row, marker, color=colour, markersize=7)
+        right.annotate(
+            f"{share:.0f}", (share, row), xytext=(7, -3), textcoords="offset points", fontsize=8
+        )
+    right.axvline(100, color=_GREY, lw=1.2)
+    right.set_yticks(rows, [group.name for group, _ in points], fontsize=8)
+    right.invert_yaxis()
+    right.set(xlim=(0, max(110.0, 1.1 * max(shares))), xlabel="share of the limit (%)")
+    figure.suptitle(f"Roofline: {describe(report.machine)}", x=0.01, ha="left", fontsize=10)
+    for axes in (left, right):
+        _finish(axes)
     figure.savefig(path)
     return True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -138,8 +138,12 @@ class Report:
     groups: tuple[Group, ...] = ()
     ceilings: tuple[Ceiling, ...] = ()
 
-    def merged(self, newer: Report) -> Report:
+    def merged(self, newer: Report, whole: Collection[str] = ()) -> Report:
         """Both, where a group that was measured again replaces the older one.
+
+        Args:
+            newer: what was measured now.
+            whole: workloads of which all was measured, so that nothing older of them stays.
 
         Raises:
             ValueError: they are of different machines or versions.
@@ -150,7 +154,8 @@ class Report:
                     f"{key} was {self.machine.get(key)!r} and is now {newer.machine.get(key)!r}: "
                     "write to another folder"
                 )
-        groups = {(group.workload, group.name): group for group in self.groups}
+        kept = (group for group in self.groups if group.workload not in whole)
+        groups = {(group.workload, group.name): group for group in kept}
         groups.update({(group.workload, group.name): group for group in newer.groups})
         ordered = sorted(groups.values(), key=lambda group: group.workload)
         return Report(newer.machine, tuple(ordered), newer.ceilings or self.ceilings)
@@ -226,11 +231,6 @@ def describe(machine: dict[str, Any]) -> str:
         f"{where}, {machine.get('threads')} threads, PyTorch {machine.get('torch')}, "
         f"{machine.get('backend')} kernels"
     )
-
-
-def names(groups: Iterable[Group]) -> list[str]:
-    """The workloads of some groups, each once."""
-    return list(dict.fromkeys(group.workload for group in groups))
 
 
 def _made(kind: Any, values: dict[str, Any]) -> Any:

@@ -94,9 +94,11 @@ def bench_command(workloads: tuple[str, ...], **params: Any) -> None:
                 raise ValueError(f"--check: {params['check']} does not exist")
     if params["again"] is None:
         reports, failure = _measure(chosen, params)
+        part = failure or params["quick"] or params["match"]
+        whole = [] if part else list(chosen)
         with wrong_input():
             reports = {
-                kind: earlier[kind].merged(report) if kind in earlier else report
+                kind: earlier[kind].merged(report, whole) if kind in earlier else report
                 for kind, report in reports.items()
             }
     try:

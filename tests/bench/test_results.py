@@ -59,6 +59,7 @@ def test_groups_that_are_measured_again_replace_the_older(make_report, make_grou
     new = make_report(make_group("b", ours=3.0), make_group("c", ours=4.0))
     merged = old.merged(new)
     assert {g.name: g.base.median for g in merged.groups} == {"a": 1.0, "b": 3.0, "c": 4.0}
+    assert old.merged(new, ["P1"]).groups == new.groups
 
 
 def test_reports_of_two_machines_are_not_merged(make_report):
