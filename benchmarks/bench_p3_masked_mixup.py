@@ -82,7 +82,9 @@ def drawn(x, out, partner):
     """The reference for a λ that the other side drew: the one of each sample that fits best."""
     x, out = x.double().flatten(1), out.double()
     towards = x - x[partner]
-    lam = ((out.flatten(1) - x[partner]) * towards).sum(1) / (towards**2).sum(1)
+    length = (towards**2).sum(1)
+    lam = ((out.flatten(1) - x[partner]) * towards).sum(1) / length
+    lam = torch.where(length > 0, lam, 1.0)  # a sample may be its own partner
     assert ((lam > -0.01) & (lam < 1.01)).all(), "λ outside of [0, 1]"
     return gx.reference.masked_mixup(x, partner, lam).view(out.shape)
 

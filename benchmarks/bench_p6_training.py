@@ -179,25 +179,27 @@ class Clocked(ER):
         return batch.loss(logits)
 
 
-def require_learned(accuracy: float) -> None:
-    if not accuracy > 0.5:
-        raise WrongResult(f"learned nothing: accuracy {accuracy:.2f} on the last task")
-
-
-def here(setting, device):
+def here(setting, device, seed=0):
     data = setting["data"]()
 
     def call():
         scenario = gx.continual.class_incremental(data, tasks=5, class_order_seed=None)
         method = Clocked()
-        buffer = ReplayBuffer(MEMORY, "class-balanced", torch.Generator().manual_seed(0))
+        buffer = ReplayBuffer(MEMORY, "class-balanced", torch.Generator().manual_seed(seed))
+        torch.manual_seed(seed)
         result = Trainer(
-            setting["model"](), "none", method, buffer, epochs=setting["epochs"], batch_size=BATCH
-        ).fit(scenario)
-        require_learned(result.accuracy_matrix[-1, -1].item())
-        return Timed(method.seconds / method.samples)
+            setting["model"](), "none", method, buffer, epochs=setting["epochs"],
+            batch_size=BATCH, seed=seed,
+        ).fit(scenario)  # fmt: skip
+        return Timed(method.seconds / method.samples, torch.tensor(result.final_accuracy))
 
     return call
+
+
+def usual_accuracy(setting):
+    """What plain replay reaches here with other seeds: the other side must train as well."""
+    found = [here(setting, None, seed)().value for seed in (1, 2, 3)]
+    return torch.stack(found).double().mean()
 
 
 def avalanche(setting, device):
@@ -237,12 +239,13 @@ def avalanche(setting, device):
         for experience in stream.train_stream:
             strategy.train(experience)
         seconds = time.perf_counter() - began
-        last = torch.isin(data.test_y, torch.tensor([8, 9]))
         model.eval()
         with torch.no_grad():
-            hit = model(test.tensors[0][last]).argmax(1) == data.test_y[last]
-        require_learned(hit.float().mean().item())
-        return Timed(seconds / count.samples)
+            hit = (model(test.tensors[0]).argmax(1) == data.test_y).double()
+        tasks = [torch.isin(data.test_y, torch.tensor([2 * t, 2 * t + 1])) for t in range(5)]
+        return Timed(
+            seconds / count.samples, torch.stack([hit[own].mean() for own in tasks]).mean()
+        )
 
     return call
 
@@ -319,6 +322,8 @@ STREAM = Workload(
         Case("gradmix_ext ER", here, Role.OURS),
         Case(AVALANCHE, avalanche, needs="avalanche-lib"),
     ),
+    truth=usual_accuracy,
+    tolerance=lambda setting: 0.35,  # final accuracies of single seeds spread this far
     targets=(Target(AVALANCHE, 5.0, "gradmix_ext ER", settings=(STREAMS[1].name,)),),
     devices=("cpu",),
 )  # fmt: skip

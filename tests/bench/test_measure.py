@@ -124,6 +124,7 @@ def test_rounds_go_through_all_calls_in_turn():
     def call(name, seconds):
         def run(*inputs):
             order.append((name, inputs))
+            time.sleep(seconds)
             return Timed(seconds)
 
         return run
@@ -131,14 +132,15 @@ def test_rounds_go_through_all_calls_in_turn():
     calls = {"a": call("a", 0.01), "b": call("b", 0.01), "slow": call("slow", 0.05)}
     found = interleaved(calls, [(1,), (2,)], CPU, budget=0.2)
     rounds = {name: len(samples) for name, (samples, _) in found.items()}
-    assert rounds == {"a": 20, "b": 20, "slow": 4}
+    assert 10 < rounds["a"] <= 20
+    assert rounds["slow"] in (3, 4)
     assert [samples[0] for samples, _ in found.values()] == [0.01, 0.01, 0.05]
     after = [name for name, _ in order[3:]]  # the first three set the number of rounds
     for name in "ab":
         positions = [i for i, each in enumerate(after) if each == name]
         assert max(b - a for a, b in pairwise(positions)) <= 5
     slow = [i for i, each in enumerate(after) if each == "slow"]
-    assert min(b - a for a, b in pairwise(slow)) >= 5, "spread over the rounds"
+    assert min(b - a for a, b in pairwise(slow)) >= 4, "spread over the rounds"
     assert {inputs for name, inputs in order if name == "a"} == {(1,), (2,)}
 
 
