@@ -6,7 +6,6 @@ not fit into the memory that is free is left out, with a word.
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +15,12 @@ import bench_p3_masked_mixup as p3
 import bench_p4_mixup_cross_entropy as p4
 import bench_p5_gather_augment_mixup as p5
 import torch
+from bench_p6_training import LastEpoch
 
 import gradmix_ext as gx
 from gradmix_ext.bench import Case, Role, Setting, Timed, Workload
 from gradmix_ext.bench.workload import plain
 from gradmix_ext.continual import ArrayDataset, Trainer
-from gradmix_ext.continual.callbacks import Callback
 from gradmix_ext.continual.models import mlp
 
 SAMPLES, CLASSES, FEATURES = "N samples", "C classes", "d features"
@@ -238,24 +237,6 @@ PARTNERS = Workload(
 # Epochs -------------------------------------------------------------------------------------------
 
 
-class SecondTask(Callback):
-    """Seconds of the epoch of the second task."""
-
-    def __init__(self, device):
-        self.device, self.began, self.seconds = device, 0.0, 0.0
-
-    def clock(self):
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    def on_epoch_end(self, event):
-        self.seconds = self.clock() - self.began
-
-    def on_task_end(self, event):
-        self.began = self.clock()
-
-
 def vectors(classes, samples=4000, features=512):
     """So many samples in all, whatever the number of classes."""
     g = torch.Generator().manual_seed(0)
@@ -275,7 +256,7 @@ def epoch(**options):
         scenario = gx.continual.class_incremental(vectors(classes), tasks=2, class_order_seed=None)
 
         def call():
-            clock = SecondTask(device)
+            clock = LastEpoch(device)
             mixer = (
                 gx.GradMix(classes, generator=torch.Generator(device).manual_seed(0), **options)
                 if options
