@@ -17,7 +17,7 @@ import torch
 
 from gradmix_ext import loader
 from gradmix_ext.bench.discover import load
-from gradmix_ext.bench.machine import ceilings, commit_of, machine_facts
+from gradmix_ext.bench.machine import commit_of, machine_facts
 from gradmix_ext.bench.measure import Options, WrongResult, measure
 
 QUICK_BUDGET, BUDGET = 0.4, 1.5
@@ -58,8 +58,6 @@ def main() -> int:
         tell("planned", groups=len(planned))
         tell("machine", machine=machine_facts(device))
         commit = commit_of(given.file.parent)
-        tell("doing", text="limits of the machine")
-        tell("ceilings", ceilings=[asdict(c) for c in ceilings(device, budget)])
         for workload, setting in planned:
             try:
                 group = measure(workload, setting, options, commit)

@@ -7,17 +7,17 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gradmix_ext import loader
 from gradmix_ext._version import __version__
-from gradmix_ext.bench.clock import interleaved
-from gradmix_ext.bench.results import Ceiling
 
-__all__ = ["PEERS", "ceilings", "commit_of", "machine_facts"]
+__all__ = ["PEERS", "ceiling_calls", "commit_of", "machine_facts"]
 
 #: Distributions that alternatives come from.
 PEERS = (
@@ -28,7 +28,7 @@ PEERS = (
     "backpack-for-pytorch",
     "avalanche-lib",
 )
-_COPY_ELEMENTS, _CACHED_ELEMENTS, _GEMM = 64 << 20, 128 << 10, 2048
+_COPY_ELEMENTS, _CACHED_ELEMENTS, _GEMM = 64 << 20, 128 << 10, 1024
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
@@ -61,35 +61,34 @@ def commit_of(folder: Path) -> str:
     return commit + (" with changes" if changed else "")
 
 
-def ceilings(device: torch.device, budget: float = 1.0) -> list[Ceiling]:
-    """Bytes a second of copies, and operations a second of products of matrices, in turn."""
-    torch.manual_seed(0)
-    large = torch.randn(_COPY_ELEMENTS, device=device)
-    large_out = torch.empty_like(large)
-    small = torch.randn(_CACHED_ELEMENTS, device=device)
-    small_out = torch.empty_like(small)
-    square = torch.randn(_GEMM, _GEMM, device=device)
-    square_out = torch.empty_like(square)
-    half = square.bfloat16()
-    half_out = torch.empty_like(half)
-    memory, cached = f"copy of {large.nbytes >> 20} MiB", f"copy of {small.nbytes >> 10} KiB"
-    gemm = f"float32 product of {_GEMM} x {_GEMM}"
-    half_gemm = f"bfloat16 product of {_GEMM} x {_GEMM}"
-    calls: dict[str, Callable[[], Any]] = {
-        memory: lambda: large_out.copy_(large),
-        cached: lambda: small_out.copy_(small),
-        gemm: lambda: torch.mm(square, square, out=square_out),
-        half_gemm: lambda: torch.mm(half, half, out=half_out),
-    }
-    work = {memory: 2 * large.nbytes, cached: 2 * small.nbytes, gemm: 2 * _GEMM**3}
-    for call in calls.values():
-        call()
-    found = []
-    for name, (samples, _) in interleaved(calls, [()], device, budget).items():
-        kind = "flops" if "product" in name else "bytes"
-        rate = work.get(name, 2 * _GEMM**3) / sorted(samples)[len(samples) // 2]
-        found.append(Ceiling(name, kind, float(f"{rate:.4g}")))
+@lru_cache(maxsize=1)
+def ceiling_calls(device: torch.device) -> dict[str, tuple[Callable[..., Any], str, float]]:
+    """Copies and products of matrices, as (call, ``"bytes"`` or ``"flops"``, how many of them).
+
+    The calls take, and leave alone, whatever inputs they are timed with.
+    """
+    found: dict[str, tuple[Callable[..., Any], str, float]] = {}
+    for count in (_COPY_ELEMENTS, _CACHED_ELEMENTS):
+        source = torch.randn(count, device=device)
+        name = f"copy of {_binary(source.nbytes)}"
+        found[name] = partial(_copy, torch.empty_like(source), source), "bytes", 2.0 * source.nbytes
+    for dtype in (torch.float32, torch.bfloat16):
+        square = torch.randn(_GEMM, _GEMM, device=device).to(dtype)
+        name = f"{str(dtype)[6:]} product of {_GEMM} x {_GEMM}"
+        found[name] = partial(_product, torch.empty_like(square), square), "flops", 2.0 * _GEMM**3
     return found
+
+
+def _copy(out: Tensor, source: Tensor, *inputs: Any) -> None:
+    out.copy_(source)
+
+
+def _product(out: Tensor, square: Tensor, *inputs: Any) -> None:
+    torch.mm(square, square, out=out)
+
+
+def _binary(count: int) -> str:
+    return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count >> 10} KiB"
 
 
 def _cpu() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from gradmix_ext.bench.clock import interleaved
+from gradmix_ext.bench.machine import ceiling_calls
 from gradmix_ext.bench.memory import available_bytes, peak_bytes
-from gradmix_ext.bench.results import CaseResult, Group
+from gradmix_ext.bench.results import CaseResult, Ceiling, Group
 from gradmix_ext.bench.workload import Case, Inputs, Missing, Role, Setting, Timed, Workload
 
 __all__ = ["Options", "WrongResult", "measure", "verify"]
@@ -79,11 +81,21 @@ def measure(workload: Workload, setting: Setting, options: Options, commit: str 
             peak = peak if case.in_process else None
             found[case.name] = CaseResult(case.name, case.role, peak_bytes=peak, error=error)
     options.say(f"{name}: timing {len(calls)} cases in turn")
-    for key, (samples, iterations) in interleaved(
-        calls, inputs, options.device, options.budget
-    ).items():
-        found[key] = found[key].timed(samples, iterations)
     moved, flops = workload.floor(setting)
+    # Where rates are counted, what they are held against is timed in the same rounds.
+    limits = ceiling_calls(options.device) if flops else {}
+    for call, _, _ in limits.values():
+        call()
+    calls.update({limit: call for limit, (call, _, _) in limits.items()})
+    times = interleaved(calls, inputs, options.device, options.budget)
+    ceilings = []
+    for key, (samples, iterations) in times.items():
+        if key in limits:
+            _, kind, work = limits[key]
+            rate = work / statistics.median(samples)
+            ceilings.append(Ceiling(key, kind, float(f"{rate:.4g}")))
+        else:
+            found[key] = found[key].timed(samples, iterations)
     return Group(
         workload=workload.id,
         op=workload.name,
@@ -99,6 +111,7 @@ def measure(workload: Workload, setting: Setting, options: Options, commit: str 
             if t.device in ("", options.device.type)
             and (not t.settings or setting.name in t.settings)
         ),
+        ceilings=tuple(ceilings),
         date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         commit=commit,
     )

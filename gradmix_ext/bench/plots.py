@@ -22,18 +22,20 @@ def plot_roofline(report: Report, path: Path) -> bool:
 
     Left, operations a second over operations a byte, below what copies and products of matrices
     reach there: copies of more and of less than the caches hold, and PyTorch's own products, which
-    are no law of nature. Right, the share of the lower of the two (of the large copy and the
-    float32 product) for each setting.
+    are no law of nature. Right, for each setting the share of the lower of the two (of the large
+    copy and the float32 product), as timed in turn with it.
 
     Returns:
         False, and no file, when no group has work to count.
     """
     points = [
-        (group, group.base) for group in report.groups if group.flops and group.base is not None
+        (group, group.base)
+        for group in report.groups
+        if group.flops and group.ceilings and group.base is not None
     ]
     memory = [c for c in report.ceilings if c.kind == "bytes"]
     compute = [c for c in report.ceilings if c.kind == "flops"]
-    if not points or not memory or not compute:
+    if not points:
         return False
     figure = new_figure(13.5, max(5.5, 0.27 * len(points) + 2.2))
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
@@ -58,7 +60,7 @@ def plot_roofline(report: Report, path: Path) -> bool:
         marker, colour = style[group.op]
         rate = group.flops / base.median
         left.plot(x, rate / 1e9, marker, color=colour, markersize=7, alpha=0.85, mec="white")
-        shares.append(100 * rate / min(memory[0].rate * x, compute[0].rate))
+        shares.append(100 * rate / _roof(group, x))
     for op, (marker, colour) in style.items():
         left.plot([], [], marker, color=colour, label=op)
     left.set(
@@ -83,6 +85,13 @@ def plot_roofline(report: Report, path: Path) -> bool:
         _finish(axes)
     figure.savefig(path)
     return True
+
+
+def _roof(group: Group, intensity: float) -> float:
+    """Operations a second that the large copy and the float32 product allow, of the same rounds."""
+    copy = next(c.rate for c in group.ceilings if c.kind == "bytes")
+    product = next(c.rate for c in group.ceilings if c.kind == "flops")
+    return min(copy * intensity, product)
 
 
 def plot_scaling(report: Report, what: str, path: Path) -> bool:

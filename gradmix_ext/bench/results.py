@@ -63,6 +63,21 @@ class CaseResult:
 
 
 @dataclass(frozen=True)
+class Ceiling:
+    """What the machine reaches.
+
+    Attributes:
+        name: what was run.
+        kind: ``"bytes"`` or ``"flops"``.
+        rate: so many of them a second.
+    """
+
+    name: str
+    kind: str
+    rate: float
+
+
+@dataclass(frozen=True)
 class Group:
     """The cases of one workload at one setting, which were timed in turn.
 
@@ -76,6 +91,7 @@ class Group:
         axis: what the setting is a point of, in a scaling curve.
         at: where on it.
         targets: goals that hold here.
+        ceilings: what the machine reached, timed in turn with the cases.
         date: of the measurement.
         commit: of the source.
     """
@@ -89,6 +105,7 @@ class Group:
     axis: str = ""
     at: float = 0.0
     targets: tuple[Target, ...] = ()
+    ceilings: tuple[Ceiling, ...] = ()
     date: str = ""
     commit: str = ""
 
@@ -110,33 +127,25 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Ceiling:
-    """What the machine reaches at its best in the same run.
-
-    Attributes:
-        name: what was run.
-        kind: ``"bytes"`` or ``"flops"``.
-        rate: so many of them a second.
-    """
-
-    name: str
-    kind: str
-    rate: float
-
-
-@dataclass(frozen=True)
 class Report:
     """All that was measured on one machine.
 
     Attributes:
         machine: facts about it, and versions.
         groups: what was measured.
-        ceilings: the machine's limits.
     """
 
     machine: dict[str, Any]
     groups: tuple[Group, ...] = ()
-    ceilings: tuple[Ceiling, ...] = ()
+
+    @property
+    def ceilings(self) -> tuple[Ceiling, ...]:
+        """The best of each of the machine's limits over all groups."""
+        best: dict[str, Ceiling] = {}
+        for ceiling in (each for group in self.groups for each in group.ceilings):
+            if ceiling.name not in best or best[ceiling.name].rate < ceiling.rate:
+                best[ceiling.name] = ceiling
+        return tuple(best.values())
 
     def merged(self, newer: Report, whole: Collection[str] = ()) -> Report:
         """Both, where a group that was measured again replaces the older one.
@@ -158,7 +167,7 @@ class Report:
         groups = {(group.workload, group.name): group for group in kept}
         groups.update({(group.workload, group.name): group for group in newer.groups})
         ordered = sorted(groups.values(), key=lambda group: group.workload)
-        return Report(newer.machine, tuple(ordered), newer.ceilings or self.ceilings)
+        return Report(newer.machine, tuple(ordered))
 
     def save(self, path: Path) -> None:
         """Write it as JSON; :meth:`load` reads it.
@@ -188,7 +197,6 @@ class Report:
             return cls(
                 machine=dict(values["machine"]),
                 groups=tuple(map(group_of, values["groups"])),
-                ceilings=tuple(_made(Ceiling, each) for each in values["ceilings"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -215,7 +223,9 @@ def group_of(values: dict[str, Any]) -> Group:
     targets = tuple(
         _made(Target, {**each, "settings": tuple(each["settings"])}) for each in values["targets"]
     )
-    made: Group = _made(Group, {**values, "cases": tuple(cases), "targets": targets})
+    ceilings = tuple(_made(Ceiling, each) for each in values["ceilings"])
+    parts = {"cases": tuple(cases), "targets": targets, "ceilings": ceilings}
+    made: Group = _made(Group, {**values, **parts})
     return made
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradmix_ext.bench.results import Ceiling, Report, group_of
+from gradmix_ext.bench.results import Report, group_of
 
 __all__ = ["BenchFailed", "BenchInterrupted", "run_file"]
 
@@ -65,13 +65,10 @@ def run_file(
                 for event in _followed(events, process):
                     kind = event.pop("event")
                     if kind == "machine":
-                        report = Report(event["machine"], report.groups, report.ceilings)
-                    elif kind == "ceilings":
-                        limits = tuple(Ceiling(**each) for each in event["ceilings"])
-                        report = Report(report.machine, report.groups, limits)
+                        report = Report(event["machine"], report.groups)
                     elif kind == "group":
                         event["group"] = group = group_of(event["group"])
-                        report = Report(report.machine, (*report.groups, group), report.ceilings)
+                        report = Report(report.machine, (*report.groups, group))
                     elif kind == "failed":
                         failure = event["text"]
                     progress(kind, event)

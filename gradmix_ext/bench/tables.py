@@ -86,7 +86,7 @@ def ceiling_table(report: Report) -> Table:
     """The limits of the machine."""
     unit = {"bytes": "GB/s", "flops": "GFLOP/s"}
     rows = [(c.name, f"{c.rate / 1e9:.1f} {unit[c.kind]}") for c in report.ceilings]
-    return Table("Limits of the machine in the same run", ("", "rate"), tuple(rows))
+    return Table("Limits of the machine, the best of all tables", ("", "rate"), tuple(rows))
 
 
 def goals(groups: Sequence[Group]) -> Iterator[tuple[Group, Target, float]]:

@@ -34,6 +34,7 @@ def make_group():
         target = Target("formula", 3.0)
         return Group(
             "P1", "class_gram", name, cases, moved=8e9, flops=16e9, targets=(target,),
+            ceilings=(Ceiling("copy of 1 MiB", "bytes", 2e10), Ceiling("product", "flops", 2e11)),
             date="2026-01-01", commit="abc", **values,
         )  # fmt: skip
 
@@ -45,7 +46,6 @@ def make_report(make_group):
     """A report of some groups."""
 
     def make(*groups):
-        limits = (Ceiling("copy of 1 MiB", "bytes", 2e10), Ceiling("product", "flops", 2e11))
-        return Report(dict(MACHINE), groups or (make_group(),), limits)
+        return Report(dict(MACHINE), groups or (make_group(),))
 
     return make
