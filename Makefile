@@ -35,6 +35,7 @@ bench-check: $(STAMP) ## measure again and fail if a committed ratio got more th
 	$(BIN)/gradmix bench --quick --out runs/bench-check --check benchmarks/results $(ARGS)
 
 bench-results: $(STAMP) ## measure everything that docs/benchmarks.md shows, which takes half an hour
+	rm -f benchmarks/results/cpu/*
 	$(BIN)/gradmix bench --out benchmarks/results/cpu $(ARGS)
 	$(BIN)/gradmix bench scaling --out benchmarks/results/cpu $(ARGS)
 	$(BIN)/python benchmarks/update_docs.py benchmarks/results/cpu
