@@ -44,6 +44,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
         "simd": native.simd_level() if native else "",
         "gpu": torch.cuda.get_device_name(device) if cuda else "",
         "cuda": (torch.version.cuda or "") if cuda else "",
+        "load": round(os.getloadavg()[0], 1),  # processes that wanted a core in the last minute
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "gradmix_ext": __version__,

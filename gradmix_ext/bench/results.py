@@ -234,6 +234,17 @@ def same_machine(one: Report, other: Report) -> bool:
     return all(one.machine.get(key) == other.machine.get(key) for key in _MACHINE)
 
 
+def busy(machine: dict[str, Any]) -> str:
+    """A sentence if others used the machine meanwhile, else nothing."""
+    load, cores = machine.get("load", 0.0), machine.get("cores", 1)
+    if load <= 1.5 * cores:
+        return ""
+    return (
+        f"Others used the machine: {load:g} processes for {cores} cores. These are provisional "
+        "numbers, of which even ratios may be off.\n"
+    )
+
+
 def describe(machine: dict[str, Any]) -> str:
     """One line on where something was measured."""
     where = machine.get("gpu") or f"{machine.get('cpu')}, {machine.get('simd')}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gradmix_ext.bench.results import CaseResult, Group, Report, describe
+from gradmix_ext.bench.results import CaseResult, Group, Report, busy, describe
 from gradmix_ext.bench.workload import Role, Target
 from gradmix_ext.continual.tables import Table
 
@@ -157,6 +157,7 @@ def markdown(report: Report) -> str:
         f"Commit {commits}; {' to '.join(dict.fromkeys((dates[0], dates[-1]))) if dates else ''}; "
         f"Python {report.machine.get('python')}; {report.machine.get('memory_GiB')} GiB of memory; "
         f"{peers or 'none of the other projects installed'}.\n",
+        busy(report.machine),
         "Times are medians of samples taken in turn; compare the ratios, not the times. Memory is "
         "the peak of a call above what was there before, the result included. GB/s and GFLOP/s "
         "count what the work needs at least, not what a case does. The error is relative to the "

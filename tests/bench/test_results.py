@@ -116,6 +116,9 @@ def test_headline_names_the_fastest_other_and_the_limit(make_group):
 
 def test_markdown_says_where_what_and_why_not(make_report):
     text = markdown(make_report())
+    assert "Others used the machine" not in text
+    crowded = replace(make_report(), machine={**make_report().machine, "load": 9.0, "cores": 2})
+    assert "Others used the machine: 9 processes for 2 cores" in markdown(crowded)
     for part in ("some CPU", "abc", "timm 1.0", "copy of 1 MiB | 20.0 GB/s", "opacus is not"):
         assert part in text
     assert len(skipped_table(make_report().groups).rows) == 1
