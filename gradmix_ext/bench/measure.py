@@ -68,7 +68,8 @@ def measure(workload: Workload, setting: Setting, options: Options, commit: str 
             call = _prepared(case, setting, options)
             error = verify(workload, setting, case, call, inputs[0])
             # The second call: what is made only once is there by now.
-            peak = peak_bytes(partial(call, *inputs[-1]), options.device)
+            second = partial(call, *inputs[-1])
+            peak = peak_bytes(second, options.device) if case.in_process else None
         except Missing as reason:
             found[case.name] = CaseResult(case.name, case.role, skipped=str(reason))
         except Exception as reason:
@@ -78,7 +79,6 @@ def measure(workload: Workload, setting: Setting, options: Options, commit: str 
             found[case.name] = CaseResult(case.name, case.role, skipped=f"failed: {text}")
         else:
             calls[case.name] = call
-            peak = peak if case.in_process else None
             found[case.name] = CaseResult(case.name, case.role, peak_bytes=peak, error=error)
     options.say(f"{name}: timing {len(calls)} cases in turn")
     moved, flops = workload.floor(setting)
