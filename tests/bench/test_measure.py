@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from gradmix_ext.bench import Case, Missing, Role, Setting, Timed, Workload
+from gradmix_ext.bench import Case, Missing, Role, Setting, Timed, Workload, clock
 from gradmix_ext.bench.clock import interleaved
 from gradmix_ext.bench.measure import Options, WrongResult, measure
 from gradmix_ext.bench.memory import peak_bytes
@@ -118,23 +119,25 @@ def test_quick_and_match_choose_settings():
     assert [s.name for s in both.chosen(quick=False, match="doubling 10 ")] == ["10 rows"]
 
 
-def test_rounds_go_through_all_calls_in_turn():
+def test_rounds_go_through_all_calls_in_turn(monkeypatch):
     order = []
+    now = 0.0
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now))
 
     def call(name, seconds):
         def run(*inputs):
+            nonlocal now
             order.append((name, inputs))
-            time.sleep(seconds)
-            return Timed(seconds)
+            now += seconds
+            return Timed(seconds / 2)  # by a clock of its own, for a part of the work
 
         return run
 
-    calls = {"a": call("a", 0.01), "b": call("b", 0.01), "slow": call("slow", 0.05)}
-    found = interleaved(calls, [(1,), (2,)], CPU, budget=0.2)
+    calls = {"a": call("a", 1 / 64), "b": call("b", 1 / 64), "slow": call("slow", 1 / 16)}
+    found = interleaved(calls, [(1,), (2,)], CPU, budget=0.25)
     rounds = {name: len(samples) for name, (samples, _) in found.items()}
-    assert 10 < rounds["a"] <= 20
-    assert rounds["slow"] in (3, 4)
-    assert [samples[0] for samples, _ in found.values()] == [0.01, 0.01, 0.05]
+    assert rounds == {"a": 16, "b": 16, "slow": 4}
+    assert [samples[0] for samples, _ in found.values()] == [0.0078125, 0.0078125, 0.03125]
     after = [name for name, _ in order[3:]]  # the first three set the number of rounds
     for name in "ab":
         positions = [i for i, each in enumerate(after) if each == name]
