@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +33,7 @@ __all__ = [
     "kind_of",
     "prepare_folder",
     "read",
+    "require_comparable",
     "require_device",
     "show",
     "write",
@@ -71,6 +72,18 @@ def require_device(name: str) -> None:
 
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: PyTorch sees no GPU")
+
+
+def require_comparable(place: str, chosen: Collection[str]) -> None:
+    """Refuse, before measuring, what cannot be compared afterwards.
+
+    Raises:
+        ValueError: there is nothing at that place, or scaling curves alone are to be measured.
+    """
+    if not Path(place).exists():
+        raise ValueError(f"--check: {place} does not exist")
+    if set(chosen) == {SCALING}:
+        raise ValueError("--check compares P1 to P7, and only scaling is to be measured")
 
 
 def prepare_folder(out: str | None) -> Path:

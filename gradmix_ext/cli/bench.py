@@ -87,11 +87,11 @@ def bench_command(workloads: tuple[str, ...], **params: Any) -> None:
             failure = ""
         else:
             chosen = _bench.choose(workloads, discover.files(discover.benchmarks_folder()))
+            _bench.require_device(params["device"])
+            if params["check"] is not None:
+                _bench.require_comparable(params["check"], chosen)
             folder = _bench.prepare_folder(params["out"])
             earlier = _bench.earlier(folder)
-            _bench.require_device(params["device"])
-            if params["check"] is not None and not Path(params["check"]).exists():
-                raise ValueError(f"--check: {params['check']} does not exist")
     if params["again"] is None:
         reports, failure = _measure(chosen, params)
         part = failure or params["quick"] or params["match"]

@@ -49,6 +49,7 @@ def workloads(tmp_path, monkeypatch, backend):
     folder = tmp_path / "workloads"
     folder.mkdir()
     (folder / "bench_p1_doubling.py").write_text(TINY)
+    (folder / "scaling.py").write_text(TINY)
     monkeypatch.setattr(discover, "benchmarks_folder", lambda: folder)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.chdir(tmp_path)
@@ -101,6 +102,7 @@ def test_what_fails_is_told_and_what_was_measured_is_kept(workloads, gradmix, tm
     [
         (["P9"], "no workload P9: there are P1"),
         (["--check", "nowhere"], "--check: nowhere does not exist"),
+        (["scaling", "--check", "."], "--check compares P1 to P7"),
         (["--again", "nowhere"], "has neither bench.json nor scaling.json"),
         (["P1", "--again", "nowhere"], "--again takes neither workloads nor --out"),
         (["--threads", "0"], "--threads"),
