@@ -112,6 +112,7 @@ def plot_scaling(report: Report, what: str, path: Path) -> bool:
     ops = list(dict.fromkeys(group.op for group in groups))
     axes_of = {op: list(dict.fromkeys(g.axis for g in groups if g.op == op)) for op in ops}
     columns = max(len(axes) for axes in axes_of.values())
+    others = [name for name in _names(groups) if not _own(groups, name)]
     figure = new_figure(3.9 * columns + 1.4, 2.9 * len(ops))
     grid = figure.subplots(len(ops), columns, squeeze=False)
     for row, op in enumerate(ops):
@@ -124,7 +125,7 @@ def plot_scaling(report: Report, what: str, path: Path) -> bool:
             chosen = sorted(
                 (g for g in groups if g.op == op and g.axis == axis), key=lambda g: g.at
             )
-            _curves(axes, chosen, value)
+            _curves(axes, chosen, value, others)
             axes.set(xscale="log", yscale="log", xlabel=axis)
             axes.set_title(op, loc="left", fontsize=9)
             if column == 0:
@@ -146,10 +147,18 @@ def plot_scaling(report: Report, what: str, path: Path) -> bool:
     return True
 
 
-def _curves(axes: Any, groups: list[Group], value: Callable[[CaseResult], float | None]) -> None:
-    names = list(dict.fromkeys(case.name for group in groups for case in group.cases))
-    others = [name for name in names if not _own(groups, name)]
-    for name in names:
+def _names(groups: list[Group]) -> list[str]:
+    return list(dict.fromkeys(case.name for group in groups for case in group.cases))
+
+
+def _curves(
+    axes: Any,
+    groups: list[Group],
+    value: Callable[[CaseResult], float | None],
+    others: list[str],
+) -> None:
+    """Each case of an op; `others` have one colour in all of the picture."""
+    for name in _names(groups):
         points = [
             (group.at, found)
             for group in groups

@@ -167,7 +167,8 @@ class Report:
         groups = {(group.workload, group.name): group for group in kept}
         groups.update({(group.workload, group.name): group for group in newer.groups})
         ordered = sorted(groups.values(), key=lambda group: group.workload)
-        return Report(newer.machine, tuple(ordered))
+        load = max(self.machine.get("load", 0.0), newer.machine.get("load", 0.0))
+        return Report({**newer.machine, "load": load}, tuple(ordered))
 
     def save(self, path: Path) -> None:
         """Write it as JSON; :meth:`load` reads it.
@@ -248,8 +249,9 @@ def busy(machine: dict[str, Any]) -> str:
 def describe(machine: dict[str, Any]) -> str:
     """One line on where something was measured."""
     where = machine.get("gpu") or f"{machine.get('cpu')}, {machine.get('simd')}"
+    threads = machine.get("threads")
     return (
-        f"{where}, {machine.get('threads')} threads, PyTorch {machine.get('torch')}, "
+        f"{where}, {threads} thread{'' if threads == 1 else 's'}, PyTorch {machine.get('torch')}, "
         f"{machine.get('backend')} kernels"
     )
 
