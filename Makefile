@@ -17,10 +17,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint types docs build dist clean
+.PHONY: help demo test bench bench-check bench-results lint types docs build dist clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMP) ## train GradMix and its baselines on Split-Digits; table and plots in runs/demo
 	$(BIN)/gradmix compare --out $(DEMO_OUT) --overwrite $(ARGS)
@@ -28,8 +28,17 @@ demo: $(STAMP) ## train GradMix and its baselines on Split-Digits; table and plo
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(STAMP) ## run the benchmarks
+bench: $(STAMP) ## run the benchmarks as tests (pip install .[bench] brings what they compare with)
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only --benchmark-enable $(ARGS)
+
+bench-check: $(STAMP) ## measure again and fail if a committed ratio got more than 20 % worse
+	$(BIN)/gradmix bench --quick --out runs/bench-check --check benchmarks/results $(ARGS)
+
+bench-results: $(STAMP) ## measure everything that docs/benchmarks.md shows, which takes half an hour
+	rm -f benchmarks/results/cpu/*
+	$(BIN)/gradmix bench --out benchmarks/results/cpu $(ARGS)
+	$(BIN)/gradmix bench scaling --out benchmarks/results/cpu $(ARGS)
+	$(BIN)/python benchmarks/update_docs.py benchmarks/results/cpu
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Packaging: a pure-Python wheel that carries csrc/, or, on request, a compiled library.
+"""Packaging: a pure-Python wheel that carries csrc/ and benchmarks/, or a compiled library as well.
 
 `pip install .` compiles nothing: the first op that is called does (gradmix_ext.loader).
 `GRADMIX_EXT_BUILD=1 pip install --no-build-isolation .` compiles now, against the PyTorch that is
@@ -22,16 +22,29 @@ ROOT = Path(__file__).resolve().parent
 
 
 class BuildWithSources(build_py):
-    """Ship csrc/ as gradmix_ext/_csrc. An editable install finds csrc/ beside the package."""
+    """Ship csrc/ and benchmarks/ as gradmix_ext/_csrc and gradmix_ext/_benchmarks.
+
+    An editable install finds both beside the package.
+    """
 
     def run(self) -> None:
         super().run()
         if self.editable_mode:
             return
-        for source in by_path("recipe").shipped_files(ROOT / "csrc"):
-            target = Path(self.build_lib, "gradmix_ext", "_csrc", source.relative_to(ROOT / "csrc"))
-            self.mkpath(str(target.parent))
-            self.copy_file(str(source), str(target))
+        shipped = {
+            "csrc": by_path("recipe").shipped_files(ROOT / "csrc"),
+            "benchmarks": [
+                path
+                for pattern in ("bench_p*.py", "scaling.py")
+                for path in sorted((ROOT / "benchmarks").glob(pattern))
+            ],
+        }
+        for folder, sources in shipped.items():
+            for source in sources:
+                inside = source.relative_to(ROOT / folder)
+                target = Path(self.build_lib, "gradmix_ext", f"_{folder}", inside)
+                self.mkpath(str(target.parent))
+                self.copy_file(str(source), str(target))
 
 
 def by_path(name: str) -> ModuleType:

@@ -36,6 +36,7 @@ _COMMANDS = {
         "rare_features_command",
         "Which trainings learn rare features, and when mixup may stop.",
     ),
+    "bench": ("bench", "bench_command", "Measure speed and memory against the alternatives."),
     "build": ("build", "build_command", "Compile the kernels now, instead of at first use."),
     "info": ("info", "info_command", "Say what is installed and which backend runs."),
 }

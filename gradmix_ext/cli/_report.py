@@ -21,7 +21,7 @@ from gradmix_ext.continual.statistics import percent
 from gradmix_ext.continual.summary import tables
 from gradmix_ext.continual.tables import Table
 
-__all__ = ["RichProgress", "print_files", "print_tables"]
+__all__ = ["RichProgress", "print_files", "print_tables", "rich_table"]
 
 
 class RichProgress(Progress):
@@ -103,13 +103,13 @@ def print_tables(comparison: Comparison) -> None:
     if not console.is_terminal:
         console.width = 200  # A file has no edge to fold lines at.
     for table in tables(comparison):
-        console.print(_rich(table), "")
+        console.print(rich_table(table), "")
     for _, heading, formula in FORMULAS:
         print(f"{heading:<10} = {formula}")
     print("R[t,j] = test accuracy on task j after task t, argmax over all classes seen so far")
 
 
-def _rich(table: Table) -> RichTable:
+def rich_table(table: Table) -> RichTable:
     """The table for a terminal; narrow, so that the default arms fit into 80 columns."""
     shown = RichTable(
         title=Text(table.title),

@@ -16,15 +16,19 @@ from gradmix_ext.loader import library as library_module
 
 pytest.importorskip("setuptools", minversion="77")
 
+WORKLOADS = [*(ROOT / "benchmarks").glob("bench_p*.py"), ROOT / "benchmarks" / "scaling.py"]
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of the project without results and builds."""
     copy = tmp_path / "checkout"
     copy.mkdir()
-    for name in ("gradmix_ext", "csrc"):
+    for name in ("gradmix_ext", "csrc", "benchmarks"):
         shutil.copytree(
-            ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.so", ".*")
+            ROOT / name,
+            copy / name,
+            ignore=shutil.ignore_patterns("__pycache__", "*.so", ".*", "results"),
         )
     for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
@@ -56,6 +60,8 @@ def test_wheel_is_pure_and_carries_the_sources(
     }
     assert {f"gradmix_ext/_{source.as_posix()}" for source in sources} <= names
     assert "gradmix_ext/py.typed" in names
+    workloads = {name for name in names if name.startswith("gradmix_ext/_benchmarks/")}
+    assert {f"gradmix_ext/_benchmarks/{path.name}" for path in WORKLOADS} == workloads
     assert not [name for name in names if name.endswith((".so", "notes.txt", ".pyc"))]
     assert {name.split("/")[0].split("-")[0] for name in names} == {"gradmix_ext"}
 

@@ -1,0 +1,99 @@
+"""Whether something has become slower: ratios of one report against those of another."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradmix_ext.bench.results import CaseResult, Group, Report, describe, same_machine
+from gradmix_ext.bench.workload import Role
+
+__all__ = ["TOLERANCE", "Change", "changes", "committed"]
+
+#: The largest loss of a ratio that is let through.
+TOLERANCE = 0.2
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one of the project's own cases.
+
+    Attributes:
+        group: the name of the group.
+        case: the name of the case.
+        factor: its new speed over its old one, as its yardsticks see it; None if it was measured
+            then and is not any more.
+        yardsticks: how many there were.
+    """
+
+    group: str
+    case: str
+    factor: float | None
+    yardsticks: int
+
+    def lost(self, tolerance: float = TOLERANCE) -> bool:
+        """Whether more speed was lost than is let through."""
+        return self.factor is None or self.factor < 1 - tolerance
+
+    def __str__(self) -> str:
+        if self.factor is None:
+            return f"{self.group}: {self.case} is not measured any more"
+        word = "slower" if self.factor < 1 else "faster"
+        return (
+            f"{self.group}: {self.case} {self.factor:.2f} times as fast as it was ({word}), "
+            f"median of {self.yardsticks} ratios"
+        )
+
+
+def changes(old: Report, new: Report) -> list[Change]:
+    """How the project's own cases changed, in the groups that both reports have.
+
+    Times of different runs cannot be compared, ratios can. Each case of the project's own is held
+    against all alternatives and limits of its group; the median over these yardsticks says how it
+    changed, so that one of them that was measured badly, or became faster itself, raises no alarm.
+    """
+    before = {(group.workload, group.name): group for group in old.groups}
+    found = []
+    for group in new.groups:
+        was = before.get((group.workload, group.name))
+        if was is not None:
+            own = [c for c in was.cases if c.role is Role.OURS and not c.skipped]
+            found += [change for case in own if (change := _change(was, group, case)) is not None]
+    return found
+
+
+def _change(was: Group, now: Group, case: CaseResult) -> Change | None:
+    """What became of one case; None if nothing can be said."""
+    again = now.case(case.name)
+    if again is None:
+        return Change(now.name, case.name, None, 0)
+    factors = []
+    for yardstick in was.cases:
+        same = now.case(yardstick.name)
+        if yardstick.role is not Role.OURS and not yardstick.skipped and same is not None:
+            factors.append((same.median / again.median) / (yardstick.median / case.median))
+    if not factors:
+        return None
+    return Change(now.name, case.name, statistics.median(factors), len(factors))
+
+
+def committed(place: Path, like: Report) -> tuple[Path, Report]:
+    """The report to compare with: a file, or the one in a folder that is of this machine.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no report, or of another machine.
+    """
+    paths = [place] if not place.is_dir() else sorted(place.rglob("bench.json"))
+    others = []
+    for path in paths:
+        report = Report.load(path)
+        if same_machine(report, like):
+            return path, report
+        others.append(f"{path} is of {describe(report.machine)}")
+    raise ValueError(
+        f"{place} has no results of {describe(like.machine)}, and ratios of other machines say "
+        f"nothing about this one ({'; '.join(others) or 'there are none'}): measure the version "
+        "to compare with here, by gradmix bench --out FOLDER"
+    )

@@ -1,0 +1,195 @@
+"""Plots of what was measured, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradmix_ext.bench.results import CaseResult, Group, Report, describe
+from gradmix_ext.bench.workload import Role
+from gradmix_ext.continual.plots import COLOURS, MARKERS, new_figure
+
+__all__ = ["plot_roofline", "plot_scaling"]
+
+_GREY = "#777777"
+
+
+def plot_roofline(report: Report, path: Path) -> bool:
+    """Each op's rates of useful work against what the machine reaches.
+
+    Left, operations a second over operations a byte, below what copies and products of matrices
+    reach there: copies of more and of less than the caches hold, and PyTorch's own products, which
+    are no law of nature. Right, for each setting the share of the lower of the two (of the large
+    copy and the float32 product), as timed in turn with it.
+
+    Returns:
+        False, and no file, when no group has work to count.
+    """
+    points = [
+        (group, group.base)
+        for group in report.groups
+        if group.flops and group.ceilings and group.base is not None
+    ]
+    memory = [c for c in report.ceilings if c.kind == "bytes"]
+    compute = [c for c in report.ceilings if c.kind == "flops"]
+    if not points:
+        return False
+    figure = new_figure(13.5, max(5.5, 0.27 * len(points) + 2.2))
+    left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
+    ops = list(dict.fromkeys(group.op for group, _ in points))
+    style = {op: (MARKERS[n % len(MARKERS)], COLOURS[n % len(COLOURS)]) for n, op in enumerate(ops)}
+    intensity = [group.flops / group.moved for group, _ in points]
+    reach = np.geomspace(min(intensity) / 3, max(intensity) * 3, 200)
+    top = max(c.rate for c in compute)
+    for ceiling, line in zip(memory, ("-", "--"), strict=False):
+        below = reach[ceiling.rate * reach <= top]
+        left.plot(
+            below, ceiling.rate * below / 1e9, line, color=_GREY, lw=1.2,
+            label=f"{ceiling.name}: {ceiling.rate / 1e9:.0f} GB/s",
+        )  # fmt: skip
+    for ceiling, line in zip(compute, ("-.", ":"), strict=False):
+        left.axhline(
+            ceiling.rate / 1e9, color=_GREY, lw=1.2, ls=line,
+            label=f"{ceiling.name}: {ceiling.rate / 1e9:.0f} GFLOP/s",
+        )  # fmt: skip
+    shares = []
+    for (group, base), x in zip(points, intensity, strict=True):
+        marker, colour = style[group.op]
+        rate = group.flops / base.median
+        left.plot(x, rate / 1e9, marker, color=colour, markersize=7, alpha=0.85, mec="white")
+        shares.append(100 * rate / _roof(group, x))
+    for op, (marker, colour) in style.items():
+        left.plot([], [], marker, color=colour, label=op)
+    left.set(
+        xscale="log", yscale="log", xlim=(reach[0], reach[-1]),
+        xlabel="operations per byte that the work needs at least", ylabel="useful GFLOP/s",
+    )  # fmt: skip
+    left.legend(loc="lower right", fontsize=8)
+    rows = range(len(points))
+    for row, (group, _), share in zip(rows, points, shares, strict=True):
+        marker, colour = style[group.op]
+        right.plot([0, share], [row, row], color=colour, lw=1.0, alpha=0.5)
+        right.plot(share, row, marker, color=colour, markersize=7)
+        right.annotate(
+            f"{share:.0f}", (share, row), xytext=(7, -3), textcoords="offset points", fontsize=8
+        )
+    right.axvline(100, color=_GREY, lw=1.2)
+    right.set_yticks(rows, [group.name for group, _ in points], fontsize=8)
+    right.invert_yaxis()
+    right.set(xlim=(0, max(110.0, 1.1 * max(shares))), xlabel="share of the limit (%)")
+    figure.suptitle(f"Roofline: {describe(report.machine)}", x=0.01, ha="left", fontsize=10)
+    for axes in (left, right):
+        _finish(axes)
+    figure.savefig(path)
+    return True
+
+
+def _roof(group: Group, intensity: float) -> float:
+    """Operations a second that the large copy and the float32 product allow, of the same rounds."""
+    copy = next(c.rate for c in group.ceilings if c.kind == "bytes")
+    product = next(c.rate for c in group.ceilings if c.kind == "flops")
+    return min(copy * intensity, product)
+
+
+def plot_scaling(report: Report, what: str, path: Path) -> bool:
+    """Curves over what the settings vary: a row an op, a column an axis.
+
+    Args:
+        report: with groups that have an axis.
+        what: ``"time"`` or ``"memory"``.
+        path: of the picture.
+
+    Returns:
+        False, and no file, when there is no curve.
+    """
+    groups = [group for group in report.groups if group.axis]
+    if not groups:
+        return False
+    label, value = ("seconds", _seconds) if what == "time" else ("peak MB", _megabytes)
+    ops = list(dict.fromkeys(group.op for group in groups))
+    axes_of = {op: list(dict.fromkeys(g.axis for g in groups if g.op == op)) for op in ops}
+    columns = max(len(axes) for axes in axes_of.values())
+    others = [name for name in _names(groups) if not _own(groups, name)]
+    figure = new_figure(3.9 * columns + 1.4, 2.9 * len(ops))
+    grid = figure.subplots(len(ops), columns, squeeze=False)
+    for row, op in enumerate(ops):
+        for column in range(columns):
+            axes = grid[row, column]
+            if column >= len(axes_of[op]):
+                axes.set_visible(False)
+                continue
+            axis = axes_of[op][column]
+            chosen = sorted(
+                (g for g in groups if g.op == op and g.axis == axis), key=lambda g: g.at
+            )
+            _curves(axes, chosen, value, others)
+            axes.set(xscale="log", yscale="log", xlabel=axis)
+            axes.set_title(op, loc="left", fontsize=9)
+            if column == 0:
+                axes.set_ylabel(label)
+            _finish(axes)
+    handles: dict[str, Any] = {}
+    for axes in grid.flat:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False,
+        fontsize=9,
+    )  # fmt: skip
+    figure.suptitle(
+        f"{'Time' if what == 'time' else 'Peak memory'} on {describe(report.machine)}",
+        x=0.01, ha="left", fontsize=10,
+    )  # fmt: skip
+    figure.savefig(path)
+    return True
+
+
+def _names(groups: list[Group]) -> list[str]:
+    return list(dict.fromkeys(case.name for group in groups for case in group.cases))
+
+
+def _curves(
+    axes: Any,
+    groups: list[Group],
+    value: Callable[[CaseResult], float | None],
+    others: list[str],
+) -> None:
+    """Each case of an op; `others` have one colour in all of the picture."""
+    for name in _names(groups):
+        points = [
+            (group.at, found)
+            for group in groups
+            if (case := group.case(name)) is not None and (found := value(case)) is not None
+        ]
+        if not points:
+            continue
+        if _own(groups, name):
+            colour, marker, width = COLOURS[0], MARKERS[0], 2.0
+        else:
+            number = 1 + others.index(name)
+            colour, marker, width = COLOURS[number % 7], MARKERS[number % 7], 1.2
+        axes.plot(
+            *zip(*points, strict=True), marker=marker, color=colour, lw=width, markersize=4.5,
+            label=name,
+        )  # fmt: skip
+
+
+def _seconds(case: CaseResult) -> float | None:
+    return case.median
+
+
+def _megabytes(case: CaseResult) -> float | None:
+    return case.peak_bytes / 1e6 if case.peak_bytes else None
+
+
+def _own(groups: list[Group], name: str) -> bool:
+    return any(c.name == name and c.role is Role.OURS for g in groups for c in g.cases)
+
+
+def _finish(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(which="major", color="#E4E4E4", lw=0.6)
+    axes.set_axisbelow(True)
