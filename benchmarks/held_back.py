@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradmix_ext.continual import ArrayDataset, load_dataset, register_dataset
-from gradmix_ext.continual.experiment import ExperimentConfig
-from gradmix_ext.continual.suite_report import SuiteFindings, write_report
-from gradmix_ext.continual.suite_runs import Ledger, run_suite
-from gradmix_ext.continual.suites import SUITES, Suite
+from gradmix_ext.experiments.experiment import ExperimentConfig
+from gradmix_ext.experiments.suite_report import SuiteFindings, write_report
+from gradmix_ext.experiments.suite_runs import Ledger, run_suite
+from gradmix_ext.experiments.suites import SUITES, Suite
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]

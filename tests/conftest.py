@@ -53,3 +53,12 @@ def gradmix(capsys):
         return exit_.value.code, out, err
 
     return run
+
+
+@pytest.fixture
+def one_thread():
+    """For models so small that a second thread would only get in the way."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradmix_ext.bench.results import CaseResult, Group, Report, describe
 from gradmix_ext.bench.workload import Role
-from gradmix_ext.continual.plots import COLOURS, MARKERS, new_figure
+from gradmix_ext.experiments.plots import COLOURS, MARKERS, new_figure
 
 __all__ = ["plot_roofline", "plot_scaling"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from gradmix_ext.bench.results import CaseResult, Group, Report, busy, describe
 from gradmix_ext.bench.workload import Role, Target
-from gradmix_ext.continual.tables import Table
+from gradmix_ext.experiments.tables import Table
 
 __all__ = [
     "ceiling_table",

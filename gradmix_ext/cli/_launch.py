@@ -16,9 +16,9 @@ import torch.distributed as dist
 
 from gradmix_ext import loader
 from gradmix_ext.cli._errors import RunError, wrong_input
-from gradmix_ext.continual.experiment import Experiment
-from gradmix_ext.continual.jobs import Job, RunFailedError
-from gradmix_ext.continual.plan import Plan
+from gradmix_ext.experiments.experiment import Experiment
+from gradmix_ext.experiments.jobs import Job, RunFailedError
+from gradmix_ext.experiments.plan import Plan
 from gradmix_ext.ranks import ONE, RankLostError, Ranks, leave, ranks_of
 
 __all__ = ["experiment_of", "follow", "join_ranks", "leading"]

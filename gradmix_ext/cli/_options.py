@@ -20,7 +20,7 @@ from gradmix_ext.cli._values import (
 )
 
 if TYPE_CHECKING:
-    from gradmix_ext.continual.experiment import ExperimentConfig
+    from gradmix_ext.experiments.experiment import ExperimentConfig
 
 __all__ = [
     "SectionedCommand",
@@ -387,7 +387,7 @@ def experiment_config(params: dict[str, Any]) -> ExperimentConfig:
     """
     from dataclasses import fields
 
-    from gradmix_ext.continual.experiment import ExperimentConfig
+    from gradmix_ext.experiments.experiment import ExperimentConfig
 
     if params["tasks"] is not None and params["increment"] is not None:
         raise click.UsageError("give either --tasks or --increment, not both")

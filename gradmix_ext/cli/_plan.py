@@ -12,10 +12,10 @@ import click
 
 from gradmix_ext._version import __version__
 from gradmix_ext.cli._options import experiment_config, typed_flags
-from gradmix_ext.continual.compare import choose_baseline
-from gradmix_ext.continual.experiment import Arm
 from gradmix_ext.continual.files import occupied
-from gradmix_ext.continual.plan import Plan
+from gradmix_ext.experiments.compare import choose_baseline
+from gradmix_ext.experiments.experiment import Arm
+from gradmix_ext.experiments.plan import Plan
 
 __all__ = ["make_plan"]
 

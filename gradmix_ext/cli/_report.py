@@ -13,13 +13,13 @@ from rich.progress import Progress as Bars
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from gradmix_ext.continual.compare import FORMULAS, Comparison, Progress
-from gradmix_ext.continual.experiment import Arm
-from gradmix_ext.continual.finished import FinishedRun
-from gradmix_ext.continual.jobs import Tick
-from gradmix_ext.continual.statistics import percent
-from gradmix_ext.continual.summary import tables
-from gradmix_ext.continual.tables import Table
+from gradmix_ext.experiments.compare import FORMULAS, Comparison, Progress
+from gradmix_ext.experiments.experiment import Arm
+from gradmix_ext.experiments.finished import FinishedRun
+from gradmix_ext.experiments.jobs import Tick
+from gradmix_ext.experiments.statistics import percent
+from gradmix_ext.experiments.summary import tables
+from gradmix_ext.experiments.tables import Table
 
 __all__ = ["RichProgress", "print_files", "print_tables", "rich_table"]
 

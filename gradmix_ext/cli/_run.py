@@ -18,13 +18,13 @@ from gradmix_ext.cli._errors import InputError, RunError, wrong_input
 from gradmix_ext.cli._launch import experiment_of, follow, join_ranks, leading
 from gradmix_ext.cli._plan import make_plan
 from gradmix_ext.cli._report import RichProgress, print_files, print_tables
-from gradmix_ext.continual.compare import Comparison
 from gradmix_ext.continual.files import default_folder
-from gradmix_ext.continual.jobs import Job, RunFailedError
-from gradmix_ext.continual.parallel import fitting_workers
-from gradmix_ext.continual.plan import Plan, provenance
-from gradmix_ext.continual.run_folder import RunFolder
-from gradmix_ext.continual.summary import describe
+from gradmix_ext.experiments.compare import Comparison
+from gradmix_ext.experiments.jobs import Job, RunFailedError
+from gradmix_ext.experiments.parallel import fitting_workers
+from gradmix_ext.experiments.plan import Plan, provenance
+from gradmix_ext.experiments.run_folder import RunFolder
+from gradmix_ext.experiments.summary import describe
 from gradmix_ext.ranks import RankLostError, Ranks, leave
 
 __all__ = ["run_comparison"]

@@ -10,12 +10,12 @@ import click
 import torch
 
 from gradmix_ext.cli._errors import RunError, wrong_input
-from gradmix_ext.continual.arm import Arm
-from gradmix_ext.continual.parallel import fitting_workers
-from gradmix_ext.continual.suite_report import SuiteFindings, write_report
-from gradmix_ext.continual.suite_runs import Ledger, run_suite
-from gradmix_ext.continual.suites import SUITES
 from gradmix_ext.continual.trainer import DivergedError
+from gradmix_ext.experiments.arm import Arm
+from gradmix_ext.experiments.parallel import fitting_workers
+from gradmix_ext.experiments.suite_report import SuiteFindings, write_report
+from gradmix_ext.experiments.suite_runs import Ledger, run_suite
+from gradmix_ext.experiments.suites import SUITES
 
 __all__ = ["compare_suite"]
 

@@ -121,7 +121,7 @@ def compare_command(arms: tuple[str, ...], seeds: tuple[int, ...], **params: Any
     if quick:
         raise click.UsageError("--quick is for a --suite")
     from gradmix_ext.cli._run import run_comparison
-    from gradmix_ext.continual.experiment import DEFAULT_ARMS
+    from gradmix_ext.experiments.experiment import DEFAULT_ARMS
 
     run_comparison("compare", arms or DEFAULT_ARMS, seeds, **params)
 

@@ -16,7 +16,7 @@ from gradmix_ext.cli._options import (
 from gradmix_ext.cli._values import COUNT, read_seeds
 
 if TYPE_CHECKING:
-    from gradmix_ext.continual.diagnosis import Diagnosis
+    from gradmix_ext.experiments.diagnosis import Diagnosis
 
 __all__ = ["diagnose_command"]
 
@@ -85,9 +85,9 @@ Examples:
 def diagnose_command(seeds: tuple[int, ...], again: str | None, **params: Any) -> None:
     """Read the input, measure, write."""
     from gradmix_ext.cli._errors import RunError, wrong_input
-    from gradmix_ext.continual.diagnosis import Diagnosis
-    from gradmix_ext.continual.diagnosis.report import markdown, write_report
     from gradmix_ext.continual.trainer import DivergedError
+    from gradmix_ext.experiments.diagnosis import Diagnosis
+    from gradmix_ext.experiments.diagnosis.report import markdown, write_report
 
     if again is not None:
         folder = Path(again)
@@ -111,9 +111,9 @@ def _measure(seeds: tuple[int, ...], **params: Any) -> tuple[Diagnosis, Path]:
     import torch
 
     from gradmix_ext.cli._errors import wrong_input
-    from gradmix_ext.continual.diagnosis import MeasureConfig, Study
-    from gradmix_ext.continual.experiment import Experiment
     from gradmix_ext.continual.files import default_folder, require_free
+    from gradmix_ext.experiments.diagnosis import MeasureConfig, Study
+    from gradmix_ext.experiments.experiment import Experiment
 
     torch.set_num_threads(params["threads"])
     with wrong_input():

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gradmix_ext.continual.data import RawInputs
-    from gradmix_ext.continual.saved import SavedRun
     from gradmix_ext.continual.scenario import Scenario
+    from gradmix_ext.experiments.saved import SavedRun
     from gradmix_ext.mixers.images import Inputs
 
 __all__ = ["explain_command"]
@@ -148,7 +148,7 @@ def _choose(run: str, arm: str | None, seed: int | None) -> SavedRun:
     Raises:
         ValueError: there is none, or the arm has to be named.
     """
-    from gradmix_ext.continual.saved import load_runs
+    from gradmix_ext.experiments.saved import load_runs
 
     saved = load_runs(run)
     arms = list(dict.fromkeys(each.arm.label for each in saved))

@@ -14,7 +14,7 @@ from gradmix_ext.cli._options import SectionedCommand, section
 from gradmix_ext.cli._values import COUNT, THREADS
 
 if TYPE_CHECKING:
-    from gradmix_ext.continual.saved import SavedRun
+    from gradmix_ext.experiments.saved import SavedRun
     from gradmix_ext.robustness.curves import Curves
 
 __all__ = ["robustness_command"]
@@ -153,7 +153,7 @@ def _load(folders: Sequence[str], arms: str | None, device: str) -> list[tuple[S
     Raises:
         ValueError: a folder is named twice, holds no models, or an arm is in none of them.
     """
-    from gradmix_ext.continual.saved import load_runs
+    from gradmix_ext.experiments.saved import load_runs
 
     if len({Path(folder).resolve() for folder in folders}) < len(folders):
         raise ValueError(f"a run is named twice: {' '.join(folders)}")
@@ -211,7 +211,7 @@ def _attack(
     from rich.progress import Progress
 
     from gradmix_ext.continual.feed import Feed
-    from gradmix_ext.continual.statistics import percent
+    from gradmix_ext.experiments.statistics import percent
     from gradmix_ext.robustness import evaluate
 
     console = Console()

@@ -19,14 +19,14 @@ from gradmix_ext.continual.datasets import (
     load_dataset,
     register_dataset,
 )
-from gradmix_ext.continual.digit_streams import (
+from gradmix_ext.continual.datasets.digit_streams import (
     digits_corrupted,
     digits_longtail,
     digits_permuted,
     digits_rotated,
 )
+from gradmix_ext.continual.datasets.hierarchy import hierarchy
 from gradmix_ext.continual.evaluate import Evaluation, Evaluator
-from gradmix_ext.continual.hierarchy import hierarchy
 from gradmix_ext.continual.methods import (
     AGEM,
     ER,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradmix_ext import metrics
-from gradmix_ext.continual.statistics import Contrast, contrasts, half_width
+from gradmix_ext.experiments.statistics import Contrast, contrasts, half_width
 from gradmix_ext.report.contenders import Contender
 from gradmix_ext.report.load import Array, SeedRecord
 
@@ -128,7 +128,7 @@ def differences(baseline: Contender, found: Sequence[Contender], test: str) -> l
     Args:
         baseline: One of `found`.
         found: All arms.
-        test: A name of :data:`~gradmix_ext.continual.statistics.TESTS`.
+        test: A name of :data:`~gradmix_ext.experiments.statistics.TESTS`.
     """
     others = [each for each in found if each is not baseline]
     paired = {other.name: _pairs(baseline, other) for other in others}

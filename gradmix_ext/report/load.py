@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradmix_ext.continual.statistics import TESTS
+from gradmix_ext.experiments.statistics import TESTS
 
 __all__ = ["ArmRecord", "Array", "PairHistory", "RunRecord", "SeedRecord", "load_run", "read_pairs"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradmix_ext._version import __version__
-from gradmix_ext.continual.statistics import TESTS, Contrast, Estimate
+from gradmix_ext.experiments.statistics import TESTS, Contrast, Estimate
 from gradmix_ext.page import asset, document, templates
 from gradmix_ext.report.contenders import Contender, contenders, run_names
 from gradmix_ext.report.figures import COMPARED, METRICS, differences

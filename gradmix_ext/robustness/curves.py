@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gradmix_ext.continual.plots import COLOURS, MARKERS, new_figure
-from gradmix_ext.continual.statistics import Estimate, half_width
+from gradmix_ext.experiments.plots import COLOURS, MARKERS, new_figure
+from gradmix_ext.experiments.statistics import Estimate, half_width
 from gradmix_ext.robustness.attacks import ATTACKS
 from gradmix_ext.robustness.evaluate import RobustAccuracy
 

@@ -20,11 +20,11 @@ import torch
 
 from gradmix_ext import loader
 from gradmix_ext.cli import main
-from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
-from gradmix_ext.continual.finished import FinishedRun
-from gradmix_ext.continual.jobs import Job, RunFailedError, Tick
-from gradmix_ext.continual.parallel import do_parallel
-from gradmix_ext.continual.run_folder import RunFolder
+from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.experiments.finished import FinishedRun
+from gradmix_ext.experiments.jobs import Job, RunFailedError, Tick
+from gradmix_ext.experiments.parallel import do_parallel
+from gradmix_ext.experiments.run_folder import RunFolder
 
 # Runs of a second or so, in which checkpoints are written all the time.
 PLAN = ["compare", "er", "gradmix", "--seeds", "0,3", "--tasks", "3", "--epochs", "5"]

@@ -10,11 +10,11 @@ import torch
 
 import gradmix_ext as gx
 from gradmix_ext.cli import main
-from gradmix_ext.continual.compare import Comparison
-from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
-from gradmix_ext.continual.plan import Plan, provenance
-from gradmix_ext.continual.run_folder import RunFolder
-from gradmix_ext.continual.saved import load_runs
+from gradmix_ext.experiments.compare import Comparison
+from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.experiments.plan import Plan, provenance
+from gradmix_ext.experiments.run_folder import RunFolder
+from gradmix_ext.experiments.saved import load_runs
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from gradmix_ext.cli.compare import compare_command
 from gradmix_ext.cli.train import train_command
 from gradmix_ext.continual import METHODS
 from gradmix_ext.continual.buffer import POLICIES
-from gradmix_ext.continual.experiment import DEFAULT_ARMS, Arm, ExperimentConfig
 from gradmix_ext.continual.replay import REPLAY_MODES
-from gradmix_ext.continual.statistics import Estimate
+from gradmix_ext.experiments.experiment import DEFAULT_ARMS, Arm, ExperimentConfig
+from gradmix_ext.experiments.statistics import Estimate
 from gradmix_ext.mixers import MIXERS, GradMix
 
 # Seconds matter here: fewer epochs, and a narrow choice of arms.

@@ -16,7 +16,7 @@ from gradmix_ext.continual import Trainer, class_incremental, load_dataset
 from gradmix_ext.continual.data import read
 from gradmix_ext.continual.datasets import image_files
 from gradmix_ext.continual.models import build_model, seeded
-from gradmix_ext.continual.saved import load_runs
+from gradmix_ext.experiments.saved import load_runs
 
 pytest.importorskip("torchvision")
 

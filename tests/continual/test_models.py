@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from gradmix_ext.continual import models
-from gradmix_ext.continual.experiment import Experiment, ExperimentConfig
 from gradmix_ext.continual.models import ResNet32, build_model, model_names, seeded
+from gradmix_ext.experiments.experiment import Experiment, ExperimentConfig
 from gradmix_ext.mixers.head import HeadInput, find_head
 
 

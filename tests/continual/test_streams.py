@@ -9,8 +9,12 @@ import pytest
 import torch
 
 from gradmix_ext.continual import ArrayDataset, class_incremental, load_dataset
-from gradmix_ext.continual.digit_streams import digits_corrupted, digits_longtail, digits_rotated
-from gradmix_ext.continual.hierarchy import class_means, hierarchy
+from gradmix_ext.continual.datasets.digit_streams import (
+    digits_corrupted,
+    digits_longtail,
+    digits_rotated,
+)
+from gradmix_ext.continual.datasets.hierarchy import class_means, hierarchy
 
 NAMES = (
     "digits-rotated",

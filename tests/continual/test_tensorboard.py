@@ -8,8 +8,8 @@ import pytest
 
 from gradmix_ext.continual.callbacks import Callback, EpochEnd
 from gradmix_ext.continual.checkpoint import Checkpoint
-from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig, Run
 from gradmix_ext.continual.tensorboard import TensorBoardLog
+from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig, Run
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradmix_ext.continual.experiment import usable_device
+from gradmix_ext.experiments.experiment import usable_device
 from gradmix_ext.theory.rare_features.data import DataModel, PatchData
 from gradmix_ext.theory.rare_features.network import ACTIVATIONS, PatchNetwork
 from gradmix_ext.theory.rare_features.training import History, Schedule, train

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gradmix_ext.continual.statistics import Estimate
+from gradmix_ext.experiments.statistics import Estimate
 from gradmix_ext.theory.rare_features.experiment import COLUMNS, ExperimentConfig, Run, SweepRun
 from gradmix_ext.theory.rare_features.training import Schedule
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradmix_ext.continual.arm import Arm
 from gradmix_ext.continual.buffer import ReplayBuffer
 from gradmix_ext.continual.callbacks import (
     Callback,
@@ -29,6 +28,7 @@ from gradmix_ext.continual.optimization import optimizer_by_name
 from gradmix_ext.continual.result import Result
 from gradmix_ext.continual.scenario import Scenario, class_incremental
 from gradmix_ext.continual.trainer import Trainer, random_stream
+from gradmix_ext.experiments.arm import Arm
 from gradmix_ext.mixers import Mixer, by_name
 from gradmix_ext.ranks import ONE, Ranks
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gradmix_ext import GradMix
 from gradmix_ext.cli import main
 from gradmix_ext.continual import mlp
-from gradmix_ext.continual.diagnosis import (
+from gradmix_ext.experiments.diagnosis import (
     Diagnosis,
     MeasureConfig,
     Measurement,
@@ -25,10 +25,10 @@ from gradmix_ext.continual.diagnosis import (
     agreement,
     measure,
 )
-from gradmix_ext.continual.diagnosis.agreement import auc, partial_spearman, spearman
-from gradmix_ext.continual.diagnosis.report import markdown
-from gradmix_ext.continual.diagnosis.study import _MeasuredER
-from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.experiments.diagnosis.agreement import auc, partial_spearman, spearman
+from gradmix_ext.experiments.diagnosis.report import markdown
+from gradmix_ext.experiments.diagnosis.study import _MeasuredER
+from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
 
 # Classes 0 and 2 are old, 3 and 1 current, 4 is still to come. One sample of each class, and λ = ½
 # (Beta with a huge α), leave nothing to chance.

@@ -21,8 +21,8 @@ from multiprocessing.process import BaseProcess
 import torch
 
 from gradmix_ext import loader
-from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
-from gradmix_ext.continual.jobs import Job, RunFailedError, Tick
+from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.experiments.jobs import Job, RunFailedError, Tick
 
 __all__ = ["do_parallel", "fitting_workers"]
 

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from gradmix_ext.continual.compare import FORMULAS, Comparison, choose_baseline
-from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
 from gradmix_ext.continual.result import METRICS, Result
-from gradmix_ext.continual.summary import (
+from gradmix_ext.experiments.compare import FORMULAS, Comparison, choose_baseline
+from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.experiments.summary import (
     summary_latex,
     summary_markdown,
     tables,
     write_metrics_csv,
     write_table_csv,
 )
-from gradmix_ext.continual.tables import Table
+from gradmix_ext.experiments.tables import Table
 
 ARMS = [Arm.parse(text) for text in ("finetune", "er", "gradmix")]
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gradmix_ext.continual.compare import FORMULAS, Comparison
 from gradmix_ext.continual.result import METRICS
-from gradmix_ext.continual.statistics import TESTS
-from gradmix_ext.continual.tables import Table
+from gradmix_ext.experiments.compare import FORMULAS, Comparison
+from gradmix_ext.experiments.statistics import TESTS
+from gradmix_ext.experiments.tables import Table
 
 __all__ = [
     "describe",
@@ -127,7 +127,7 @@ def write_table_csv(comparison: Comparison, path: Path) -> None:
     """Every metric of every finished arm as fractions, in long form; empty is undefined.
 
     `difference` and what follows it compare the arm with `baseline`, in the metrics that are
-    tested (those of :data:`~gradmix_ext.continual.compare.FORMULAS`).
+    tested (those of :data:`~gradmix_ext.experiments.compare.FORMULAS`).
     """
     headings = (
         "arm", "method", "augment", "metric", "seeds", "mean", "half_width",

@@ -11,10 +11,10 @@ import pytest
 from scipy import stats
 
 from gradmix_ext.cli import _suite, main
-from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
-from gradmix_ext.continual.suite_report import SuiteFindings
-from gradmix_ext.continual.suite_runs import Ledger, Row, run_suite
-from gradmix_ext.continual.suites import SUITES, Suite
+from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.experiments.suite_report import SuiteFindings
+from gradmix_ext.experiments.suite_runs import Ledger, Row, run_suite
+from gradmix_ext.experiments.suites import SUITES, Suite
 
 _CONFIG = ExperimentConfig(tasks=2, epochs=1, hidden=(8,), samples_per_pair=2)
 TINY = Suite(

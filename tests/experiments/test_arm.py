@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradmix_ext.continual import METHODS
-from gradmix_ext.continual.compare import Comparison
-from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
-from gradmix_ext.continual.plan import Plan, provenance
-from gradmix_ext.continual.run_folder import RunFolder
-from gradmix_ext.continual.saved import load_runs
+from gradmix_ext.experiments.compare import Comparison
+from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.experiments.plan import Plan, provenance
+from gradmix_ext.experiments.run_folder import RunFolder
+from gradmix_ext.experiments.saved import load_runs
 from gradmix_ext.mixers import MIXERS, option_names
 
 TINY = ExperimentConfig(tasks=2, epochs=1, hidden=(8,), samples_per_pair=2)

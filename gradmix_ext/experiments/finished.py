@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from gradmix_ext.continual.callbacks import PairMaps
-from gradmix_ext.continual.experiment import Arm, Run
 from gradmix_ext.continual.files import replaced, write_tensors
 from gradmix_ext.continual.result import Result
+from gradmix_ext.experiments.experiment import Arm, Run
 
 __all__ = ["EVENTS", "MATRICES", "MODELS", "PAIRS", "FinishedRun", "write_run"]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from gradmix_ext.continual.compare import FORMULAS
-from gradmix_ext.continual.plots import COLOURS, MARKERS, new_figure
-from gradmix_ext.continual.statistics import TESTS, Contrast, Estimate, contrasts
-from gradmix_ext.continual.suite_runs import Row
-from gradmix_ext.continual.suites import Suite
-from gradmix_ext.continual.tables import Table
+from gradmix_ext.experiments.compare import FORMULAS
+from gradmix_ext.experiments.plots import COLOURS, MARKERS, new_figure
+from gradmix_ext.experiments.statistics import TESTS, Contrast, Estimate, contrasts
+from gradmix_ext.experiments.suite_runs import Row
+from gradmix_ext.experiments.suites import Suite
+from gradmix_ext.experiments.tables import Table
 
 __all__ = ["SuiteFindings", "write_report"]
 
@@ -33,7 +33,7 @@ class SuiteFindings:
     Attributes:
         suite: The study.
         rows: Its finished runs, by setting, arm and seed.
-        test: A name of :data:`~gradmix_ext.continual.statistics.TESTS`.
+        test: A name of :data:`~gradmix_ext.experiments.statistics.TESTS`.
     """
 
     suite: Suite

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from gradmix_ext.continual.diagnosis.agreement import STATISTICS
-from gradmix_ext.continual.diagnosis.study import Diagnosis
-from gradmix_ext.continual.plots import COLOURS, MARKERS, new_figure
-from gradmix_ext.continual.statistics import half_width
+from gradmix_ext.experiments.diagnosis.agreement import STATISTICS
+from gradmix_ext.experiments.diagnosis.study import Diagnosis
+from gradmix_ext.experiments.plots import COLOURS, MARKERS, new_figure
+from gradmix_ext.experiments.statistics import half_width
 
 __all__ = ["markdown", "write_report"]
 

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from gradmix_ext.continual.data import concatenate
-from gradmix_ext.continual.diagnosis.agreement import STATISTICS, agreement
-from gradmix_ext.continual.diagnosis.measure import MeasureConfig, Measurement, measure
-from gradmix_ext.continual.experiment import Arm, Experiment
 from gradmix_ext.continual.feed import Batch
 from gradmix_ext.continual.methods import ER, Stage
 from gradmix_ext.continual.trainer import random_stream
+from gradmix_ext.experiments.diagnosis.agreement import STATISTICS, agreement
+from gradmix_ext.experiments.diagnosis.measure import MeasureConfig, Measurement, measure
+from gradmix_ext.experiments.experiment import Arm, Experiment
 
 __all__ = ["Diagnosis", "Study"]
 

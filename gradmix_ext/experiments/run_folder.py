@@ -32,12 +32,12 @@ import numpy as np
 import torch
 
 from gradmix_ext.continual.files import remove_parts, replaced, require_free
-from gradmix_ext.continual.finished import EVENTS, MATRICES, MODELS, PAIRS, FinishedRun
-from gradmix_ext.continual.jobs import CHECKPOINTS, TENSORBOARD
-from gradmix_ext.continual.plan import CONFIG
+from gradmix_ext.experiments.finished import EVENTS, MATRICES, MODELS, PAIRS, FinishedRun
+from gradmix_ext.experiments.jobs import CHECKPOINTS, TENSORBOARD
+from gradmix_ext.experiments.plan import CONFIG
 
 if TYPE_CHECKING:
-    from gradmix_ext.continual.compare import Comparison
+    from gradmix_ext.experiments.compare import Comparison
 
 __all__ = ["RunFolder"]
 
@@ -103,8 +103,8 @@ class RunFolder:
 
         Works as well on a comparison that was cut short.
         """
-        from gradmix_ext.continual.plots import plot_accuracy, plot_class_pairs
-        from gradmix_ext.continual.summary import (
+        from gradmix_ext.experiments.plots import plot_accuracy, plot_class_pairs
+        from gradmix_ext.experiments.summary import (
             summary_latex,
             summary_markdown,
             write_metrics_csv,

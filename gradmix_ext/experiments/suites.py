@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from gradmix_ext.continual.experiment import ExperimentConfig
+from gradmix_ext.experiments.experiment import ExperimentConfig
 
 __all__ = ["SUITES", "Suite"]
 

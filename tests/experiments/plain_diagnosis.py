@@ -1,11 +1,11 @@
 """The figures of ``gradmix diagnose`` computed once more, by plain autograd.
 
-    python tests/continual/plain_diagnosis.py benchmarks/results/selection/diagnosis-union
+    python tests/experiments/plain_diagnosis.py benchmarks/results/selection/diagnosis-union
 
 trains the models of a saved diagnosis again, measures each of its moments with draws of its own,
 and prints its figures next to the saved ones. The package trains, as it is its models that are
 looked at. Scores, measured changes and statistics are PyTorch's autograd in float64, with dense
-soft labels, and SciPy: no mixer, no fused op and nothing of ``gradmix_ext.continual.diagnosis``.
+soft labels, and SciPy: no mixer, no fused op and nothing of ``gradmix_ext.experiments.diagnosis``.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from scipy import stats
 from torch import Tensor, nn
 
 from gradmix_ext.continual import ER
-from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
 from gradmix_ext.continual.methods import Stage
+from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
 
 STATISTICS = ("spearman", "partial", "sign", "auc")
 SCORES = ("mixed", "linear", "gram", "network", "kind")

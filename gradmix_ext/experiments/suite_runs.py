@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from gradmix_ext.continual.experiment import Arm, Experiment, ExperimentConfig
-from gradmix_ext.continual.suites import Suite
+from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.experiments.suites import Suite
 
 __all__ = ["Ledger", "Row", "run_suite"]
 

@@ -7,9 +7,9 @@ mixed samples of each class pair and measures how the loss on the old tasks chan
 
 from __future__ import annotations
 
-from gradmix_ext.continual.diagnosis.agreement import STATISTICS, agreement
-from gradmix_ext.continual.diagnosis.measure import MeasureConfig, Measurement, measure
-from gradmix_ext.continual.diagnosis.study import Diagnosis, Study
+from gradmix_ext.experiments.diagnosis.agreement import STATISTICS, agreement
+from gradmix_ext.experiments.diagnosis.measure import MeasureConfig, Measurement, measure
+from gradmix_ext.experiments.diagnosis.study import Diagnosis, Study
 
 __all__ = [
     "STATISTICS",

@@ -6,13 +6,13 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from gradmix_ext.continual.experiment import Arm, Experiment
-from gradmix_ext.continual.finished import FinishedRun
-from gradmix_ext.continual.jobs import Job, Tick
-from gradmix_ext.continual.parallel import do_parallel
 from gradmix_ext.continual.result import METRICS
-from gradmix_ext.continual.run_folder import RunFolder
-from gradmix_ext.continual.statistics import Contrast, Estimate, contrasts
+from gradmix_ext.experiments.experiment import Arm, Experiment
+from gradmix_ext.experiments.finished import FinishedRun
+from gradmix_ext.experiments.jobs import Job, Tick
+from gradmix_ext.experiments.parallel import do_parallel
+from gradmix_ext.experiments.run_folder import RunFolder
+from gradmix_ext.experiments.statistics import Contrast, Estimate, contrasts
 
 __all__ = ["FORMULAS", "Comparison", "Progress", "choose_baseline"]
 
@@ -48,7 +48,7 @@ class Comparison:
         arms: What is compared.
         seeds: The seeds, the same for every arm.
         baseline: The arm that the others are tested against; None takes :func:`choose_baseline`'s.
-        test: A name of :data:`~gradmix_ext.continual.statistics.TESTS`.
+        test: A name of :data:`~gradmix_ext.experiments.statistics.TESTS`.
     """
 
     def __init__(

@@ -12,11 +12,11 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from gradmix_ext.continual.finished import FinishedRun
-from gradmix_ext.continual.statistics import half_width
+from gradmix_ext.experiments.finished import FinishedRun
+from gradmix_ext.experiments.statistics import half_width
 
 if TYPE_CHECKING:
-    from gradmix_ext.continual.compare import Comparison
+    from gradmix_ext.experiments.compare import Comparison
 
 __all__ = ["COLOURS", "MARKERS", "new_figure", "plot_accuracy", "plot_class_pairs"]
 

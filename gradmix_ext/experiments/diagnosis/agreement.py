@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gradmix_ext.continual.diagnosis.measure import Measurement
+from gradmix_ext.experiments.diagnosis.measure import Measurement
 
 __all__ = ["STATISTICS", "agreement", "auc", "partial_spearman", "spearman"]
 

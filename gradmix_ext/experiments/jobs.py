@@ -8,9 +8,9 @@ from pathlib import Path
 
 from gradmix_ext.continual.callbacks import Callback, EpochEnd, TaskEnd
 from gradmix_ext.continual.checkpoint import Checkpoint, CheckpointError
-from gradmix_ext.continual.experiment import Arm, Experiment, Run
-from gradmix_ext.continual.finished import write_run
 from gradmix_ext.continual.trainer import DivergedError
+from gradmix_ext.experiments.experiment import Arm, Experiment, Run
+from gradmix_ext.experiments.finished import write_run
 from gradmix_ext.ranks import FirstRankError, RankLostError
 
 __all__ = ["CHECKPOINTS", "TENSORBOARD", "Job", "RunFailedError", "Tick"]

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from gradmix_ext._version import __version__
-from gradmix_ext.continual.experiment import Arm, ExperimentConfig
 from gradmix_ext.continual.files import replaced
+from gradmix_ext.experiments.experiment import Arm, ExperimentConfig
 
 __all__ = ["CONFIG", "Plan", "provenance"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import plain_diagnosis
 import pytest
 
-from gradmix_ext.continual.diagnosis import MeasureConfig, Study
-from gradmix_ext.continual.experiment import Experiment, ExperimentConfig
+from gradmix_ext.experiments.diagnosis import MeasureConfig, Study
+from gradmix_ext.experiments.experiment import Experiment, ExperimentConfig
 
 
 @pytest.mark.parametrize("replay", ["union", "split"])

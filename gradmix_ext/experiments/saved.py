@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gradmix_ext.continual.experiment import Arm, Experiment
-from gradmix_ext.continual.finished import FinishedRun
-from gradmix_ext.continual.plan import Plan
 from gradmix_ext.continual.scenario import Scenario
+from gradmix_ext.experiments.experiment import Arm, Experiment
+from gradmix_ext.experiments.finished import FinishedRun
+from gradmix_ext.experiments.plan import Plan
 
 __all__ = ["SavedRun", "load_runs"]
 

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradmix_ext.continual.statistics import Contrast, Estimate, contrasts, holm, paired_p, percent
+from gradmix_ext.experiments.statistics import (
+    Contrast,
+    Estimate,
+    contrasts,
+    holm,
+    paired_p,
+    percent,
+)
 
 nan = math.nan
 
