@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 
 import numpy as np
@@ -114,3 +115,9 @@ def test_fwt_needs_the_entries_above_the_diagonal_and_a_baseline_that_fits():
         metrics.fwt(FOUR, baseline=[0.1, 0.1])
     with pytest.raises(ValueError, match=r"baseline\[2\] = nan"):
         metrics.fwt(FOUR, baseline=[0.1, 0.1, math.nan, 0.1])
+
+
+def test_examples_of_the_docstrings():
+    result = doctest.testmod(metrics)
+    assert result.attempted > 0
+    assert result.failed == 0
