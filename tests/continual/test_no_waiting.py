@@ -27,6 +27,9 @@ WAITING = {
     "aten::equal",
 }
 
+#: The loss of a step: on a GPU the first; on the CPU its gradient is formed with it.
+LOSSES = {"gradmix_ext::mixup_cross_entropy", "gradmix_ext::mixup_cross_entropy_with_gradient"}
+
 
 class Watch(TorchDispatchMode):
     """Notes every operation for which a step on a GPU would have to wait."""
@@ -44,7 +47,7 @@ class Watch(TorchDispatchMode):
         )
         if not self.pausing and (name in WAITING or by_mask):
             self.found.add(name)
-        self.steps += name == "gradmix_ext::mixup_cross_entropy"
+        self.steps += name in LOSSES
         return op(*args, **(kwargs or {}))
 
 
