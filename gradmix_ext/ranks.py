@@ -131,6 +131,10 @@ class Ranks:
         """The tensors [n, ...] of all ranks one after the other, and where this rank's begins."""
         return own, 0
 
+    def pool(self, *own: Tensor) -> tuple[Tensor, ...]:
+        """Tensors [n, ...] of one length on each rank, with the rows of the others after them."""
+        return own
+
     def fetch(self, read: Callable[[Tensor], Tensor], index: Tensor, begin: int, n: int) -> Tensor:
         """Samples [N, ...] of all ranks, by positions [N] in what :meth:`joined` gives.
 
@@ -276,6 +280,14 @@ class _Processes(Ranks):
         parts = self._all(own)
         return torch.cat(parts), sum(map(len, parts[: self.rank]))
 
+    def pool(self, *own: Tensor) -> tuple[Tensor, ...]:
+        lengths = self._lengths(len(own[0]))
+        pools = []
+        for each in own:
+            parts = self._parts(each, lengths)
+            pools.append(torch.cat([parts.pop(self.rank), *parts]))
+        return tuple(pools)
+
     def fetch(self, read: Callable[[Tensor], Tensor], index: Tensor, begin: int, n: int) -> Tensor:
         inside = (index >= begin) & (index < begin + n)
         mine = read(index[inside] - begin)
@@ -290,11 +302,18 @@ class _Processes(Ranks):
 
     def _all(self, own: Tensor) -> list[Tensor]:
         """The tensors [n, ...] of all ranks, whose lengths may differ."""
-        where = self._device if self._device.type == "cuda" else own.device  # NCCL alone
-        count = torch.tensor([len(own)], device=where)
+        return self._parts(own, self._lengths(len(own)))
+
+    def _lengths(self, own: int) -> list[int]:
+        """A length of each rank; with Gloo beside NCCL, no device is waited for."""
+        count = torch.tensor([own], device=self._device)
         counts = [torch.empty_like(count) for _ in range(self.size)]
         dist.all_gather(counts, count, self.group)
-        lengths = [int(each) for each in counts]
+        return [int(each) for each in counts]
+
+    def _parts(self, own: Tensor, lengths: list[int]) -> list[Tensor]:
+        """The tensors [n, ...] of all ranks, of these lengths."""
+        where = self._device if self._device.type == "cuda" else own.device  # NCCL alone
         padded = own.new_zeros(max(lengths), *own.shape[1:], device=where)
         padded[: len(own)] = own
         parts = [torch.empty_like(padded) for _ in range(self.size)]

@@ -31,6 +31,7 @@ from gradmix_ext.continual.result import Result
 from gradmix_ext.continual.scenario import Scenario, Task
 from gradmix_ext.continual.training_state import TrainingState
 from gradmix_ext.mixers import Mixer, by_name
+from gradmix_ext.mixers.pooled import mix_shares
 from gradmix_ext.ranks import Ranks, ranks_of
 
 __all__ = ["DivergedError", "Trainer", "random_stream"]
@@ -240,7 +241,7 @@ class Trainer:
             if mixer.update_due(step):
                 memory = self.method.memory(stage)
                 mixer.update(model, stage.current, memory, seen_classes=stage.seen_mask)
-            batch = mixer.mix(x, y)
+            batch = mix_shares(mixer, x, y, self.ranks)
             with self._precision():
                 logits = batch.forward(run.replica)
                 loss = self.method.loss(stage, batch, logits)

@@ -45,6 +45,9 @@ class Mixer(ABC):
     #: Whose samples :meth:`update` is about.
     ranks: Ranks = ONE
 
+    #: Whether a partner may be a sample of another rank, of which only the input is at hand.
+    pools_ranks = True
+
     def __init__(
         self,
         alpha: float = 1.0,

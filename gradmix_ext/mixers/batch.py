@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -21,9 +21,10 @@ class MixedBatch:
         partner_target: Label [N] of each sample's partner.
         lam: Weight [N] of the sample's own label; 1 where it stays unmixed.
         mask: Samples [N] (bool) that were mixed.
-        partner: Index [N] of each sample's partner in the batch.
+        partner: Index [N] of each sample's partner in the batch that was mixed.
         lam_x: Weight [N] of the sample's own input; ``lam`` unless λ is coupled otherwise.
-        weight: Weight [N] of each sample's loss, with mean 1; all alike by default.
+        weight: Weight [N] of each sample's loss, with mean 1 over the batch that was mixed; all
+            alike by default.
         forward_with: How the batch goes through a model, where mixing happens inside of it.
         observe: Called by :meth:`tell` with the batch and its logits; how a mixer learns from the
             training forwards (``GradMix(update="online")``).
@@ -39,6 +40,22 @@ class MixedBatch:
     weight: Tensor | None = None
     forward_with: Callable[[MixedBatch, nn.Module], Tensor] | None = None
     observe: Callable[[MixedBatch, Tensor], None] | None = None
+
+    def first(self, n: int) -> MixedBatch:
+        """The first n samples of the batch; their partners may be any of it."""
+        if n == len(self.target):
+            return self
+        return replace(
+            self,
+            x=self.x[:n],
+            target=self.target[:n],
+            partner_target=self.partner_target[:n],
+            lam=self.lam[:n],
+            mask=self.mask[:n],
+            partner=self.partner[:n],
+            lam_x=self.lam_x[:n],
+            weight=None if self.weight is None else self.weight[:n],
+        )
 
     def forward(self, model: nn.Module) -> Tensor:
         """The model's logits [N, C] of the batch: ``model(batch.x)`` unless mixed inside of it."""

@@ -44,6 +44,8 @@ class ManifoldMixup(Mixup):
             of N rows.
     """
 
+    pools_ranks = False  # what enters a layer of another rank's model is not at hand
+
     def __init__(
         self,
         layers: str | int | Sequence[str | int] | None = None,

@@ -49,7 +49,8 @@ class ERACE(ER):
             return loss
         row = torch.arange(len(logits), device=logits.device)
         is_current = (row < len(logits) - self.replayed(stage)).to(batch.lam)
-        share = torch.lerp(is_current[batch.partner], is_current, batch.lam)
+        (of_any,) = stage.ranks.pool(is_current)  # partners may be of other ranks
+        share = torch.lerp(of_any[batch.partner], is_current, batch.lam)
         z = widened(logits)
         seen, current = (
             z.masked_fill(~mask, -torch.inf).logsumexp(1)
