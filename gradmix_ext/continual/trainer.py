@@ -30,8 +30,7 @@ from gradmix_ext.continual.optimization import (
 from gradmix_ext.continual.result import Result
 from gradmix_ext.continual.scenario import Scenario, Task
 from gradmix_ext.continual.training_state import TrainingState
-from gradmix_ext.mixers import Mixer, by_name
-from gradmix_ext.mixers.pooled import mix_shares
+from gradmix_ext.mixers import Mixer, by_name, mix_shares
 from gradmix_ext.ranks import Ranks, ranks_of
 
 __all__ = ["DivergedError", "Trainer", "random_stream"]

@@ -13,6 +13,7 @@ from gradmix_ext.mixers.gradmix import GradMix
 from gradmix_ext.mixers.images import ImageBatch, ImageTransform, Inputs
 from gradmix_ext.mixers.manifold import ManifoldMixup
 from gradmix_ext.mixers.mixup import BalancedMixup, Mixup, NoMix
+from gradmix_ext.mixers.pooled import mix_shares
 
 __all__ = [
     "MIXERS",
@@ -30,6 +31,7 @@ __all__ = [
     "RandomMaskMixup",
     "ShuffledScoresMixup",
     "by_name",
+    "mix_shares",
     "option_names",
 ]
 

@@ -23,6 +23,7 @@ from gradmix_ext.continual import (
     method_by_name,
 )
 from gradmix_ext.continual.trainer import random_stream
+from gradmix_ext.mixers import Mixer
 from gradmix_ext.ranks import FirstRankError
 
 TASKS, EPOCHS = 3, 2
@@ -107,6 +108,30 @@ def test_without_mixing_and_replay_the_weights_are_those_of_one_process(on_ranks
         assert each["confusion"][-1].sum() == 42  # every test sample once
         for name, value in one["weights"].items():
             torch.testing.assert_close(each["weights"][name], value, rtol=1e-9, atol=1e-9)
+
+
+class NextByNumber(Mixer):
+    """Mixes each sample of a batch with the next by number, whatever their order."""
+
+    def draw_partners(self, y):
+        return torch.arange(len(y)), torch.ones_like(y, dtype=torch.bool)
+
+    def combine(self, x, y, partner, *drawn):
+        order = x[:, 4].argsort()
+        partner[order] = order.roll(-1)
+        return super().combine(x, y, partner, *drawn)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("method", ["finetune", "joint"])
+def test_mixed_by_the_same_pairs_the_weights_are_those_of_one_process(on_ranks, method, size):
+    mixer = NextByNumber(lam_coupling="fixed", fixed_lam=(0.7, 0.6), balance=1.0)
+    settings = EXACT | {"mixer": mixer, "method": method}
+    everywhere, one = on_ranks(size, partial(run, **settings)), run(**settings)
+    for each in everywhere:
+        assert equal(each["weights"], everywhere[0]["weights"])
+        for name, value in one["weights"].items():
+            torch.testing.assert_close(each["weights"][name], value, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
