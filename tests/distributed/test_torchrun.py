@@ -53,7 +53,7 @@ def test_the_first_process_alone_prints_and_writes(tmp_path):
         assert text.count(line) == 1
     run = run_of(out)
     assert (run["event"], run["seed"]) == ("run", 0)
-    assert run["final_accuracy"] > 0.4
+    assert run["final_accuracy"] > 0.25  # of ten classes
     assert json.loads((out / "config.json").read_text())["processes"] == 2
     assert len(list((out / "tensorboard").rglob("events.out.*"))) == 1
     weights = torch.load(out / "models" / "er+gradmix" / "seed-0.pt")
