@@ -290,7 +290,9 @@ def test_the_legend_switches_an_arm_off_in_all_charts(show, html):
 def test_numbers_baseline_and_copy(show, html):
     page = show(html)
     page.locator("#accuracy summary").click()
-    assert page.locator("#accuracy .numbers tbody tr").count() == 3
+    rows = page.locator("#accuracy .numbers tbody tr")
+    rows.first.wait_for()  # written when the browser gets round to telling that it was opened
+    assert rows.count() == 3
     page.locator("#baseline").select_option("gradmix")
     assert (
         page.locator("#results table:visible caption")
