@@ -20,7 +20,7 @@ from gradmix_ext.mixers.criteria import CRITERIA, Direction, Pool, Probe, few, s
 from gradmix_ext.mixers.head import HeadInput, bare, find_head, in_one_dtype, is_compiled
 from gradmix_ext.mixers.images import ImageBatch
 from gradmix_ext.mixers.policies import POLICIES, draw_softly, preferences
-from gradmix_ext.ranks import ranks_of
+from gradmix_ext.ranks import Ranks, ranks_of
 
 FIRST_TASK = ("mixup", "none")
 
@@ -175,7 +175,7 @@ class GradMix(Mixer):
         self.head = head
         self.score_momentum = score_momentum
         self.exploration = exploration
-        self.ranks = ranks_of(process_group)
+        self.ranks: Ranks = ranks_of(process_group)
 
         self.scores: Tensor = torch.zeros(num_classes, num_classes)
         self.scored: Tensor = torch.zeros(num_classes, num_classes, dtype=torch.bool)

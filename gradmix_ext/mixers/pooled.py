@@ -29,7 +29,8 @@ def mix_shares(mixer: Mixer, x: Tensor | ImageBatch, y: Tensor, ranks: Ranks) ->
         ranks: Those that have shares of the batch.
 
     Returns:
-        The mixed share. Its ``partner`` are rows of what :meth:`Ranks.pool` gives.
+        The mixed share. Its ``partner`` are rows of what
+        :meth:`gradmix_ext.ranks.Ranks.pool` gives.
     """
     if ranks.size == 1 or not mixer.pools_ranks or not mixer.schedule.strength(mixer.epoch):
         return mixer.mix(x, y)
