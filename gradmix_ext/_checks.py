@@ -84,6 +84,14 @@ def vector(
     same_device(op, name, value, device)
 
 
+def labels_alone(op: str, target: Tensor) -> None:
+    """``target`` is a vector of labels, however long."""
+    tensor(op, "target", target)
+    if target.dim() != 1:
+        raise ValueError(f"{op}: target must have 1 dimension, got shape {list(target.shape)}")
+    vector(op, "target", target, target.shape[0], torch.int64, target.device)
+
+
 def same_device(op: str, name: str, value: Tensor, device: torch.device) -> None:
     """``value`` lives on ``device``."""
     if value.device != device:
@@ -113,6 +121,16 @@ def lam(op: str, value: Tensor | float, length: int, like: Tensor) -> Tensor:
         )
     same_device(op, "lam", value, like.device)
     return value
+
+
+def sample_weight(op: str, value: Tensor, length: int, like: Tensor) -> None:
+    """``value`` is a floating vector, for which no gradient is computed."""
+    floating(op, "sample_weight", value)
+    vector(op, "sample_weight", value, length, value.dtype, like.device)
+    if value.requires_grad:
+        raise ValueError(
+            f"{op}: sample_weight must not require grad: no gradient is computed for it"
+        )
 
 
 def choice(op: str, name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -82,6 +82,7 @@ struct CrossEntropyParams {
   const int64_t* partner_target;
   const void* lam;
   int64_t lam_stride;
+  const void* sample_weight;  // [N] accumulation type; null: 1
   const void* blocked;  // [C] accumulation type, nonzero where a class is masked; null: none is
   int64_t classes;
   int64_t allowed;

@@ -4,7 +4,7 @@
 #include <string>
 #include <tuple>
 
-#include "binding.h"
+#include "class_runs.h"
 
 namespace gradmix::cpu {
 namespace {
@@ -23,34 +23,27 @@ void skip(const int64_t* target, const uint8_t* allowed, int64_t classes, const 
 
 void redraw(const int64_t* target, const uint8_t* allowed, int64_t classes, const double* noise, int64_t samples,
             int64_t* partner, uint8_t* mask) {
-  // Sorted by class, the candidates of a sample are runs of the batch: one for each class that is allowed with its own.
-  std::vector<int64_t> start(classes + 1, 0), sorted(samples);
-  for (int64_t i = 0; i < samples; ++i) ++start[target[i] + 1];
-  std::partial_sum(start.begin(), start.end(), start.begin());
-  std::vector<int64_t> present, next(start.begin(), start.end() - 1);
-  for (int64_t i = 0; i < samples; ++i) sorted[next[target[i]]++] = i;
-  for (int64_t c = 0; c < classes; ++c)
-    if (start[c] < start[c + 1]) present.push_back(c);
-
+  // The candidates of a sample are runs of the sorted batch: one for each class that is allowed with its own.
+  const ClassRuns runs(target, samples, classes);
   std::vector<int64_t> run_class, run_end;
-  for (const int64_t own : present) {
+  for (const int64_t own : runs.present) {
     run_class.clear();
     run_end.clear();
     int64_t candidates = 0;
-    for (const int64_t c : present)
+    for (const int64_t c : runs.present)
       if (allowed[own * classes + c] != 0) {
-        candidates += start[c + 1] - start[c];
+        candidates += runs.size(c);
         run_class.push_back(c);
         run_end.push_back(candidates);
       }
-    for (int64_t s = start[own]; s < start[own + 1]; ++s) {
-      const int64_t i = sorted[s];
+    for (int64_t s = runs.start[own]; s < runs.start[own + 1]; ++s) {
+      const int64_t i = runs.sorted[s];
       mask[i] = candidates > 0;
       partner[i] = i;
       if (candidates == 0) continue;
       const int64_t position = position_of(noise[i], candidates);
       const int64_t run = std::upper_bound(run_end.begin(), run_end.end(), position) - run_end.begin();
-      partner[i] = sorted[start[run_class[run] + 1] - (run_end[run] - position)];
+      partner[i] = runs.sorted[runs.start[run_class[run] + 1] - (run_end[run] - position)];
     }
   }
 }
@@ -66,9 +59,7 @@ std::tuple<Tensor, Tensor> draw_partners(const Tensor& target, const Tensor& all
   check(allowed.size(1) == classes, op, ": allowed must be square");
   check(allowed.scalar_type() == ScalarType::Bool, op, ": allowed must be bool");
   check(policy == "redraw" || policy == "skip", op, ": policy must be redraw or skip, got ", policy);
-  for (int64_t i = 0; i < samples; ++i)
-    check(label[i] >= 0 && label[i] < classes, op, ": target[", i, "] = ", label[i], " is out of range for ", classes,
-          " classes");
+  check_labels(label, samples, classes, ClassMask(std::nullopt, classes, op), op, "target");
   const Column<double> uniform(noise ? *noise : fill_uniform(empty({samples}, ScalarType::Double)), samples, op, "noise");
   const Tensor allowed_rows = make_contiguous(allowed);
 

@@ -19,7 +19,8 @@ enum class Reduction { mean, sum, none };
 // The checked inputs of both directions; the parameters point into them.
 struct Problem {
   Problem(const Tensor& given, const Tensor& target_given, const Tensor& partner_given, const Tensor& lam_given,
-          const std::optional<Tensor>& class_mask, double smoothing, const std::string& reduction_name)
+          const std::optional<Tensor>& class_mask, double smoothing, const std::string& reduction_name,
+          const std::optional<Tensor>& weight_given)
       : logits(given), mask(checked_mask(given, class_mask)) {
     dtype = data_type(logits, op, "logits");
     samples = logits.size(0);
@@ -27,6 +28,11 @@ struct Problem {
     target = Column<int64_t>(target_given, samples, op, "target");
     partner_target = Column<int64_t>(partner_given, samples, op, "partner_target");
     lam = Lam(lam_given, samples, dtype, op);
+    if (weight_given) {
+      check_dim(*weight_given, 1, op, "sample_weight");
+      sample_weight = Lam(*weight_given, samples, dtype, op, "sample_weight");
+      check(weight_given->size(0) == samples, op, ": sample_weight must have ", samples, " elements, got ", weight_given->size(0));
+    }
     check(smoothing >= 0 && smoothing <= 1, op, ": label_smoothing must be in [0, 1], got ", smoothing);
     check(reduction_name == "mean" || reduction_name == "sum" || reduction_name == "none", op,
           ": reduction must be mean, sum or none, got ", reduction_name);
@@ -48,6 +54,7 @@ struct Problem {
     params.partner_target = partner_target.data();
     params.lam = lam.data();
     params.lam_stride = lam.stride();
+    params.sample_weight = weight_given ? sample_weight.data() : nullptr;
     params.blocked = !mask.given ? nullptr
                      : is_wide(dtype) ? static_cast<const void*>(blocked_doubles.data())
                                       : static_cast<const void*>(blocked_floats.data());
@@ -72,7 +79,7 @@ struct Problem {
   int64_t samples;
   int64_t classes;
   Column<int64_t> target, partner_target;
-  Lam lam;
+  Lam lam, sample_weight;
   Reduction reduction;
   std::vector<float> blocked_floats;
   std::vector<double> blocked_doubles;
@@ -111,8 +118,9 @@ Tensor gradient(Problem& problem) {
 }
 
 Tensor mixup_cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& partner_target, const Tensor& lam,
-                           const std::optional<Tensor>& class_mask, double label_smoothing, std::string reduction) {
-  Problem problem(logits, target, partner_target, lam, class_mask, label_smoothing, reduction);
+                           const std::optional<Tensor>& class_mask, double label_smoothing, std::string reduction,
+                           const std::optional<Tensor>& sample_weight) {
+  Problem problem(logits, target, partner_target, lam, class_mask, label_smoothing, reduction, sample_weight);
   const Tensor losses = empty({problem.samples}, acc_scalar_type(problem.dtype));
   problem.params.loss = losses.mutable_data_ptr();
   parallel(problem.samples, problem.grain(),
@@ -123,8 +131,9 @@ Tensor mixup_cross_entropy(const Tensor& logits, const Tensor& target, const Ten
 // Both at once: the gradient is that of the loss itself (of each loss, without a reduction).
 std::tuple<Tensor, Tensor> mixup_cross_entropy_with_gradient(const Tensor& logits, const Tensor& target, const Tensor& partner_target,
                                                              const Tensor& lam, const std::optional<Tensor>& class_mask,
-                                                             double label_smoothing, std::string reduction) {
-  Problem problem(logits, target, partner_target, lam, class_mask, label_smoothing, reduction);
+                                                             double label_smoothing, std::string reduction,
+                                                             const std::optional<Tensor>& sample_weight) {
+  Problem problem(logits, target, partner_target, lam, class_mask, label_smoothing, reduction, sample_weight);
   const Tensor losses = empty({problem.samples}, acc_scalar_type(problem.dtype));
   const float one = 1;
   const double wide_one = 1;
@@ -161,9 +170,9 @@ void mixup_cross_entropy_scale(Tensor gradient, const Tensor& factor) {
 Tensor mixup_cross_entropy_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& target,
                                     const Tensor& partner_target, const Tensor& lam,
                                     const std::optional<Tensor>& class_mask, double label_smoothing,
-                                    std::string reduction) {
-  Problem problem(logits, target, partner_target, lam, class_mask, label_smoothing, reduction);
-    check_cpu(grad_loss, op, "grad_loss");
+                                    std::string reduction, const std::optional<Tensor>& sample_weight) {
+  Problem problem(logits, target, partner_target, lam, class_mask, label_smoothing, reduction, sample_weight);
+  check_cpu(grad_loss, op, "grad_loss");
   const bool each = problem.reduction == Reduction::none;
   check(each ? grad_loss.dim() == 1 && grad_loss.size(0) == problem.samples : grad_loss.numel() == 1, op,
         ": grad_loss must have the shape of the loss");

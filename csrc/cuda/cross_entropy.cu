@@ -32,6 +32,7 @@ __global__ void __launch_bounds__(row_threads) cross_entropy(CrossEntropyParams 
     loss += static_cast<A>(p.smoothing) * (spread - (logits / classes - row.maximum));
   }
   if (row.exp_sum != row.exp_sum) loss = row.exp_sum;  // NaN also where every weight is 0
+  loss *= sample_weight<A>(p, sample);
   if (threadIdx.x != 0) return;
   if (p.final_type)
     static_cast<T*>(p.loss)[sample] = from_acc<T>(loss);

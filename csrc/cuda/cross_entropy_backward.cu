@@ -17,8 +17,8 @@ __global__ void __launch_bounds__(row_threads) cross_entropy_backward(CrossEntro
   row.read(parts, [&](int64_t, A) { classes += A(1); });
   const A smoothing = static_cast<A>(p.smoothing);
   const A uniform = p.smoothing > 0 ? smoothing / row.team_sum(classes, parts) : A(0);
+  const A scale = sample_weight<A>(p, sample) * value_at<A>(p.grad_loss, sample) * static_cast<A>(p.grad_scale);
   const TwoHot<A> label(p.in, row, sample);
-  const A scale = value_at<A>(p.grad_loss, sample) * static_cast<A>(p.grad_scale);
 
   T* out = static_cast<T*>(p.grad_logits) + sample * p.in.classes;
   row.again([&](auto column, const V& packet) {

@@ -102,6 +102,7 @@ struct LogitParams {
 struct CrossEntropyParams {
   LogitParams in;
   double smoothing;
+  Weights sample_weight;  // data is null: 1
   void* loss;        // [N] in acc, or in dtype when final
   bool final_type;   // no reduction follows
   Weights grad_loss;  // backward
@@ -238,5 +239,30 @@ struct PartnerParams {
 };
 cudaError_t launch_redraw_partners(const PartnerParams&, cudaStream_t);
 cudaError_t launch_skip_partners(const PartnerParams&, cudaStream_t);
+
+// A class of the batch with odds exp(preference[label, class]), then one of its samples; order and offsets are by class.
+struct SoftPartnerParams {
+  const int64_t* target;
+  const void* preference;  // [K, K], rows side by side
+  DType dtype;
+  const double* noise;
+  const int64_t* order;
+  const int64_t* offsets;  // [K + 1]
+  int64_t samples;
+  int64_t classes;
+  int64_t* partner;
+  uint8_t* mask;
+};
+cudaError_t launch_soft_partners(const SoftPartnerParams&, cudaStream_t);
+
+// weight_i = (samples with the label of i)^-balance, then divided by their mean.
+struct ClassWeightParams {
+  const int64_t* target;
+  double balance;
+  int64_t samples;
+  float* weight;
+};
+cudaError_t launch_class_powers(const ClassWeightParams&, cudaStream_t);
+cudaError_t launch_divide_by_mean(const ClassWeightParams&, cudaStream_t);
 
 }  // namespace gradmix::cuda

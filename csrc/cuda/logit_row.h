@@ -155,6 +155,11 @@ struct TwoHot {
   A first_weight, second_weight;
 };
 
+template <class A>
+__device__ A sample_weight(const CrossEntropyParams& p, int64_t sample) {
+  return p.sample_weight.data != nullptr ? value_at<A>(p.sample_weight, sample) : A(1);
+}
+
 // Rows of a block: threads (team, rows).
 template <int TEAM>
 __device__ int64_t team_row() {

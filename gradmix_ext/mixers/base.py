@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from gradmix_ext import _checks as checks
 from gradmix_ext import ops
-from gradmix_ext.mixers.batch import MixedBatch
+from gradmix_ext.mixers.batch import Draw, MixedBatch
 from gradmix_ext.mixers.images import ImageBatch, Inputs
 from gradmix_ext.mixers.lam import LamLaw, Schedule
 from gradmix_ext.ranks import ONE, Ranks
@@ -94,32 +93,16 @@ class Mixer(ABC):
         same = lam_y is lam_x
         lam_x = _effective(lam_x, mask, strength)
         lam_y = lam_x if same else _effective(lam_y, mask, strength)
-        batch = self.combine(x, y, partner, mask, lam_x, lam_y)
-        return replace(batch, weight=class_weights(y, self.balance)) if self.balance else batch
+        weight = ops.class_weights(y, self.balance) if self.balance else None
+        return self.combine(x, y, Draw(partner, mask, lam_x, lam_y, weight))
 
-    def combine(
-        self,
-        x: Tensor | ImageBatch,
-        y: Tensor,
-        partner: Tensor,
-        mask: Tensor,
-        lam_x: Tensor,
-        lam_y: Tensor,
-    ) -> MixedBatch:
-        """Mix samples with the partners drawn for them; λ is 1 where ``mask`` is False."""
+    def combine(self, x: Tensor | ImageBatch, y: Tensor, draw: Draw) -> MixedBatch:
+        """Mix samples with the partners drawn for them."""
         if isinstance(x, ImageBatch):
-            mixed = x.mixed(partner, lam_x, mask)
+            mixed = x.mixed(draw.partner, draw.lam_x, draw.mask)
         else:
-            mixed = ops.masked_mixup(x, partner, lam_x, mask)
-        return MixedBatch(
-            x=mixed,
-            target=y,
-            partner_target=y[partner],
-            lam=lam_y,
-            mask=mask,
-            partner=partner,
-            lam_x=lam_x,
-        )
+            mixed = ops.masked_mixup(x, draw.partner, draw.lam_x, draw.mask)
+        return draw.batch(mixed, y)
 
     def check(  # noqa: B027 - most mixers take any
         self, model: nn.Module, sample_shape: Sequence[int]
@@ -166,12 +149,6 @@ class Mixer(ABC):
         self.epoch = state["epoch"]
         if self.generator is not None:
             self.generator.set_state(state["generator"])
-
-
-def class_weights(y: Tensor, balance: float) -> Tensor:
-    """Weights [N], float32 with mean 1, ∝ (samples of y_i among the labels ``y`` [N])^-balance."""
-    weight = (y[:, None] == y).sum(dim=1, dtype=torch.float32).pow_(-balance)
-    return weight.div_(weight.mean())
 
 
 def unmixed(x: Tensor | ImageBatch, y: Tensor) -> MixedBatch:

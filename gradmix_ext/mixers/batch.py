@@ -4,11 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from gradmix_ext import _checks as checks
 from gradmix_ext import ops
+
+
+class Draw(NamedTuple):
+    """What a mixer has drawn for a batch of N samples.
+
+    Attributes:
+        partner: Index [N] of each sample's partner.
+        mask: Samples [N] (bool) that are mixed.
+        lam_x: Weight [N] of the sample's own input; 1 where ``mask`` is False.
+        lam_y: Weight [N] of the sample's own label; 1 where ``mask`` is False.
+        weight: Weight [N] of each sample's loss; all alike by default.
+    """
+
+    partner: Tensor
+    mask: Tensor
+    lam_x: Tensor
+    lam_y: Tensor
+    weight: Tensor | None = None
+
+    def batch(self, x: Tensor, y: Tensor) -> MixedBatch:
+        """The mixed samples ``x`` [N, ...] of what had labels ``y`` [N]."""
+        return MixedBatch(
+            x=x,
+            target=y,
+            partner_target=y.index_select(0, self.partner),
+            lam=self.lam_y,
+            mask=self.mask,
+            partner=self.partner,
+            lam_x=self.lam_x,
+            weight=self.weight,
+        )
 
 
 @dataclass(frozen=True)
@@ -89,19 +120,16 @@ class MixedBatch:
             The loss, a scalar or [N], in nats; each sample's times its :attr:`weight`.
         """
         self.tell(logits)
-        loss = ops.mixup_cross_entropy(
+        return ops.mixup_cross_entropy(
             logits,
             self.target,
             self.partner_target,
             self.lam,
             class_mask=class_mask,
             label_smoothing=label_smoothing,
-            reduction=reduction if self.weight is None else "none",
+            reduction=reduction,
+            sample_weight=self.weight,
         )
-        if self.weight is None or reduction == "none":
-            return self.weighted(loss)
-        checks.choice("loss", "reduction", reduction, ("mean", "sum"))
-        return self.weighted(loss).mean() if reduction == "mean" else self.weighted(loss).sum()
 
     def weighted(self, each: Tensor) -> Tensor:
         """Terms [N] of a loss, each times the :attr:`weight` of its sample."""

@@ -11,7 +11,9 @@ sums and counts are added up, and every rank ends with the same scores.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -61,33 +63,43 @@ class Probe:
         self.head = head
         self.class_mask = class_mask
         self.ranks = ranks
-        self._known: tuple[Inputs, tuple[Tensor, Tensor]] | None = None
+        self._known: list[tuple[Inputs, Tensor, Tensor]] = []
 
     def forward(self, x: Inputs) -> tuple[Tensor, Tensor]:
         """Features [N, d] and logits [N, C] of samples ``x``."""
-        if self._known is not None and self._known[0] is x:
-            return self._known[1]
+        for known, features, logits in self._known:
+            if known is x:
+                return features, logits
+        return self._run([x])
+
+    def look(self, *parts: Inputs) -> None:
+        """Forward several sets of samples as one, for :meth:`forward` to know them."""
+        features, logits = self._run(parts)
+        sizes = [len(x) for x in parts]
+        self._known = list(zip(parts, features.split(sizes), logits.split(sizes), strict=True))
+
+    def _run(self, parts: Sequence[Inputs]) -> tuple[Tensor, Tensor]:
+        total = sum(len(x) for x in parts)
         captured = HeadInput(self.head)
         try:
             with evaluation(self.model):
-                # One empty part where x is empty; as many on all ranks, since the forward pass of
-                # a sharded model needs every one of them.
-                starts = range(0, max(self.ranks.most(len(x)), 1), CHUNK)
-                parts = [self.model(x[start : start + CHUNK]) for start in starts]
-            features = torch.cat([captured.of(part) for part in parts])
+                # One empty chunk where there is no sample; as many on all ranks, since the forward
+                # pass of a sharded model needs every one of them.
+                starts = range(0, max(self.ranks.most(total), 1), CHUNK)
+                chunks = [self.model(_rows(parts, start, start + CHUNK)) for start in starts]
+            features = torch.cat([captured.of(chunk) for chunk in chunks])
         finally:
             captured.remove()
         if features.dim() != 2:
             raise ValueError(
                 f"the head must be applied to features [N, d], got {list(features.shape)}"
             )
-        return in_one_dtype(features, torch.cat(parts))
+        return in_one_dtype(features, torch.cat(chunks))
 
     def mean_gradient(self, samples: Samples) -> Direction:
         """The mean gradient over samples, such as g_buf over the replay buffer."""
         x, y = samples
         features, logits = self.forward(x)
-        self._known = x, (features, logits)  # a criterion asks for the buffer once more
         weight, bias, _ = ops.class_gradients(
             features,
             logits,
@@ -116,6 +128,19 @@ class Probe:
             num_classes=self.head.out_features,
             class_mask=self.class_mask,
         )
+
+
+def _rows(parts: Sequence[Inputs], start: int, end: int) -> Tensor:
+    """Rows start to end of parts that follow each other."""
+    found, before = [], 0
+    for x in parts:
+        first, last = max(start - before, 0), min(end - before, len(x))
+        if first < last:
+            found.append(x[first:last])
+        before += len(x)
+    if not found:
+        return parts[0][:0]
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def few(samples: Samples, limit: int, generator: torch.Generator | None) -> Samples:
@@ -149,18 +174,25 @@ class Pool:
         self.own_y: Tensor = torch.cat([y for _, y in self.parts])
         self.y: Tensor
         self.y, self._begin = ranks.joined(self.own_y)
-        self.order: Tensor = self.y.argsort(stable=True)
-        self.classes: Tensor
-        self.count: Tensor
-        self.classes, self.count = self.y.unique(return_counts=True)
-        self.start: Tensor = self.count.cumsum(0) - self.count
+
+    @cached_property
+    def classes(self) -> Tensor:
+        """The labels that occur, in order."""
+        return self.y.unique()
+
+    @cached_property
+    def _runs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The samples by class, and how many each class has and where it starts."""
+        count = self.y.unique(return_counts=True)[1]
+        return self.y.argsort(stable=True), count, count.cumsum(0) - count
 
     def draw(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
         """One uniformly drawn sample of the class ``classes[index]``, for each index."""
         noise = torch.rand(
             index.shape, dtype=torch.float64, device=index.device, generator=generator
         )
-        return self.order[self.start[index] + (noise * self.count[index]).long()]
+        order, count, start = self._runs
+        return order[start[index] + (noise * count[index]).long()]
 
     def take(self, index: Tensor) -> Tensor:
         """The samples at these positions of the pool."""
@@ -213,7 +245,7 @@ def score_pairs(
     features = torch.cat([features for features, _ in outputs])
     logits = torch.cat([logits for _, logits in outputs])
     present = torch.zeros(probe.head.out_features, dtype=torch.bool, device=y.device)
-    present[pool.classes] = True
+    present.index_fill_(0, pool.y, True)
     scored = present[:, None] & present
     if criterion == "gram":
         gram = _gram if pool.ranks.size == 1 else _gram_of_all

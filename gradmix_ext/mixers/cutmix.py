@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gradmix_ext.mixers.batch import MixedBatch
+from gradmix_ext.mixers.batch import Draw, MixedBatch
 from gradmix_ext.mixers.images import ImageBatch
 from gradmix_ext.mixers.mixup import Mixup
 
@@ -28,32 +28,18 @@ class CutMix(Mixup):
         """Samples must be images [ch, H, W]."""
         _require_images(sample_shape)
 
-    def combine(
-        self,
-        x: Tensor | ImageBatch,
-        y: Tensor,
-        partner: Tensor,
-        mask: Tensor,
-        lam_x: Tensor,
-        lam_y: Tensor,
-    ) -> MixedBatch:
+    def combine(self, x: Tensor | ImageBatch, y: Tensor, draw: Draw) -> MixedBatch:
         """Paste the partners' boxes; images still in their data set are augmented before."""
         images = x.augmented() if isinstance(x, ImageBatch) else x
         _require_images(images.shape[1:])
-        side = (1 - (lam_x if self.lam_law.per_sample else lam_x[:1])).sqrt()
+        side = (1 - (draw.lam_x if self.lam_law.per_sample else draw.lam_x[:1])).sqrt()
         height, width = images.shape[2:]
         rows, columns = self._lines(height, side), self._lines(width, side)
         box = rows[:, None, :, None] & columns[:, None, None, :]
         own = (1 - rows.sum(1) * columns.sum(1) / (height * width)).expand(len(y))
-        return MixedBatch(
-            x=torch.where(box, images[partner], images),
-            target=y,
-            partner_target=y[partner],
-            lam=own if self.lam_law.coupling == "same" else lam_y,
-            mask=mask,
-            partner=partner,
-            lam_x=own,
-        )
+        lam_y = own if self.lam_law.coupling == "same" else draw.lam_y
+        pasted = torch.where(box, images[draw.partner], images)
+        return draw._replace(lam_x=own, lam_y=lam_y).batch(pasted, y)
 
     def _lines(self, size: int, side: Tensor) -> Tensor:
         """Which of `size` lines the boxes of a relative side [n] cover, [n, size] bool."""

@@ -19,7 +19,7 @@ from gradmix_ext.mixers.batch import MixedBatch
 from gradmix_ext.mixers.criteria import CRITERIA, Direction, Pool, Probe, few, score_pairs
 from gradmix_ext.mixers.head import HeadInput, bare, find_head, in_one_dtype, is_compiled
 from gradmix_ext.mixers.images import ImageBatch
-from gradmix_ext.mixers.policies import POLICIES, draw_softly, preferences
+from gradmix_ext.mixers.policies import POLICIES, preferences
 from gradmix_ext.ranks import Ranks, ranks_of
 
 FIRST_TASK = ("mixup", "none")
@@ -85,8 +85,8 @@ class GradMix(Mixer):
         first_task: ``"mixup"`` mixes every pair as long as there is no buffer, ``"none"`` none.
         head: The last layer or its name; the last ``nn.Linear`` of the model by default.
         score_momentum: Weight of the past in the moving average of online scores.
-        exploration: Share of the pairs that online scoring tries for a batch although they are
-            presently excluded, so that their scores stay known.
+        exploration: Share of the samples to which online scoring gives any partner of the batch
+            under a hard policy, so that the scores of excluded pairs stay known.
         process_group: Processes that train one model together, each on samples of its own, such as
             ``torch.distributed.group.WORLD``. The scores are then those of the samples of all, the
             same on every rank, and all ranks have to call :meth:`update` together. By default this
@@ -193,16 +193,18 @@ class GradMix(Mixer):
         """Partners by the policy."""
         if self.policy == "soft":
             self.preference = self.preference.to(y.device)
-            noise = torch.rand(
-                y.shape, dtype=torch.float64, device=y.device, generator=self.generator
-            )
-            return draw_softly(y, self.preference, noise)
-        allowed = self.allowed = self.allowed.to(y.device)
-        if self._head_input is not None:
-            noise = torch.rand(allowed.shape, device=y.device, generator=self.generator)
-            tried = noise < self.exploration
-            allowed = allowed | tried | tried.T
-        return ops.draw_partners(y, allowed, policy=self.policy, generator=self.generator)
+            return ops.draw_softly(y, self.preference, generator=self.generator)
+        self.allowed = self.allowed.to(y.device)
+        partner, mask = ops.draw_partners(
+            y, self.allowed, policy=self.policy, generator=self.generator
+        )
+        if self._head_input is None or not self.exploration:
+            return partner, mask
+        # The samples to explore with, and a partner for each, by one draw.
+        noise = torch.rand(y.shape, device=y.device, generator=self.generator) / self.exploration
+        tried = noise < 1
+        any_sample = (noise * len(y)).long().clamp_(max=len(y) - 1)
+        return torch.where(tried, any_sample, partner), mask | tried
 
     def mix(self, x: Tensor | ImageBatch, y: Tensor) -> MixedBatch:
         """Mix a batch; see :meth:`Mixer.mix`."""
@@ -255,8 +257,12 @@ class GradMix(Mixer):
         class_mask = as_class_mask(seen_classes, self.num_classes, device)
         probe = Probe(model, head, class_mask, self.ranks)
         held = self._few(buffer)
+        online = self.update_every == "online"
+        if not online and self.criterion != "mixed":
+            current, buffer = self._few(current), held
+            probe.look(held[0], current[0])
         direction = probe.mean_gradient(held)
-        if self.update_every == "online":
+        if online:
             if is_compiled(model):
                 raise ValueError(
                     "update='online' cannot see into a compiled model: use update='epoch', or give "
@@ -264,8 +270,6 @@ class GradMix(Mixer):
                 )
             self._watch(head, direction, class_mask)
             return
-        if self.criterion != "mixed":
-            current, buffer = self._few(current), held
         scores, scored = score_pairs(
             self.criterion,
             probe,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gradmix_ext import ops
-from gradmix_ext.mixers.batch import MixedBatch
+from gradmix_ext.mixers.batch import Draw, MixedBatch
 from gradmix_ext.mixers.head import bare, is_compiled
 from gradmix_ext.mixers.images import ImageBatch
 from gradmix_ext.mixers.mixup import Mixup
@@ -69,27 +70,11 @@ class ManifoldMixup(Mixup):
             if layer != INPUT:
                 _find(model, layer)
 
-    def combine(
-        self,
-        x: Tensor | ImageBatch,
-        y: Tensor,
-        partner: Tensor,
-        mask: Tensor,
-        lam_x: Tensor,
-        lam_y: Tensor,
-    ) -> MixedBatch:
+    def combine(self, x: Tensor | ImageBatch, y: Tensor, draw: Draw) -> MixedBatch:
         """Decide how to mix; images still in their data set are augmented now."""
         drawn = torch.rand(1, generator=self._layer_generator).tolist()[0]  # never on the device
-        return MixedBatch(
-            x=x.augmented() if isinstance(x, ImageBatch) else x,
-            target=y,
-            partner_target=y[partner],
-            lam=lam_y,
-            mask=mask,
-            partner=partner,
-            lam_x=lam_x,
-            forward_with=partial(self._forward, drawn),
-        )
+        batch = draw.batch(x.augmented() if isinstance(x, ImageBatch) else x, y)
+        return replace(batch, forward_with=partial(self._forward, drawn))
 
     def _forward(self, drawn: float, batch: MixedBatch, model: nn.Module) -> Tensor:
         """The logits of a batch, mixed at the layer that a draw from [0, 1) names."""

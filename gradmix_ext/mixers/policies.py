@@ -1,8 +1,8 @@
 """What the scores of class pairs mean for the draw of a partner.
 
 ``"redraw"`` and ``"skip"`` are the hard rules of :func:`gradmix_ext.ops.draw_partners`: a pair is
-allowed or not. ``"soft"`` goes beyond the paper. Of all laws π of the partner's class it takes the
-one that maximises
+allowed or not. ``"soft"``, drawn by :func:`gradmix_ext.ops.draw_softly`, goes beyond the paper. Of
+all laws π of the partner's class it takes the one that maximises
 
     E_π[score] - temperature · spread · KL(π ‖ balanced),
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from gradmix_ext import _checks as checks
 from gradmix_ext.reference.draw_partners import POLICIES as HARD_POLICIES
 
-__all__ = ["HARD_POLICIES", "POLICIES", "draw_evenly", "draw_softly", "preferences"]
+__all__ = ["HARD_POLICIES", "POLICIES", "draw_evenly", "preferences"]
 
 POLICIES = (*HARD_POLICIES, "soft")
 
@@ -45,49 +45,6 @@ def preferences(scores: Tensor, scored: Tensor, temperature: float) -> Tensor:
     return deviation / (temperature * spread).clamp(min=torch.finfo(spread.dtype).tiny)
 
 
-def draw_softly(target: Tensor, preference: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw each sample's partner: a class by preference, then any of its samples in the batch.
-
-    One pass over [N, min(N, K)], without waiting for the device.
-
-    Args:
-        target: Label [N] (int64) of each sample.
-        preference: Logarithms [K, K] of the odds against a balanced draw; ``-inf`` excludes a pair.
-        noise: Uniform numbers [N] (float64) in [0, 1).
-
-    Returns:
-        ``(partner [N] int64, mask [N] bool)``: the partner j of i has probability
-        ∝ exp(preference[y_i, y_j]) / (samples of y_j in the batch). The sample itself can be drawn.
-        Where every pair is excluded it is its own partner and the mask False.
-    """
-    samples, classes = target.shape[0], preference.shape[0]
-    size = class_sizes(target, classes)
-    row = preference.index_select(0, target)
-    if 0 < samples < classes:
-        target, present = _renumbered(target)
-        row, classes = row.index_select(1, present), samples
-        size = class_sizes(target, classes)
-    order = target.argsort(stable=True)
-    start = size.cumsum(0).sub_(size)
-
-    law = row.masked_fill_(size == 0, -torch.inf).softmax(dim=1)
-    # Integers: their sums are exact and, unlike those of floats on a GPU, deterministic.
-    share = law.double().nan_to_num_().mul_(_RESOLUTION).long()
-    edge = share.cumsum(dim=1)
-    end = edge[:, -1]
-    mask = end > 0  # all is NaN where every pair is excluded
-    point = (noise * end).long().minimum(end - 1)[:, None]
-    drawn = torch.searchsorted(edge, point, right=True).clamp_(max=classes - 1)
-    # Where the point lies within the interval of its class is uniform too, and chooses the sample.
-    width = share.gather(1, drawn)
-    within = (point - edge.gather(1, drawn)).add_(width)[:, 0]
-    drawn = drawn[:, 0]
-    within = within * size.index_select(0, drawn) // width[:, 0].clamp_(min=1)
-    place = start.index_select(0, drawn).add_(within).clamp_(min=0)
-    own = torch.arange(samples, device=target.device)
-    return torch.where(mask, order.index_select(0, place), own), mask
-
-
 def draw_evenly(target: Tensor, num_classes: int, noise: Tensor) -> Tensor:
     """Draw each sample's partner: a class of the batch, all alike, then any of its samples there.
 
@@ -100,7 +57,8 @@ def draw_evenly(target: Tensor, num_classes: int, noise: Tensor) -> Tensor:
         Partner [N] (int64): j with probability ∝ 1 / (samples of y_j in the batch).
     """
     size = class_sizes(target, num_classes).index_select(0, target)
-    edge = (_RESOLUTION // size).cumsum(0)  # integers, for the same reason as above
+    # Integers: their sums are exact and, unlike those of floats on a GPU, deterministic.
+    edge = (_RESOLUTION // size).cumsum(0)
     point = (noise * edge[-1:]).long()
     return torch.searchsorted(edge, point, right=True).clamp_(max=max(target.shape[0] - 1, 0))
 
@@ -118,14 +76,3 @@ def class_sizes(target: Tensor, num_classes: int) -> Tensor:
     except IndexError:  # the CPU has looked already: which label it is, only now
         checks.in_range("mix", "y", target, num_classes, f"{num_classes} classes")
         raise
-
-
-def _renumbered(target: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels [N] as ranks among the labels that occur, and the label [N] of each rank.
-
-    There are at most N such ranks; those that do not occur have label 0.
-    """
-    ordered, order = target.sort()
-    rank = (ordered.diff(prepend=ordered[:1]) != 0).cumsum(0)
-    label = torch.zeros_like(target).scatter_(0, rank, ordered)
-    return torch.empty_like(target).scatter_(0, order, rank), label

@@ -40,21 +40,23 @@ def draw_partners(
         RuntimeError: A label is not in [0, K) (on a GPU only under ``gx.debug_checks()``; otherwise
             such a sample stays unmixed).
     """
-    check(target, allowed, policy, noise)
     if checks.debug_enabled():
+        check(target, allowed, policy, noise)
         check_values(target, allowed)
-    if noise is None:
-        noise = torch.rand(
-            target.shape[0], dtype=torch.float64, device=target.device, generator=generator
-        )
-    result: tuple[Tensor, Tensor] = torch.ops.gradmix_ext.draw_partners(
-        target, allowed, policy=policy, noise=noise
-    )
+    try:
+        if noise is None:
+            noise = torch.rand(
+                target.shape, dtype=torch.float64, device=target.device, generator=generator
+            )
+        result: tuple[Tensor, Tensor] = _OP(target, allowed, policy, noise)
+    except Exception:
+        check(target, allowed, policy, noise)
+        raise
     return result
 
 
 def _fake(
-    target: Tensor, allowed: Tensor, *, policy: str = "redraw", noise: Tensor | None = None
+    target: Tensor, allowed: Tensor, policy: str = "redraw", noise: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     check(target, allowed, policy, noise)
     return target.new_empty(target.shape), target.new_empty(target.shape, dtype=torch.bool)
@@ -67,3 +69,4 @@ define(
     _fake,
     tags=(torch.Tag.nondeterministic_seeded,),
 )
+_OP = torch.ops.gradmix_ext.draw_partners.default

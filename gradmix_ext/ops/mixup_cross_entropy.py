@@ -23,6 +23,7 @@ def mixup_cross_entropy(
     class_mask: Tensor | None = None,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy against λ·onehot(target) + (1-λ)·onehot(partner_target), never materialised.
 
@@ -40,6 +41,8 @@ def mixup_cross_entropy(
         label_smoothing: ε in [0, 1]: the target becomes ``(1-ε)·q + ε/|A|`` over the allowed
             classes A.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``. The mean over no samples is NaN.
+        sample_weight: Weight [N] of each sample's loss, all 1 by default. The mean is over the N
+            samples, whatever their weights.
 
     Returns:
         The loss, a scalar or [N] (nats), in the dtype of ``logits``.
@@ -50,17 +53,18 @@ def mixup_cross_entropy(
         RuntimeError: A label is not in [0, C) or not allowed by ``class_mask`` (on a GPU only
             under ``gx.debug_checks()``).
     """
+    options = class_mask, label_smoothing, reduction, sample_weight
     if checks.debug_enabled():
-        check(logits, target, partner_target, lam, class_mask, label_smoothing, reduction)
+        check(logits, target, partner_target, lam, *options)
         check_values(logits, target, partner_target, class_mask)
     try:
-        weight = checks.as_lam("mixup_cross_entropy", lam, logits)
+        own_weight = checks.as_lam("mixup_cross_entropy", lam, logits)
+        if sample_weight is not None and sample_weight.requires_grad:
+            checks.sample_weight("mixup_cross_entropy", sample_weight, len(logits), logits)
         call = _WithGradient.apply if _fuses(logits) else _OP
-        loss: Tensor = call(
-            logits, target, partner_target, weight, class_mask, label_smoothing, reduction
-        )
+        loss: Tensor = call(logits, target, partner_target, own_weight, *options)
     except Exception:
-        check(logits, target, partner_target, lam, class_mask, label_smoothing, reduction)
+        check(logits, target, partner_target, lam, *options)
         raise
     return loss
 
@@ -98,7 +102,7 @@ class _WithGradient(torch.autograd.Function):
         if gradient is None or torch.is_grad_enabled():
             return _backward(ctx, grad_loss)
         _OP_SCALE(gradient, grad_loss.reshape(-1, 1))
-        return gradient, *[None] * 6
+        return gradient, *[None] * 7
 
 
 def _fake(
@@ -109,8 +113,10 @@ def _fake(
     class_mask: Tensor | None = None,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
-    check(logits, target, partner_target, lam, class_mask, label_smoothing, reduction)
+    options = class_mask, label_smoothing, reduction, sample_weight
+    check(logits, target, partner_target, lam, *options)
     return logits.new_empty(logits.shape[:1] if reduction == "none" else ())
 
 
@@ -126,10 +132,12 @@ def _reference_with_gradient(
     class_mask: Tensor | None = None,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    sample_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     labels = (target, partner_target, lam)
     options: dict[str, Any] = {
-        "class_mask": class_mask, "label_smoothing": label_smoothing, "reduction": reduction
+        "class_mask": class_mask, "label_smoothing": label_smoothing, "reduction": reduction,
+        "sample_weight": sample_weight,
     }  # fmt: skip
     loss = reference.mixup_cross_entropy(logits, *labels, **options)
     return loss, reference.mixup_cross_entropy_backward(
@@ -150,34 +158,40 @@ def _fake_with_gradient(logits: Tensor, *arguments: Any, **options: Any) -> tupl
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.label_smoothing, ctx.reduction = inputs
-    ctx.save_for_backward(*tensors)
+    *tensors, ctx.label_smoothing, ctx.reduction, sample_weight = inputs
+    ctx.save_for_backward(*tensors, sample_weight)
 
 
 def _backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, sample_weight = ctx.saved_tensors
     grad = torch.ops.gradmix_ext.mixup_cross_entropy_backward(
-        grad_loss, *ctx.saved_tensors, ctx.label_smoothing, ctx.reduction
+        grad_loss, *tensors, ctx.label_smoothing, ctx.reduction, sample_weight
     )
-    return grad, *[None] * 6
+    return grad, *[None] * 7
 
 
 def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Differentiate w·(p - q) in w and in the logits, with differentiable operations."""
-    grad_loss, logits, target, partner_target, lam, class_mask = ctx.saved_tensors
+    grad_loss, logits, target, partner_target, lam, class_mask, sample_weight = ctx.saved_tensors
     p = softmax(logits, class_mask)
     q = target_distribution(logits, target, partner_target, lam, class_mask, ctx.label_smoothing)
-    share = 1 / max(logits.shape[0], 1) if ctx.reduction == "mean" else 1.0
+    share = p.new_ones(()) if sample_weight is None else sample_weight.to(p.dtype)
+    if ctx.reduction == "mean":
+        share = share / max(logits.shape[0], 1)
     wide = grad.to(p.dtype)
     along_loss = share * (wide * (p - q)).sum(dim=1)
     if ctx.reduction != "none":
         along_loss = along_loss.sum()
-    weight = share * grad_loss.to(p.dtype).reshape(-1, 1)
-    along_logits = weight * p * (wide - (wide * p).sum(dim=1, keepdim=True))
-    return along_loss.to(grad_loss.dtype), along_logits.to(logits.dtype), *[None] * 6
+    scale = (share * grad_loss.to(p.dtype)).reshape(-1, 1)
+    along_logits = scale * p * (wide - (wide * p).sum(dim=1, keepdim=True))
+    return along_loss.to(grad_loss.dtype), along_logits.to(logits.dtype), *[None] * 7
 
 
 _LABELS = "Tensor target, Tensor partner_target, Tensor lam"
-_OPTIONS = 'Tensor? class_mask=None, float label_smoothing=0.0, str reduction="mean"'
+_OPTIONS = (
+    'Tensor? class_mask=None, float label_smoothing=0.0, str reduction="mean",'
+    " Tensor? sample_weight=None"
+)
 define(
     f"mixup_cross_entropy(Tensor logits, {_LABELS}, {_OPTIONS}) -> Tensor",
     reference.mixup_cross_entropy,

@@ -6,7 +6,9 @@ differentiable by PyTorch's own autograd and never hold an [N, C, d] tensor.
 """
 
 from gradmix_ext.reference.class_gradients import class_gradients, class_gram
+from gradmix_ext.reference.class_weights import class_weights
 from gradmix_ext.reference.draw_partners import draw_partners
+from gradmix_ext.reference.draw_softly import draw_softly
 from gradmix_ext.reference.gather_augment_mixup import gather_augment_mixup
 from gradmix_ext.reference.masked_mixup import masked_mixup, masked_mixup_backward
 from gradmix_ext.reference.mixup_cross_entropy import (
@@ -18,7 +20,9 @@ from gradmix_ext.reference.pair_scores import pair_scores
 __all__ = [
     "class_gradients",
     "class_gram",
+    "class_weights",
     "draw_partners",
+    "draw_softly",
     "gather_augment_mixup",
     "masked_mixup",
     "masked_mixup_backward",

@@ -14,10 +14,7 @@ POLICIES = ("redraw", "skip")
 def check(target: Tensor, allowed: Tensor, policy: str, noise: Tensor | None) -> None:
     """Check shapes, dtypes and devices."""
     op = "draw_partners"
-    checks.tensor(op, "target", target)
-    if target.dim() != 1:
-        raise ValueError(f"{op}: target must have 1 dimension, got shape {list(target.shape)}")
-    checks.vector(op, "target", target, target.shape[0], torch.int64, target.device)
+    checks.labels_alone(op, target)
     checks.tensor(op, "allowed", allowed)
     if allowed.dtype != torch.bool:
         raise TypeError(f"{op}: allowed must be torch.bool, got {allowed.dtype}")

@@ -17,6 +17,7 @@ def check(
     class_mask: Tensor | None,
     label_smoothing: float,
     reduction: str,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Check shapes, dtypes and devices; return λ as a tensor."""
     op = "mixup_cross_entropy"
@@ -28,6 +29,8 @@ def check(
     checks.choice(op, "reduction", reduction, checks.REDUCTIONS)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"{op}: label_smoothing must be in [0, 1], got {label_smoothing}")
+    if sample_weight is not None:
+        checks.sample_weight(op, sample_weight, samples, logits)
     return checks.lam(op, lam, samples, logits)
 
 
@@ -49,15 +52,20 @@ def mixup_cross_entropy(
     class_mask: Tensor | None = None,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Pure PyTorch version of :func:`gradmix_ext.ops.mixup_cross_entropy`."""
-    lam = check(logits, target, partner_target, lam, class_mask, label_smoothing, reduction)
+    lam = check(
+        logits, target, partner_target, lam, class_mask, label_smoothing, reduction, sample_weight
+    )
     if checks.values_checked(logits.device):
         check_values(logits, target, partner_target, class_mask)
     q = target_distribution(logits, target, partner_target, lam, class_mask, label_smoothing)
     log_p = masked_logits(logits, class_mask).log_softmax(dim=1)
     # A class without weight has no say, even where its logit is -inf: 0 · -inf would be NaN.
     loss = -torch.where(q != 0, q * log_p, 0).sum(dim=1)
+    if sample_weight is not None:
+        loss = loss * sample_weight.to(loss.dtype)
     if reduction == "mean":
         loss = loss.mean()
     elif reduction == "sum":
@@ -75,9 +83,12 @@ def mixup_cross_entropy_backward(
     class_mask: Tensor | None = None,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """The gradient of the loss in the logits, (p - q) times the incoming gradient."""
-    lam = check(logits, target, partner_target, lam, class_mask, label_smoothing, reduction)
+    lam = check(
+        logits, target, partner_target, lam, class_mask, label_smoothing, reduction, sample_weight
+    )
     if checks.values_checked(logits.device):
         check_values(logits, target, partner_target, class_mask)
     q = target_distribution(logits, target, partner_target, lam, class_mask, label_smoothing)
@@ -85,4 +96,6 @@ def mixup_cross_entropy_backward(
     scale = grad_loss.to(residual.dtype)
     if reduction == "mean":
         scale = scale / max(logits.shape[0], 1)
+    if sample_weight is not None:
+        scale = scale * sample_weight.to(scale.dtype)
     return (residual * scale.reshape(-1, 1)).to(logits.dtype).contiguous()

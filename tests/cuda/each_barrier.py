@@ -48,6 +48,7 @@ def cases() -> list:
         *samples("class_gram", torch.float32, sizes),
         *samples("class_gradients", torch.float32, sizes[:1])[:2],
         *samples("draw_partners", torch.float32, ((140, 5, 1),))[-2:],
+        *samples("class_weights", torch.float32, ((600, 5, 1),))[:2],
         *special_cases.wide_samples("mixup_cross_entropy", torch.float32)[:4],
         *samples("mixup_cross_entropy", torch.float32, ((300, 3, 1),))[:2],
         *special_cases.wide_samples("pair_scores", torch.float32)[:1],

@@ -13,6 +13,8 @@ OPS = (
     "class_gram",
     "pair_scores",
     "draw_partners",
+    "draw_softly",
+    "class_weights",
     "gather_augment_mixup",
 )
 # Odd, beyond a warp's row; packets, held by a warp; beyond a warp's row; several tiles.
@@ -69,7 +71,9 @@ def adjoint(grad, partner, lam, mask=None):
     return out
 
 
-def loss_gradient(grad, z, y, y2, lam, class_mask=None, label_smoothing=0.0, reduction="mean"):
+def loss_gradient(
+    grad, z, y, y2, lam, class_mask=None, label_smoothing=0.0, reduction="mean", sample_weight=None
+):
     """The gradient of the loss in float64, by autograd through its definition."""
     allowed = torch.ones(z.shape[1], dtype=torch.bool) if class_mask is None else class_mask
     z = z.double()[:, allowed].detach().requires_grad_()
@@ -78,6 +82,7 @@ def loss_gradient(grad, z, y, y2, lam, class_mask=None, label_smoothing=0.0, red
     q = (1 - label_smoothing) * (lam * classes[y] + (1 - lam) * classes[y2])
     q = q + label_smoothing / int(allowed.sum())
     loss = -(q * z.log_softmax(1)).sum(1)
+    loss = loss if sample_weight is None else loss * sample_weight.double()
     loss = loss if reduction == "none" else loss.sum()
     if reduction == "mean":
         loss = loss / max(len(z), 1)

@@ -119,6 +119,8 @@ def typical(op: str):
         "class_gram": ((h, z, y), {"algorithm": "pairwise"}),
         "pair_scores": ((h, z, y, y2, lam, *direction), {"num_classes": c}),
         "draw_partners": ((y, allowed), {"noise": noise}),
+        "draw_softly": ((y, torch.randn(c, c, generator=make)), {"noise": noise}),
+        "class_weights": ((y, 0.5), {}),
         "gather_augment_mixup": ((images, y, y2, lam), augmentation),
     }[op]
     moved = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()}

@@ -283,7 +283,7 @@ class TestHead:
 
     def test_output_is_not_the_heads(self):
         model = nn.Sequential(nn.Linear(D, C), nn.Unflatten(1, (2, 3))).double()
-        with pytest.raises(ValueError, match=r"the logits \[5, 2, 3\] are not the output"):
+        with pytest.raises(ValueError, match=r"the logits \[10, 2, 3\] are not the output"):
             gx.GradMix(C).update(model, samples([2], 5), samples([0], 5))
 
     @pytest.mark.parametrize(

@@ -68,7 +68,9 @@ def gather_augment_mixup(
     return out
 
 
-def mixup_cross_entropy(z, y, y2, lam, class_mask=None, label_smoothing=0.0, reduction="mean"):
+def mixup_cross_entropy(
+    z, y, y2, lam, class_mask=None, label_smoothing=0.0, reduction="mean", sample_weight=None
+):
     n, c = z.shape
     lam, allowed = spread(lam, n), allowed_classes(class_mask, c)
     loss = np.zeros(n)
@@ -76,7 +78,7 @@ def mixup_cross_entropy(z, y, y2, lam, class_mask=None, label_smoothing=0.0, red
         q = soft_target(c, y[i], y2[i], lam[i], allowed, label_smoothing)
         log_p = z[i][allowed] - z[i][allowed].max()
         log_p = log_p - np.log(np.exp(log_p).sum())
-        loss[i] = -(q[allowed] * log_p).sum()
+        loss[i] = -(q[allowed] * log_p).sum() * (1 if sample_weight is None else sample_weight[i])
     if reduction == "none":
         return loss
     if reduction == "sum":
@@ -147,3 +149,27 @@ def draw_partners(y, allowed, policy="redraw", noise=None):
             position = min(int(noise[i] * len(candidates)), len(candidates) - 1)
             partner[i], mask[i] = candidates[position][1], True
     return partner, mask
+
+
+def draw_softly(y, preference, noise):
+    """Classes side by side on [0, 1), as wide as likely; their samples share them evenly."""
+    n = len(y)
+    partner, mask = np.arange(n), np.zeros(n, dtype=bool)
+    present = sorted(set(y.tolist()))
+    for i in range(n):
+        row = preference[y[i], present]
+        if np.isnan(row).any() or not np.isfinite(row.max()):
+            continue
+        law = np.exp(row - row.max())
+        end = np.cumsum(law / law.sum())
+        k = min(int((end <= noise[i]).sum()), int(np.flatnonzero(law)[-1]))
+        members = np.flatnonzero(y == present[k])
+        within = (noise[i] - (end[k - 1] if k else 0)) / (law[k] / law.sum())
+        partner[i] = members[min(int(within * len(members)), len(members) - 1)]
+        mask[i] = True
+    return partner, mask
+
+
+def class_weights(y, balance):
+    weight = np.array([float((y == label).sum()) ** -balance for label in y])
+    return weight / weight.mean() if len(y) else weight

@@ -54,6 +54,8 @@ def samples(op: str, dtype: torch.dtype, sizes=SIZES) -> list[Sample]:
         "class_gram": _gram,
         "pair_scores": _scores,
         "draw_partners": _partners,
+        "draw_softly": _soft_partners,
+        "class_weights": _weights,
         "gather_augment_mixup": _gather,
     }[op]
     return [sample for size in sizes for sample in builder(*size, dtype, make)]
@@ -116,6 +118,13 @@ def _loss(n, c, d, dtype, make):
             "mixup_cross_entropy", f"{n}x{c}-{reduction}-masked",
             (unseen, y, y2, torch.tensor([0.6])), options,
         )  # fmt: skip
+    y, y2 = _labels(make, n, seen), _labels(make, n, seen)
+    weight = torch.rand(n, generator=make)
+    for reduction in ("mean", "none"):
+        yield Sample(
+            "mixup_cross_entropy", f"{n}x{c}-{reduction}-weighted", (z, y, y2, _lam(make, n)),
+            {"reduction": reduction, "sample_weight": weight, "label_smoothing": 0.1},
+        )  # fmt: skip
     wide = _randn(make, dtype, c, n).T
     y, y2 = _labels(make, n, every), _labels(make, n, every)
     yield Sample("mixup_cross_entropy", f"{n}x{c}-strided", (wide, y, y2, _lam(make, n)))
@@ -176,6 +185,28 @@ def _partners(n, c, d, dtype, make):
                 "draw_partners", f"{n}x{c}-{share}-{policy}",
                 (y, allowed | allowed.T), {"policy": policy, "noise": noise},
             )  # fmt: skip
+
+
+def _soft_partners(n, c, d, dtype, make):
+    for name, scale, excluded in (("even", 0, 0.0), ("tilted", 2, 0.0), ("excluded", 9, 0.5)):
+        preference = scale * _randn(make, dtype, c, c)
+        preference[torch.rand(c, c, generator=make) < excluded] = -torch.inf
+        noise = torch.rand(n, generator=make, dtype=torch.float64)
+        y = _labels(make, n, torch.arange(c))
+        yield Sample("draw_softly", f"{n}x{c}-{name}", (y, preference), {"noise": noise})
+    noise = torch.rand(2 * n, generator=make, dtype=torch.float64)[::2]
+    yield Sample("draw_softly", f"{n}x{c}-strided", (y, preference.T), {"noise": noise})
+    if c > 2:
+        unusable = preference.clone()
+        unusable[0, 1], unusable[1, 2] = torch.nan, torch.inf
+        yield Sample("draw_softly", f"{n}x{c}-unusable", (y, unusable), {"noise": noise})
+
+
+def _weights(n, c, d, dtype, make):
+    for balance in (0.0, 0.5, 1.0):
+        y = _labels(make, n, torch.arange(c) - 2)
+        yield Sample("class_weights", f"{n}x{c}-{balance}", (y, balance))
+    yield Sample("class_weights", f"{n}x{c}-strided", (y.repeat_interleave(2)[::2], 0.3))
 
 
 def _gather(n, h, w, dtype, make):

@@ -30,6 +30,8 @@ def arguments(op):
             "partner_index": y, "lam": lam, "mean": [0.5] * 3, "std": torch.ones(3),
         },
         "draw_partners": {"target": y, "allowed": torch.ones(C, C, dtype=torch.bool)},
+        "draw_softly": {"target": y, "preference": torch.zeros(C, C)},
+        "class_weights": {"target": y, "balance": 0.5},
     }[op]  # fmt: skip
 
 
@@ -87,6 +89,11 @@ CASES = {
         ({"reduction": "average"}, "reduction must be one of mean, sum, none, got 'average'"),
         ({"label_smoothing": 1.5}, r"label_smoothing must be in \[0, 1\], got 1.5"),
         ({"lam": torch.rand(2, 2)}, r"lam must be a scalar or have shape \[5\], got \[2, 2\]"),
+        ({"sample_weight": torch.rand(1)}, r"sample_weight must have shape \[5\], got \[1\]"),
+        ({"sample_weight": torch.rand(())}, r"sample_weight must have shape \[5\], got \[\]"),
+        ({"sample_weight": LABELS}, "sample_weight must be float32, .* got torch.int64"),
+        ({"sample_weight": 0.5}, "sample_weight must be a tensor, got float"),
+        ({"sample_weight": torch.ones(N, requires_grad=True)}, "sample_weight must not require"),
     ],
     "class_gradients": GROUPED,
     "class_gram": [*GROUPED, ({"algorithm": "fast"}, "algorithm must be one of auto, pairwise")],
@@ -129,6 +136,23 @@ CASES = {
         ({"allowed": torch.ones(C, 3).bool()}, r"allowed must be square, got shape \[4, 3\]"),
         ({"policy": "best"}, "policy must be one of redraw, skip, got 'best'"),
         ({"noise": torch.rand(N)}, "noise must be torch.float64, got torch.float32"),
+    ],
+    "draw_softly": [
+        ({"target": LABELS[None]}, r"target must have 1 dimension, got shape \[1, 5\]"),
+        ({"target": LABELS.int()}, "target must be torch.int64, got torch.int32"),
+        ({"target": at(2, 7, LABELS)}, r"target\[2\] = 7 is out of range for 4 classes"),
+        ({"target": at(0, -1, LABELS)}, r"target\[0\] = -1 is out of range for 4 classes"),
+        ({"preference": torch.ones(C, C).int()}, "preference must be float32, .* got torch.int32"),
+        ({"preference": torch.ones(C)}, "preference must have 2 dimensions, got"),
+        ({"preference": torch.ones(C, 3)}, r"preference must be square, got shape \[4, 3\]"),
+        ({"noise": torch.rand(N)}, "noise must be torch.float64, got torch.float32"),
+        ({"noise": torch.rand(3).double()}, r"noise must have shape \[5\], got \[3\]"),
+    ],
+    "class_weights": [
+        ({"target": LABELS[None]}, r"target must have 1 dimension, got shape \[1, 5\]"),
+        ({"target": LABELS.float()}, "target must be torch.int64, got torch.float32"),
+        ({"balance": 1.5}, r"balance must be in \[0, 1\], got 1.5"),
+        ({"balance": float("nan")}, r"balance must be in \[0, 1\], got nan"),
     ],
 }
 

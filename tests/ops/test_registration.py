@@ -18,6 +18,7 @@ DIFFERENTIABLE = (
     "class_gram",
     "pair_scores",
 )
+OPS = (*DIFFERENTIABLE, "draw_partners", "draw_softly", "class_weights", "gather_augment_mixup")
 SMALL = ((1, 1, 1), (5, 4, 3))
 
 
@@ -71,7 +72,9 @@ def test_gradients(module, op, backend):
         gradgradcheck(function, inputs, fast_mode=True)  # along random directions
 
 
-@pytest.mark.parametrize("op", [*DIFFERENTIABLE, "draw_partners", "gather_augment_mixup"])
+@pytest.mark.parametrize(
+    "op", [*DIFFERENTIABLE, "draw_partners", "draw_softly", "class_weights", "gather_augment_mixup"]
+)
 def test_opcheck(op, backend):
     overload = getattr(torch.ops.gradmix_ext, op).default
     # one sample of a kind; the values are checked elsewhere
@@ -93,6 +96,7 @@ def test_opcheck_of_the_helpers(backend):
     opcheck(ops.masked_mixup_backward, (x.requires_grad_(), partner, lam, mask))
     z, y, y2 = torch.randn(5, 4, requires_grad=True), *torch.randint(4, (2, 5))
     opcheck(ops.mixup_cross_entropy_with_gradient, (z.detach(), y, y2, lam))
+    opcheck(ops.mixup_cross_entropy_with_gradient, (z.detach(), y, y2, lam), {"sample_weight": lam})
     for reduction, grad in (("mean", torch.randn(())), ("none", torch.randn(5))):
         opcheck(
             ops.mixup_cross_entropy_backward,
@@ -112,14 +116,16 @@ def test_expanded_gradient_reaches_the_kernels(backend):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_the_gradient_of_the_loss_can_be_asked_for_again(reduction, dtype, backend):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_gradient_of_the_loss_can_be_asked_for_again(weighted, reduction, dtype, backend):
     """It is formed with the loss; what a caller does to it must not reach the next one."""
     z = torch.randn(7, 5, dtype=torch.float64).to(dtype).requires_grad_()
     y, y2 = torch.randint(5, (2, 7))
-    loss = gx.ops.mixup_cross_entropy(z, y, y2, 0.3, reduction=reduction)
+    options = {"reduction": reduction, "sample_weight": torch.rand(7) if weighted else None}
+    loss = gx.ops.mixup_cross_entropy(z, y, y2, 0.3, **options)
     upstream = 64 * torch.rand_like(loss)  # as a loss scale
     wide = z.detach().double().requires_grad_()
-    reference = gx.reference.mixup_cross_entropy(wide, y, y2, 0.3, reduction=reduction)
+    reference = gx.reference.mixup_cross_entropy(wide, y, y2, 0.3, **options)
     (want,) = torch.autograd.grad(reference, wide, upstream.double())
     for _ in range(3):
         (got,) = torch.autograd.grad(loss, z, upstream, retain_graph=True)
@@ -137,9 +143,14 @@ def test_compiles_without_a_graph_break(dynamic, backend):
 
     def step(x, weight, y, noise, lam):
         partner, mask = gx.ops.draw_partners(y, allowed, noise=noise)
+        other, _ = gx.ops.draw_softly(y, allowed.float(), noise=noise)
+        partner = torch.where(mask, partner, other)
         mixed = gx.ops.masked_mixup(x, partner, lam, mask)
         logits = mixed @ weight
-        loss = gx.ops.mixup_cross_entropy(logits, y, y[partner], torch.where(mask, lam, 1.0))
+        weight = gx.ops.class_weights(y, 0.5)
+        loss = gx.ops.mixup_cross_entropy(
+            logits, y, y[partner], torch.where(mask, lam, 1.0), sample_weight=weight
+        )
         gram = gx.ops.class_gram(mixed, logits, y)
         direction, bias, _ = gx.ops.class_gradients(mixed, logits, y, groups=y * 0, num_groups=1)
         score, _ = gx.ops.pair_scores(

@@ -17,6 +17,11 @@ GRADMIX_INLINE Labels<A> labels_of(const CrossEntropyParams& p, int64_t i) {
           static_cast<A>(p.smoothing / static_cast<double>(p.allowed))};
 }
 
+template <class A>
+GRADMIX_INLINE A weight_of(const CrossEntropyParams& p, int64_t i) {
+  return p.sample_weight != nullptr ? static_cast<const A*>(p.sample_weight)[i] : A(1);
+}
+
 // -log p_c = log_sum - (z_c - top), weighted by q.
 template <class T, bool Masked>
 GRADMIX_INLINE acc_t<T> row_loss(const CrossEntropyParams& p, const T* z, const Labels<acc_t<T>>& q, acc_t<T> top, acc_t<T> sum) {
@@ -41,7 +46,7 @@ void loss_rows(const CrossEntropyParams& p, int64_t begin, int64_t end) {
     const T* z = static_cast<const T*>(p.logits) + i * p.row_stride;
     const A top = row_max<T, Masked>(z, blocked, p.classes);
     const A sum = row_exp_sum<T, Masked, false>(z, blocked, p.classes, top, nullptr);
-    static_cast<A*>(p.loss)[i] = row_loss<T, Masked>(p, z, labels_of<A>(p, i), top, sum);
+    static_cast<A*>(p.loss)[i] = weight_of<A>(p, i) * row_loss<T, Masked>(p, z, labels_of<A>(p, i), top, sum);
   }
 }
 
@@ -59,8 +64,9 @@ void gradient_rows(const CrossEntropyParams& p, int64_t begin, int64_t end, void
     const Labels<A> q = labels_of<A>(p, i);
     const A top = row_max<T, Masked>(z, blocked, p.classes);
     const A sum = row_exp_sum<T, Masked, true>(z, blocked, p.classes, top, scratch);
-    if (p.loss != nullptr) static_cast<A*>(p.loss)[i] = row_loss<T, Masked>(p, z, q, top, sum);
-    const A scale = static_cast<const A*>(p.grad_loss)[i * p.grad_stride] * static_cast<A>(p.grad_scale);
+    const A weight = weight_of<A>(p, i);
+    if (p.loss != nullptr) static_cast<A*>(p.loss)[i] = weight * row_loss<T, Masked>(p, z, q, top, sum);
+    const A scale = weight * static_cast<const A*>(p.grad_loss)[i * p.grad_stride] * static_cast<A>(p.grad_scale);
     const vec_t<A> factor = splat<A>(scale / sum), rest = splat<A>(scale * q.rest);
     scratch[q.first] -= q.first_weight * sum;
     scratch[q.second] -= q.second_weight * sum;
