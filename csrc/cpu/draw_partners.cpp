@@ -11,17 +11,27 @@ namespace {
 
 constexpr const char* op = "draw_partners";
 
-void skip(const int64_t* target, const uint8_t* allowed, int64_t classes, const double* noise, int64_t samples,
+// A sample explores where its number is among the lowest ones, of which there is this share: its partner is any of the batch then.
+bool explores(double noise, double exploration, int64_t samples, int64_t& partner, uint8_t& mask) {
+  if (!(noise < exploration)) return false;
+  partner = position_of(noise / exploration, samples);
+  mask = 1;
+  return true;
+}
+
+void skip(const int64_t* target, const uint8_t* allowed, int64_t classes, const double* noise, double exploration, int64_t samples,
           int64_t* partner, uint8_t* mask) {
   std::iota(partner, partner + samples, int64_t{0});
   // NaN last, as torch.sort does: without that the order would not be a strict weak one.
   std::stable_sort(partner, partner + samples, [noise](int64_t a, int64_t b) {
     return noise[a] < noise[b] || (noise[b] != noise[b] && noise[a] == noise[a]);
   });
-  for (int64_t i = 0; i < samples; ++i) mask[i] = allowed[target[i] * classes + target[partner[i]]] != 0;
+  for (int64_t i = 0; i < samples; ++i)
+    if (!explores(noise[i], exploration, samples, partner[i], mask[i]))
+      mask[i] = allowed[target[i] * classes + target[partner[i]]] != 0;
 }
 
-void redraw(const int64_t* target, const uint8_t* allowed, int64_t classes, const double* noise, int64_t samples,
+void redraw(const int64_t* target, const uint8_t* allowed, int64_t classes, const double* noise, double exploration, int64_t samples,
             int64_t* partner, uint8_t* mask) {
   // The candidates of a sample are runs of the sorted batch: one for each class that is allowed with its own.
   const ClassRuns runs(target, samples, classes);
@@ -38,10 +48,11 @@ void redraw(const int64_t* target, const uint8_t* allowed, int64_t classes, cons
       }
     for (int64_t s = runs.start[own]; s < runs.start[own + 1]; ++s) {
       const int64_t i = runs.sorted[s];
+      if (explores(noise[i], exploration, samples, partner[i], mask[i])) continue;
       mask[i] = candidates > 0;
       partner[i] = i;
       if (candidates == 0) continue;
-      const int64_t position = position_of(noise[i], candidates);
+      const int64_t position = position_of((noise[i] - exploration) / (1 - exploration), candidates);
       const int64_t run = std::upper_bound(run_end.begin(), run_end.end(), position) - run_end.begin();
       partner[i] = runs.sorted[runs.start[run_class[run] + 1] - (run_end[run] - position)];
     }
@@ -49,7 +60,7 @@ void redraw(const int64_t* target, const uint8_t* allowed, int64_t classes, cons
 }
 
 std::tuple<Tensor, Tensor> draw_partners(const Tensor& target, const Tensor& allowed, std::string policy,
-                                         const std::optional<Tensor>& noise) {
+                                         const std::optional<Tensor>& noise, double exploration) {
   check_dim(target, 1, op, "target");
   const int64_t samples = target.size(0);
   const Column<int64_t> label(target, samples, op, "target");
@@ -59,6 +70,7 @@ std::tuple<Tensor, Tensor> draw_partners(const Tensor& target, const Tensor& all
   check(allowed.size(1) == classes, op, ": allowed must be square");
   check(allowed.scalar_type() == ScalarType::Bool, op, ": allowed must be bool");
   check(policy == "redraw" || policy == "skip", op, ": policy must be redraw or skip, got ", policy);
+  check(exploration >= 0 && exploration < 1, op, ": exploration must be in [0, 1), got ", exploration);
   check_labels(label, samples, classes, ClassMask(std::nullopt, classes, op), op, "target");
   const Column<double> uniform(noise ? *noise : fill_uniform(empty({samples}, ScalarType::Double)), samples, op, "noise");
   const Tensor allowed_rows = make_contiguous(allowed);
@@ -67,7 +79,7 @@ std::tuple<Tensor, Tensor> draw_partners(const Tensor& target, const Tensor& all
   const Tensor mask = empty({samples}, ScalarType::Bool);
   if (samples > 0) {
     const auto draw = policy == "skip" ? skip : redraw;
-    draw(label.data(), static_cast<const uint8_t*>(allowed_rows.const_data_ptr()), classes, uniform.data(), samples,
+    draw(label.data(), static_cast<const uint8_t*>(allowed_rows.const_data_ptr()), classes, uniform.data(), exploration, samples,
          static_cast<int64_t*>(partner.mutable_data_ptr()), static_cast<uint8_t*>(mask.mutable_data_ptr()));
   }
   return {partner, mask};

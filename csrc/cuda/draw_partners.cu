@@ -6,6 +6,13 @@ namespace {
 
 constexpr int threads = 256;
 
+// A sample explores where its number is among the lowest ones, of which there is this share: its partner is any of the batch then.
+__device__ bool explores(const PartnerParams& p, int64_t i) { return p.noise[i] < p.exploration; }
+__device__ void take_any(const PartnerParams& p, int64_t i) {
+  p.partner[i] = position_of(p.noise[i] / p.exploration, p.samples);
+  p.mask[i] = 1;
+}
+
 // One warp a sample, its lanes side by side over the classes.
 __global__ void __launch_bounds__(threads) redraw_partners(PartnerParams p) {
   const int lane = threadIdx.x;
@@ -13,6 +20,10 @@ __global__ void __launch_bounds__(threads) redraw_partners(PartnerParams p) {
   if (i >= p.samples) return;  // a whole warp
   const int64_t label = p.target[i];
   const bool valid = label >= 0 && label < p.classes;
+  if (explores(p, i) && valid) {
+    if (lane == 0) take_any(p, i);
+    return;  // a whole warp
+  }
   const auto candidates_in = [&](int64_t c) {
     return valid && c < p.classes && p.allowed[label * p.classes + c] != 0 ? p.offsets[c + 1] - p.offsets[c] : int64_t{0};
   };
@@ -25,7 +36,7 @@ __global__ void __launch_bounds__(threads) redraw_partners(PartnerParams p) {
   }
   if (candidates == 0) return;  // a whole warp
 
-  const int64_t position = position_of(p.noise[i], candidates);
+  const int64_t position = position_of((p.noise[i] - p.exploration) / (1 - p.exploration), candidates);
   int64_t before = 0;  // candidates of the classes left of these 32
   for (int64_t first = 0; first < p.classes && before <= position; first += warp_lanes) {
     const int64_t own = candidates_in(first + lane);
@@ -45,6 +56,7 @@ __global__ void __launch_bounds__(threads) skip_partners(PartnerParams p) {
   const int64_t i = int64_t{blockIdx.x} * threads + threadIdx.x;
   if (i >= p.samples) return;
   const int64_t partner = p.order[i], a = p.target[i], b = p.target[partner];
+  if (explores(p, i) && a >= 0 && a < p.classes) return take_any(p, i);
   p.partner[i] = partner;
   p.mask[i] = a >= 0 && a < p.classes && b >= 0 && b < p.classes && p.allowed[a * p.classes + b] != 0;
 }

@@ -230,6 +230,7 @@ struct PartnerParams {
   const int64_t* target;
   const uint8_t* allowed;  // [K, K]
   const double* noise;
+  double exploration;
   const int64_t* order;
   const int64_t* offsets;  // [K + 1]
   int64_t samples;

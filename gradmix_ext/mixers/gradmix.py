@@ -195,16 +195,13 @@ class GradMix(Mixer):
             self.preference = self.preference.to(y.device)
             return ops.draw_softly(y, self.preference, generator=self.generator)
         self.allowed = self.allowed.to(y.device)
-        partner, mask = ops.draw_partners(
-            y, self.allowed, policy=self.policy, generator=self.generator
+        return ops.draw_partners(
+            y,
+            self.allowed,
+            policy=self.policy,
+            generator=self.generator,
+            exploration=0.0 if self._head_input is None else self.exploration,
         )
-        if self._head_input is None or not self.exploration:
-            return partner, mask
-        # The samples to explore with, and a partner for each, by one draw.
-        noise = torch.rand(y.shape, device=y.device, generator=self.generator) / self.exploration
-        tried = noise < 1
-        any_sample = (noise * len(y)).long().clamp_(max=len(y) - 1)
-        return torch.where(tried, any_sample, partner), mask | tried
 
     def mix(self, x: Tensor | ImageBatch, y: Tensor) -> MixedBatch:
         """Mix a batch; see :meth:`Mixer.mix`."""

@@ -18,6 +18,7 @@ def draw_partners(
     policy: str = "redraw",
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
+    exploration: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Draw each sample's mixing partner within the batch, keeping to the allowed class pairs.
 
@@ -30,6 +31,8 @@ def draw_partners(
             stays unmixed.
         generator: Source of the randomness, on the device of ``target``.
         noise: Uniform numbers [N] (float64) in [0, 1) to use instead; they determine the result.
+        exploration: Share in [0, 1) of the samples whose partner is any of the batch, uniformly and
+            whether the pair is allowed or not.
 
     Returns:
         ``(partner [N] int64, mask [N] bool)``; ``mask`` tells which samples are to be mixed.
@@ -41,30 +44,34 @@ def draw_partners(
             such a sample stays unmixed).
     """
     if checks.debug_enabled():
-        check(target, allowed, policy, noise)
+        check(target, allowed, policy, noise, exploration)
         check_values(target, allowed)
     try:
         if noise is None:
             noise = torch.rand(
                 target.shape, dtype=torch.float64, device=target.device, generator=generator
             )
-        result: tuple[Tensor, Tensor] = _OP(target, allowed, policy, noise)
+        result: tuple[Tensor, Tensor] = _OP(target, allowed, policy, noise, exploration)
     except Exception:
-        check(target, allowed, policy, noise)
+        check(target, allowed, policy, noise, exploration)
         raise
     return result
 
 
 def _fake(
-    target: Tensor, allowed: Tensor, policy: str = "redraw", noise: Tensor | None = None
+    target: Tensor,
+    allowed: Tensor,
+    policy: str = "redraw",
+    noise: Tensor | None = None,
+    exploration: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    check(target, allowed, policy, noise)
+    check(target, allowed, policy, noise, exploration)
     return target.new_empty(target.shape), target.new_empty(target.shape, dtype=torch.bool)
 
 
 define(
-    'draw_partners(Tensor target, Tensor allowed, str policy="redraw", Tensor? noise=None)'
-    " -> (Tensor partner, Tensor mask)",
+    'draw_partners(Tensor target, Tensor allowed, str policy="redraw", Tensor? noise=None,'
+    " float exploration=0.0) -> (Tensor partner, Tensor mask)",
     reference.draw_partners,
     _fake,
     tags=(torch.Tag.nondeterministic_seeded,),

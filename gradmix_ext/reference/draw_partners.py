@@ -11,7 +11,9 @@ from gradmix_ext.reference._terms import one_hot
 POLICIES = ("redraw", "skip")
 
 
-def check(target: Tensor, allowed: Tensor, policy: str, noise: Tensor | None) -> None:
+def check(
+    target: Tensor, allowed: Tensor, policy: str, noise: Tensor | None, exploration: float
+) -> None:
     """Check shapes, dtypes and devices."""
     op = "draw_partners"
     checks.labels_alone(op, target)
@@ -24,6 +26,8 @@ def check(target: Tensor, allowed: Tensor, policy: str, noise: Tensor | None) ->
     checks.choice(op, "policy", policy, POLICIES)
     if noise is not None:
         checks.vector(op, "noise", noise, target.shape[0], torch.float64, target.device)
+    if not 0 <= exploration < 1:
+        raise ValueError(f"{op}: exploration must be in [0, 1), got {exploration}")
 
 
 def check_values(target: Tensor, allowed: Tensor) -> None:
@@ -39,9 +43,10 @@ def draw_partners(
     policy: str = "redraw",
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
+    exploration: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Pure PyTorch version of :func:`gradmix_ext.ops.draw_partners`."""
-    check(target, allowed, policy, noise)
+    check(target, allowed, policy, noise, exploration)
     if checks.values_checked(target.device):
         check_values(target, allowed)
     samples, classes = target.shape[0], allowed.shape[0]
@@ -52,9 +57,13 @@ def draw_partners(
         return own, torch.zeros_like(own, dtype=torch.bool)
     valid = (target >= 0) & (target < classes)
     label = torch.where(valid, target, 0)
+    explores = (noise < exploration) & valid
+    any_sample = (noise.clamp(min=0) * (samples / exploration if exploration else 0)).long()
+    any_sample = any_sample.clamp(max=max(samples - 1, 0))
     if policy == "skip":
         partner = noise.argsort(stable=True)
-        return partner, allowed[label, label[partner]] & valid & valid[partner]
+        mask = allowed[label, label[partner]] & valid & valid[partner]
+        return torch.where(explores, any_sample, partner), mask | explores
 
     # Sorted by class, the candidates of a sample are runs of the batch, one run per allowed class:
     # draw a position in their concatenation and look up in which run it falls.
@@ -64,9 +73,12 @@ def draw_partners(
     start = size.cumsum(0) - size
     run_end = (allowed * size).cumsum(1)
     candidates = run_end[:, -1][label]
-    position = (noise * candidates).long().clamp(max=candidates - 1)
+    position = (
+        ((noise - exploration) / (1 - exploration) * candidates).long().clamp(max=candidates - 1)
+    )
     run = (run_end[label] <= position[:, None]).sum(dim=1).clamp(max=classes - 1)
     within = position - (run_end[label, run] - size[run])
     mask = (candidates > 0) & valid
     drawn = order[(start[run] + within).clamp(min=0, max=max(samples - 1, 0))]
-    return torch.where(mask, drawn, own), mask
+    partner = torch.where(mask, drawn, own)
+    return torch.where(explores, any_sample, partner), mask | explores

@@ -137,16 +137,21 @@ def pair_scores(h, z, y, y2, lam, weight, bias, num_classes, class_mask=None):
     return total, count
 
 
-def draw_partners(y, allowed, policy="redraw", noise=None):
+def draw_partners(y, allowed, policy="redraw", noise=None, exploration=0.0):
     n = len(y)
     partner, mask = np.arange(n), np.zeros(n, dtype=bool)
-    if policy == "skip":
-        partner = np.argsort(noise, kind="stable")
-        return partner, np.array([allowed[y[i], y[j]] for i, j in enumerate(partner)], dtype=bool)
+    permutation = np.argsort(noise, kind="stable")
     for i in range(n):
+        if noise[i] < exploration:
+            partner[i], mask[i] = int(noise[i] / exploration * n), True
+            continue
+        if policy == "skip":
+            partner[i], mask[i] = permutation[i], allowed[y[i], y[permutation[i]]]
+            continue
         candidates = sorted((y[j], j) for j in range(n) if allowed[y[i], y[j]])
         if candidates:
-            position = min(int(noise[i] * len(candidates)), len(candidates) - 1)
+            rest = (noise[i] - exploration) / (1 - exploration)
+            position = min(int(rest * len(candidates)), len(candidates) - 1)
             partner[i], mask[i] = candidates[position][1], True
     return partner, mask
 

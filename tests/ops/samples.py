@@ -185,6 +185,10 @@ def _partners(n, c, d, dtype, make):
                 "draw_partners", f"{n}x{c}-{share}-{policy}",
                 (y, allowed | allowed.T), {"policy": policy, "noise": noise},
             )  # fmt: skip
+            yield Sample(
+                "draw_partners", f"{n}x{c}-{share}-{policy}-exploring",
+                (y, allowed), {"policy": policy, "noise": noise, "exploration": 0.3},
+            )  # fmt: skip
 
 
 def _soft_partners(n, c, d, dtype, make):

@@ -135,6 +135,7 @@ CASES = {
         ({"allowed": torch.ones(C, C)}, "allowed must be torch.bool"),
         ({"allowed": torch.ones(C, 3).bool()}, r"allowed must be square, got shape \[4, 3\]"),
         ({"policy": "best"}, "policy must be one of redraw, skip, got 'best'"),
+        ({"exploration": 1.0}, r"exploration must be in \[0, 1\), got 1.0"),
         ({"noise": torch.rand(N)}, "noise must be torch.float64, got torch.float32"),
     ],
     "draw_softly": [
