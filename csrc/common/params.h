@@ -124,32 +124,32 @@ struct GatherParams {
   const void* source;
   int64_t row_stride;
   const int64_t* order;  // which rows; null: all in order
-  const int64_t* select;  // which columns; null: all
   int64_t columns;
   DType dtype;
   void* out;
   Panels panels;
 };
 
-// Rows of a matrix laid side by side in panels, so that a product reads them as vectors.
+// Rows of a matrix converted to the accumulation type and laid side by side in panels, so that a product reads them as vectors.
 struct PanelParams {
-  const void* source;  // [rows, depth], accumulation type
+  const void* source;  // [rows, depth]
   int64_t row_stride;
   const int64_t* columns;  // which rows of the source; null: all in order
   int64_t rows;
   int64_t padded_rows;
   int64_t depth;
-  void* out;  // [padded_rows * depth]
-  bool wide;  // accumulation type is float64
+  void* out;  // [padded_rows * depth], zero beyond the last row
+  DType dtype;
 };
 
-// value_i = delta_i^T (D_W h_i + D_b), all over the allowed classes and in the accumulation type.
+// value_i = delta_i^T (D_W h_i + D_b) over the allowed classes; lam, D and what is computed are of the accumulation type.
 struct PairScoreParams {
-  const void* features;  // [N, feature_stride]
+  const void* features;  // [N, d]
   int64_t feature_stride;
-  const void* logits;  // [N, logit_stride]
+  const void* logits;  // [N, C]
   int64_t logit_stride;
-  const int64_t* target;
+  const int64_t* columns;  // [classes] the allowed classes; null: all
+  const int64_t* target;   // positions among the allowed classes
   const int64_t* partner_target;
   const void* lam;
   int64_t lam_stride;
@@ -158,9 +158,9 @@ struct PairScoreParams {
   int64_t classes;
   int64_t padded_classes;
   int64_t depth;
-  int64_t block;  // samples projected before their softmax: the product stays in the cache
+  int64_t block;  // samples converted and projected before their softmax: both stay in the cache
   void* value;    // [N]
-  bool wide;
+  DType dtype;
 };
 
 // Samples sorted by group: group g holds rows offsets[g] .. offsets[g + 1]. All in the accumulation type.

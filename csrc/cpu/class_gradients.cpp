@@ -40,7 +40,7 @@ std::tuple<Tensor, Tensor, Tensor> class_gradients(const Tensor& features, const
 
   with_acc(in.dtype, [&](auto zero) {
     const GroupedSamples<decltype(zero)> sorted(in, grouped, reduce, SampleLayout::panels, false);
-    const GroupGradientParams params{sorted.params(), grouped.present.data(), in.mask.given ? in.mask.columns.data() : nullptr,
+    const GroupGradientParams params{sorted.params(), grouped.present.data(), in.allowed_columns(),
                                      in.classes, weight.mutable_data_ptr(), bias.mutable_data_ptr()};
     const int64_t present = params.in.groups;
     const int64_t each = in.samples / present * in.mask.allowed * in.feature_count + 1;

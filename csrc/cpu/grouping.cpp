@@ -54,10 +54,10 @@ GroupedSamples<A>::GroupedSamples(const LastLayer& in, const Groups& groups, Gro
       delta_(in.samples * delta_panels_.width * delta_panels_.count),
       features_(in.samples * feature_panels_.width * feature_panels_.count) {
   const ResidualParams residual{in.logits.const_data_ptr(), in.logits.stride(0),
-                                in.mask.given ? in.mask.columns.data() : nullptr, in.target_position(),
+                                in.allowed_columns(), in.target_position(),
                                 in.partner_position(), in.lam.data(), in.lam.stride(), groups.order.data(), in.mask.allowed,
                                 in.dtype, delta_.data(), delta_panels_};
-  const GatherParams gather{in.features.const_data_ptr(), in.features.stride(0), groups.order.data(), nullptr,
+  const GatherParams gather{in.features.const_data_ptr(), in.features.stride(0), groups.order.data(),
                             in.feature_count, in.dtype, features_.data(), feature_panels_};
   const int64_t row = delta_panels_.width * delta_panels_.count + feature_panels_.width * feature_panels_.count;
   parallel(in.samples, std::max<int64_t>(1, grain_elements / std::max<int64_t>(1, row)), [&](int64_t begin, int64_t end) {

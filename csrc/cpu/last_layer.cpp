@@ -5,8 +5,6 @@
 namespace gradmix::cpu {
 namespace {
 
-constexpr int64_t grain_elements = 32 << 10;
-
 Tensor checked_rows(const Tensor& t, const char* op, const char* name) {
   check_cpu(t, op, name);
   check_dim(t, 2, op, name);
@@ -26,25 +24,6 @@ int64_t row_spacing(int64_t width, int64_t element_size, int64_t pad) {
   int64_t spacing = (width + pad - 1) / pad * pad;
   if (spacing * element_size % 512 == 0) spacing += pad;
   return spacing;
-}
-
-AccMatrix::AccMatrix(const Tensor& t, DType dtype, const int64_t* order, const std::vector<int64_t>* select, int64_t pad)
-    : held_(t) {
-  const int64_t rows = t.size(0);
-  const int64_t columns = select != nullptr ? static_cast<int64_t>(select->size()) : t.size(1);
-  const int64_t size = is_wide(dtype) ? 8 : 4;
-  if (order == nullptr && select == nullptr && pad == 1 && element_bytes(dtype) == size) {
-    data_ = t.const_data_ptr();
-    stride_ = t.stride(0);
-    return;
-  }
-  stride_ = pad == 1 ? columns : row_spacing(columns, size, pad);
-  copy_.emplace(rows * stride_ * size);
-  data_ = copy_->data();
-  const GatherParams params{t.const_data_ptr(), t.stride(0), order, select != nullptr ? select->data() : nullptr, columns,
-                            dtype, copy_->data(), {rows, stride_, 1}};
-  parallel(rows, std::max<int64_t>(1, grain_elements / std::max<int64_t>(stride_, 1)),
-           [&](int64_t begin, int64_t end) { kernels::gather_rows(params, begin, end); });
 }
 
 LastLayer::LastLayer(const char* op, const Tensor& features_given, const Tensor& logits_given, const Tensor& target_given,

@@ -9,22 +9,6 @@
 
 namespace gradmix::cpu {
 
-// A matrix of the accumulation type: the tensor itself where it can be read in place, else a converted copy.
-class AccMatrix {
- public:
-  // Rows `order` (all if null) and columns `select` (all if empty) of a floating matrix. With pad > 1 the rows are copied, zero-padded
-  // to a multiple of `pad` elements and spaced so that consecutive rows do not fall on the same cache sets.
-  AccMatrix(const Tensor& t, DType dtype, const int64_t* order, const std::vector<int64_t>* select, int64_t pad);
-  const void* data() const { return data_; }
-  int64_t stride() const { return stride_; }
-
- private:
-  Tensor held_;
-  std::optional<Scratch<char>> copy_;
-  const void* data_;
-  int64_t stride_;
-};
-
 // The distance between rows of `width` elements that are read together: not a multiple of 512 bytes.
 int64_t row_spacing(int64_t width, int64_t element_size, int64_t pad);
 
@@ -38,7 +22,7 @@ struct LastLayer {
   const int64_t* partner_position() const {
     return !mixed ? nullptr : mask.given ? partner_positions.data() : partner_target.data();
   }
-  const std::vector<int64_t>* allowed_columns() const { return mask.given ? &mask.columns : nullptr; }
+  const int64_t* allowed_columns() const { return mask.given ? mask.columns.data() : nullptr; }
 
   Tensor features, logits;  // rows with stride(1) == 1
   DType dtype;

@@ -13,10 +13,19 @@ constexpr const char* op = "pair_scores";
 constexpr int64_t block_rows = 64;
 constexpr int64_t grain_multiply_adds = 1 << 20;
 
+// A direction of the dtype of the features is read as it is, any other is converted first.
 Tensor direction_rows(const Tensor& t, DType dtype, const char* name) {
   check_cpu(t, op, name);
-  data_type(t, op, name);
-  return make_contiguous(to_dtype(t, acc_scalar_type(dtype)));
+  return make_contiguous(data_type(t, op, name) == dtype ? t : to_dtype(t, acc_scalar_type(dtype)));
+}
+
+// The allowed rows [depth] of a direction in panels.
+template <class A>
+Scratch<A> direction_panels(const Tensor& t, int64_t depth, const LastLayer& in, int64_t padded, const char* name) {
+  Scratch<A> out(padded * depth);
+  kernels::pack_panels({t.const_data_ptr(), depth, in.allowed_columns(), in.mask.allowed, padded, depth, out.data(),
+                        data_type(t, op, name)});
+  return out;
 }
 
 // value_i [N] for every sample.
@@ -25,24 +34,17 @@ std::vector<A> sample_values(const LastLayer& in, const Tensor& weight, const Te
   const int64_t lanes = kernels::vector_lanes(sizeof(A) == 8);
   const int64_t allowed = in.mask.allowed, depth = in.feature_count;
   const int64_t padded = (allowed + lanes - 1) / lanes * lanes;
-  const AccMatrix features(in.features, in.dtype, nullptr, nullptr, 1);
-  const AccMatrix logits(in.logits, in.dtype, nullptr, in.allowed_columns(), 1);
-
-  Scratch<A> panels(padded * depth);
-  const PanelParams pack{weight.const_data_ptr(), depth, in.mask.given ? in.mask.columns.data() : nullptr, allowed, padded,
-                         depth, panels.data(), sizeof(A) == 8};
-  kernels::pack_panels(pack);
-  std::vector<A> shifted(padded, A(0));
-  const A* bias_values = static_cast<const A*>(bias.const_data_ptr());
-  for (int64_t c = 0; c < allowed; ++c) shifted[c] = bias_values[in.mask.given ? in.mask.columns[c] : c];
+  const Scratch<A> panels = direction_panels<A>(weight, depth, in, padded, "direction_weight");
+  const Scratch<A> shift = direction_panels<A>(bias, 1, in, padded, "direction_bias");
 
   std::vector<A> value(in.samples);
-  const PairScoreParams params{features.data(), features.stride(), logits.data(), logits.stride(), in.target_position(),
-                               in.partner_position(), in.lam.data(), in.lam.stride(), panels.data(), shifted.data(), allowed,
-                               padded, depth, block_rows, value.data(), sizeof(A) == 8};
+  const PairScoreParams params{in.features.const_data_ptr(), in.features.stride(0), in.logits.const_data_ptr(),
+                               in.logits.stride(0), in.allowed_columns(), in.target_position(), in.partner_position(),
+                               in.lam.data(), in.lam.stride(), panels.data(), shift.data(), allowed, padded, depth,
+                               block_rows, value.data(), in.dtype};
   const int64_t grain = std::max<int64_t>(1, grain_multiply_adds / std::max<int64_t>(padded * (depth + 16), 1));
   parallel(in.samples, grain, [&](int64_t begin, int64_t end) {
-    Scratch<A> scratch((block_rows + 1) * padded);
+    Scratch<A> scratch(kernels::pair_scores_scratch(params));
     kernels::pair_scores(params, begin, end, scratch.data());
   });
   return value;

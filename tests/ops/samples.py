@@ -167,6 +167,11 @@ def _scores(n, c, d, dtype, make):
             "pair_scores", f"{n}x{c}x{d}-{name}", (h, z, y, y2, _lam(make, n), *direction),
             options | {"num_classes": c},
         )  # fmt: skip
+        yield Sample(
+            "pair_scores", f"{n}x{c}x{d}-{name}-direction",
+            (h, z, y, y2, _lam(make, n), *(t.to(dtype) for t in direction)),
+            options | {"num_classes": c},
+        )  # fmt: skip
     yield Sample(
         "pair_scores", f"{n}x{c}x{d}-strided",
         (_randn(make, dtype, d, n).T, z, y, y2, torch.tensor(0.25), direction[0].T.contiguous().T,

@@ -25,7 +25,8 @@ void gather_rows(const GatherParams& p, int64_t begin, int64_t end);
 // Elements of float32 (float64 if wide) in a vector: class dimensions are padded to a multiple of it.
 int vector_lanes(bool wide);
 void pack_panels(const PanelParams& p);
-// Tasks are rows; scratch holds (block + 1) * padded_classes elements of the accumulation type.
+// Tasks are rows; scratch holds pair_scores_scratch(p) elements of the accumulation type.
+int64_t pair_scores_scratch(const PairScoreParams& p);
 void pair_scores(const PairScoreParams& p, int64_t begin, int64_t end, void* scratch);
 
 // How delta and the features are to be laid out for the two kernels below: the widths of their panels.

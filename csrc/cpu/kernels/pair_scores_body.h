@@ -21,63 +21,135 @@ void project_panel(const A* h, int64_t h_stride, const A* panel, int64_t depth, 
   for (; r < rows; ++r) project_tile<A, 1, V>(h + r * h_stride, h_stride, panel, depth, out + r * out_stride, out_stride);
 }
 
+// value_i from the logits of sample i and its projected features u, whose first `classes` elements count. `terms` may be where z is.
+template <class T, class A>
+GRADMIX_INLINE void score_row(const PairScoreParams& p, int64_t i, const T* z, const A* u, A* terms) {
+  constexpr int w = lanes<A>;
+  const A* bias = static_cast<const A*>(p.bias);
+  const A top = row_max<T, false>(z, nullptr, p.classes);
+  const A sum = row_exp_sum<T, false, true>(z, nullptr, p.classes, top, terms);
+  vec_t<A> dot = {};
+  for (int64_t c = 0; c < p.classes; c += w) {
+    const int rest = p.classes - c < w ? static_cast<int>(p.classes - c) : w;
+    dot += load_part(terms + c, rest, A(0)) * (load(u + c) + load(bias + c));
+  }
+  const int64_t a = p.target[i], b = p.partner_target[i];
+  const A lam = static_cast<const A*>(p.lam)[i * p.lam_stride];
+  static_cast<A*>(p.value)[i] = sum_lanes<A>(dot) / sum - lam * (u[a] + bias[a]) - (A(1) - lam) * (u[b] + bias[b]);
+}
+
+// Half precision is converted block by block: whole copies would go through memory.
+template <class T>
+constexpr bool converted = sizeof(T) < sizeof(acc_t<T>);
+
+template <class T>
+int64_t pair_scores_scratch_of(const PairScoreParams& p) {
+  return (p.block + 1) * p.padded_classes + (converted<T> ? p.block * p.depth : 0);
+}
+
 // The panels of D_W^T follow each other: full ones of tile_vectors vectors, then one of what is left.
-template <class A>
+template <class T>
 void pair_score_rows(const PairScoreParams& p, int64_t begin, int64_t end, void* memory) {
+  using A = acc_t<T>;
   constexpr int w = lanes<A>, full = tile_vectors * w;
   A* projected = static_cast<A*>(memory);
   A* terms = projected + p.block * p.padded_classes;
-  const A* features = static_cast<const A*>(p.features);
+  A* copy = terms + p.padded_classes;
   const A* panels = static_cast<const A*>(p.panels);
-  const A* bias = static_cast<const A*>(p.bias);
   for (int64_t first = begin; first < end; first += p.block) {
     const int64_t rows = end - first < p.block ? end - first : p.block;
-    const A* h = features + first * p.feature_stride;
+    const T* features = static_cast<const T*>(p.features) + first * p.feature_stride;
+    const A* h;
+    int64_t h_stride;
+    if constexpr (converted<T>) {
+      for (int64_t r = 0; r < rows; ++r) convert_row(features + r * p.feature_stride, nullptr, p.depth, copy + r * p.depth);
+      h = copy;
+      h_stride = p.depth;
+    } else {
+      h = features;
+      h_stride = p.feature_stride;
+    }
     int64_t c = 0;
     for (; c + full <= p.padded_classes; c += full)
-      project_panel<A, tile_vectors>(h, p.feature_stride, panels + c * p.depth, p.depth, projected + c, p.padded_classes, rows);
+      project_panel<A, tile_vectors>(h, h_stride, panels + c * p.depth, p.depth, projected + c, p.padded_classes, rows);
     const int64_t left = (p.padded_classes - c) / w;
-    if (left == 2)
-      project_panel<A, 2>(h, p.feature_stride, panels + c * p.depth, p.depth, projected + c, p.padded_classes, rows);
-    if (left == 1)
-      project_panel<A, 1>(h, p.feature_stride, panels + c * p.depth, p.depth, projected + c, p.padded_classes, rows);
+    if (left == 2) project_panel<A, 2>(h, h_stride, panels + c * p.depth, p.depth, projected + c, p.padded_classes, rows);
+    if (left == 1) project_panel<A, 1>(h, h_stride, panels + c * p.depth, p.depth, projected + c, p.padded_classes, rows);
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t i = first + r;
-      const A* z = static_cast<const A*>(p.logits) + i * p.logit_stride;
+      const T* z = static_cast<const T*>(p.logits) + (first + r) * p.logit_stride;
       const A* u = projected + r * p.padded_classes;
-      const A top = row_max<A, false>(z, nullptr, p.classes);
-      const A sum = row_exp_sum<A, false, true>(z, nullptr, p.classes, top, terms);
-      vec_t<A> dot = {};
-      for (c = 0; c < p.classes; c += w) {
-        const int rest = p.classes - c < w ? static_cast<int>(p.classes - c) : w;
-        dot += load_part(terms + c, rest, A(0)) * (load(u + c) + load(bias + c));
+      if (p.columns != nullptr) {
+        convert_row(z, p.columns, p.classes, terms);
+        score_row<A, A>(p, first + r, terms, u, terms);
+      } else {
+        score_row<T, A>(p, first + r, z, u, terms);
       }
-      const int64_t a = p.target[i], b = p.partner_target[i];
-      const A lam = static_cast<const A*>(p.lam)[i * p.lam_stride];
-      static_cast<A*>(p.value)[i] =
-          sum_lanes<A>(dot) / sum - lam * (u[a] + bias[a]) - (A(1) - lam) * (u[b] + bias[b]);
     }
   }
 }
 
-// D_W [classes, depth] transposed into panels of `full` columns, zero beyond the last class.
-template <class A>
+// D_W [classes, depth] transposed into panels of `full` columns; D_b likewise, of depth 1.
+template <class T>
 void pack_panels_of(const PanelParams& p) {
+  using A = acc_t<T>;
   constexpr int w = lanes<A>, full = tile_vectors * w;
-  const A* source = static_cast<const A*>(p.source);
-  A* out = static_cast<A*>(p.out);
   for (int64_t c = 0; c < p.padded_rows; c += full) {
     const int64_t width = p.padded_rows - c < full ? p.padded_rows - c : full;
     for (int64_t k = 0; k < width; ++k) {
-      const bool inside = c + k < p.rows;
-      const A* row = inside ? source + (p.columns != nullptr ? p.columns[c + k] : c + k) * p.row_stride : nullptr;
-      for (int64_t j = 0; j < p.depth; ++j) out[c * p.depth + j * width + k] = inside ? row[j] : A(0);
+      A* out = static_cast<A*>(p.out) + c * p.depth + k;
+      if (c + k >= p.rows) {
+        for (int64_t j = 0; j < p.depth; ++j) out[j * width] = A(0);
+        continue;
+      }
+      const T* row = static_cast<const T*>(p.source) + (p.columns != nullptr ? p.columns[c + k] : c + k) * p.row_stride;
+      for (int64_t j = 0; j < p.depth; j += w) {
+        const int count = p.depth - j < w ? static_cast<int>(p.depth - j) : w;
+        A part[w];
+        store(part, count == w ? load(row + j) : load_part(row + j, count, A(0)));
+        for (int i = 0; i < count; ++i) out[(j + i) * width] = part[i];
+      }
     }
   }
 }
 
 int vector_lanes(bool wide) { return wide ? lanes<double> : lanes<float>; }
-void pack_panels(const PanelParams& p) { p.wide ? pack_panels_of<double>(p) : pack_panels_of<float>(p); }
+
+void pack_panels(const PanelParams& p) {
+  switch (p.dtype) {
+    case DType::f32:
+      return pack_panels_of<float>(p);
+    case DType::f64:
+      return pack_panels_of<double>(p);
+    case DType::f16:
+      return pack_panels_of<f16>(p);
+    case DType::bf16:
+      return pack_panels_of<bf16>(p);
+  }
+}
+
+int64_t pair_scores_scratch(const PairScoreParams& p) {
+  switch (p.dtype) {
+    case DType::f32:
+      return pair_scores_scratch_of<float>(p);
+    case DType::f64:
+      return pair_scores_scratch_of<double>(p);
+    case DType::f16:
+      return pair_scores_scratch_of<f16>(p);
+    case DType::bf16:
+      return pair_scores_scratch_of<bf16>(p);
+  }
+  return 0;
+}
+
 void pair_scores(const PairScoreParams& p, int64_t begin, int64_t end, void* scratch) {
-  p.wide ? pair_score_rows<double>(p, begin, end, scratch) : pair_score_rows<float>(p, begin, end, scratch);
+  switch (p.dtype) {
+    case DType::f32:
+      return pair_score_rows<float>(p, begin, end, scratch);
+    case DType::f64:
+      return pair_score_rows<double>(p, begin, end, scratch);
+    case DType::f16:
+      return pair_score_rows<f16>(p, begin, end, scratch);
+    case DType::bf16:
+      return pair_score_rows<bf16>(p, begin, end, scratch);
+  }
 }

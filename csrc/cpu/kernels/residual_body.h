@@ -14,19 +14,6 @@ GRADMIX_INLINE void to_panels(const A* row, int64_t columns, int64_t r, const Pa
 }
 
 template <class T>
-GRADMIX_INLINE void convert_row(const T* source, const int64_t* columns, int64_t count, acc_t<T>* out) {
-  using A = acc_t<T>;
-  constexpr int w = lanes<A>;
-  if (columns != nullptr) {
-    for (int64_t j = 0; j < count; ++j) out[j] = widen(source[columns[j]]);
-    return;
-  }
-  int64_t j = 0;
-  for (; j + w <= count; j += w) store(out + j, load(source + j));
-  for (; j < count; ++j) out[j] = widen(source[j]);
-}
-
-template <class T>
 void residual_rows(const ResidualParams& p, int64_t begin, int64_t end, void* scratch) {
   using A = acc_t<T>;
   constexpr int w = lanes<A>;
@@ -56,7 +43,7 @@ void gather_rows_of(const GatherParams& p, int64_t begin, int64_t end) {
       A* out = static_cast<A*>(p.out) + (k * p.panels.rows + r) * p.panels.width;
       const int64_t first = k * p.panels.width, left = p.columns - first, width = p.panels.width;
       const int64_t inside = left < 0 ? 0 : left < width ? left : width;
-      convert_row(p.select != nullptr ? source : source + first, p.select != nullptr ? p.select + first : nullptr, inside, out);
+      convert_row(source + first, nullptr, inside, out);
       for (int64_t j = inside; j < width; ++j) out[j] = A(0);
     }
   }

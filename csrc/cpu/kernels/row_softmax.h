@@ -1,5 +1,19 @@
 // Softmax pieces over one row of logits. Part of a kernel body: included inside the namespace of a level.
 
+// A row, or the given columns of it, in the accumulation type.
+template <class T>
+GRADMIX_INLINE void convert_row(const T* source, const int64_t* columns, int64_t count, acc_t<T>* out) {
+  using A = acc_t<T>;
+  constexpr int w = lanes<A>;
+  if (columns != nullptr) {
+    for (int64_t j = 0; j < count; ++j) out[j] = widen(source[columns[j]]);
+    return;
+  }
+  int64_t j = 0;
+  for (; j + w <= count; j += w) store(out + j, load(source + j));
+  for (; j < count; ++j) out[j] = widen(source[j]);
+}
+
 // Logits as vectors, -inf where a class is blocked, whatever its logit is.
 template <class T, bool Masked>
 GRADMIX_INLINE vec_t<acc_t<T>> logits_at(const T* z, const acc_t<T>* blocked, int64_t j) {
