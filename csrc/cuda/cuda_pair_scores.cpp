@@ -1,4 +1,4 @@
-// pair_scores on CUDA tensors: one product [N, d] x [d, C], everything else in one pass over it.
+// sample_scores and pair_scores on CUDA tensors: one product [N, d] x [d, C], everything else in one pass over it.
 #include <tuple>
 
 #include "cuda/cuda_last_layer.h"
@@ -6,48 +6,68 @@
 namespace gradmix::cuda {
 namespace {
 
-constexpr const char* op = "pair_scores";
-
-Tensor direction(const Tensor& t, const Tensor& like, DType dtype, const char* name) {
+Tensor direction(const char* op, const Tensor& t, const Tensor& like, DType dtype, const char* name) {
   check_device(t, like, op, name);
   data_type(t, op, name);
   return make_contiguous(to_dtype(t, acc_scalar_type(dtype)));
+}
+
+// The values [N] of the samples, and the cells of their pairs where `cell` is not null.
+Tensor score_samples(const char* op, const LastLayer& in, const Tensor& direction_weight, const Tensor& direction_bias,
+                     int64_t pair_classes, int64_t* cell, const DeviceScope& scope) {
+  check_dim(direction_weight, 2, op, "direction_weight");
+  check_dim(direction_bias, 1, op, "direction_bias");
+  check(direction_weight.size(0) == in.classes && direction_weight.size(1) == in.depth &&
+            direction_bias.size(0) == in.classes,
+        op, ": direction_weight and direction_bias must have the shape of the head");
+  const Tensor& logits = in.logits;
+  const ScalarType acc = acc_scalar_type(in.dtype);
+  const Tensor weight = direction(op, direction_weight, logits, in.dtype, "direction_weight");
+  const Tensor bias = direction(op, direction_bias, logits, in.dtype, "direction_bias");
+  Tensor value = empty(logits, {in.samples}, acc);
+  if (in.samples == 0) return value;
+  Tensor projected = empty(logits, {in.samples, in.classes}, acc);
+  check_launch(launch_project_features({in.features.const_data_ptr(), in.features.stride(0), weight.const_data_ptr(), in.samples,
+                                        in.classes, in.depth, projected.mutable_data_ptr(), in.dtype},
+                                       scope.stream()),
+               op);
+  check_launch(launch_pair_values({in.params, projected.const_data_ptr(), bias.const_data_ptr(), pair_classes,
+                                   value.mutable_data_ptr(), cell},
+                                  scope.stream()),
+               op);
+  return value;
+}
+
+Tensor sample_scores(const Tensor& features, const Tensor& logits, const Tensor& target, const Tensor& partner_target,
+                     const Tensor& lam, const Tensor& direction_weight, const Tensor& direction_bias,
+                     const std::optional<Tensor>& class_mask) {
+  constexpr const char* op = "sample_scores";
+  check_device(logits, op, "logits");
+  const DeviceScope scope(logits);
+  const LastLayer in(op, features, logits, target, partner_target, lam, class_mask);
+  return score_samples(op, in, direction_weight, direction_bias, 0, nullptr, scope);
 }
 
 std::tuple<Tensor, Tensor> pair_scores(const Tensor& features, const Tensor& logits, const Tensor& target,
                                        const Tensor& partner_target, const Tensor& lam, const Tensor& direction_weight,
                                        const Tensor& direction_bias, int64_t num_classes,
                                        const std::optional<Tensor>& class_mask) {
+  constexpr const char* op = "pair_scores";
   check_device(logits, op, "logits");
   const DeviceScope scope(logits);
   check(num_classes >= 0, op, ": num_classes must not be negative, got ", num_classes);
   const LastLayer in(op, features, logits, target, partner_target, lam, class_mask);
-  check_dim(direction_weight, 2, op, "direction_weight");
-  check_dim(direction_bias, 1, op, "direction_bias");
-  check(direction_weight.size(0) == in.classes && direction_weight.size(1) == in.depth &&
-            direction_bias.size(0) == in.classes,
-        op, ": direction_weight and direction_bias must have the shape of the head");
-  const ScalarType acc = acc_scalar_type(in.dtype);
-  const Tensor weight = direction(direction_weight, logits, in.dtype, "direction_weight");
-  const Tensor bias = direction(direction_bias, logits, in.dtype, "direction_bias");
-  Tensor score_sum = zeros(logits, {num_classes, num_classes}, acc);
+  Tensor cell = empty(logits, {in.samples}, ScalarType::Long);
+  int64_t* cells = static_cast<int64_t*>(cell.mutable_data_ptr());
+  const Tensor value = score_samples(op, in, direction_weight, direction_bias, num_classes, cells, scope);
+  Tensor score_sum = zeros(logits, {num_classes, num_classes}, acc_scalar_type(in.dtype));
   Tensor count = zeros(logits, {num_classes, num_classes}, ScalarType::Long);
   if (in.samples == 0) return {score_sum, count};
-
-  Tensor projected = empty(logits, {in.samples, in.classes}, acc);
-  check_launch(launch_project_features({in.features.const_data_ptr(), in.features.stride(0), weight.const_data_ptr(), in.samples,
-                                        in.classes, in.depth, projected.mutable_data_ptr(), in.dtype},
-                                       scope.stream()),
-               op);
-  Tensor value = empty(logits, {in.samples}, acc), cell = empty(logits, {in.samples}, ScalarType::Long);
-  int64_t* cells = static_cast<int64_t*>(cell.mutable_data_ptr());
-  check_launch(launch_pair_values({in.params, projected.const_data_ptr(), bias.const_data_ptr(), num_classes,
-                                   value.mutable_data_ptr(), cells},
-                                  scope.stream()),
-               op);
   const Order order = order_by_cell(logits, cells, in.samples, num_classes * num_classes, op, scope.stream());
-  check_launch(launch_pair_sums({value.const_data_ptr(), order.samples(), order.keys(), in.samples, num_classes,
-                                 score_sum.mutable_data_ptr(), static_cast<int64_t*>(count.mutable_data_ptr()),
+  check_launch(launch_pair_sums({{value.const_data_ptr(), order.samples(), order.keys(), in.samples},
+                                 num_classes,
+                                 score_sum.mutable_data_ptr(),
+                                 static_cast<int64_t*>(count.mutable_data_ptr()),
                                  is_wide(in.dtype)},
                                 scope.stream()),
                op);
@@ -57,4 +77,7 @@ std::tuple<Tensor, Tensor> pair_scores(const Tensor& features, const Tensor& log
 }  // namespace
 }  // namespace gradmix::cuda
 
-GRADMIX_CUDA_LIBRARY(m) { m.impl("pair_scores", TORCH_BOX(&gradmix::cuda::pair_scores)); }
+GRADMIX_CUDA_LIBRARY(m) {
+  m.impl("sample_scores", TORCH_BOX(&gradmix::cuda::sample_scores));
+  m.impl("pair_scores", TORCH_BOX(&gradmix::cuda::pair_scores));
+}

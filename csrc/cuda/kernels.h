@@ -207,22 +207,53 @@ struct PairValueParams {
   const void* bias;       // [C] acc
   int64_t pair_classes;   // K
   void* value;            // [N] acc
-  int64_t* cell;          // [N]
+  int64_t* cell;          // [N] null: not wanted
 };
 cudaError_t launch_pair_values(const PairValueParams&, cudaStream_t);
 
-// Sums of the values of each cell into the symmetric [K, K] matrices, which hold zeros.
-struct PairSumParams {
+// Samples sorted by the cell of their class pair.
+struct CellRunParams {
   const void* value;     // [N] acc, in the order of the samples
   const int64_t* order;  // samples sorted by cell
   const int64_t* cell;   // [N] sorted
   int64_t samples;
+};
+
+// Sums of the values of each cell into the symmetric [K, K] matrices, which hold zeros.
+struct PairSumParams {
+  CellRunParams runs;
   int64_t pair_classes;
   void* score_sum;  // acc
   int64_t* count;
   bool wide;
 };
 cudaError_t launch_pair_sums(const PairSumParams&, cudaStream_t);
+
+// The cells of the pairs of labels, for samples that have them.
+struct PairCellParams {
+  const int64_t* target;
+  const int64_t* partner_target;
+  int64_t samples;
+  int64_t pair_classes;
+  int64_t* cell;
+};
+cudaError_t launch_pair_cells(const PairCellParams&, cudaStream_t);
+
+// The mean of each cell enters its moving average, on both sides of the diagonal; a pair that was not scored takes it whole.
+struct BlendParams {
+  CellRunParams runs;
+  int64_t pair_classes;
+  void* scores;  // [K, K] of the type of the values, with these strides
+  int64_t score_row, score_column;
+  uint8_t* scored;
+  int64_t scored_row, scored_column;
+  uint8_t* allowed;
+  int64_t allowed_row, allowed_column;
+  double momentum;
+  double threshold;
+  bool wide;
+};
+cudaError_t launch_blend_scores(const BlendParams&, cudaStream_t);
 
 // redraw: the sample at a position, given by the noise, among the samples of the allowed classes in the order of (class, index).
 // skip: the samples in the order of the noise. order and offsets are by class for redraw; order is by noise for skip.

@@ -1,5 +1,6 @@
 // pair_scores behind the product of features and direction: softmax, two-hot residual and dot product in one pass over both
 // matrices; then the values of each class pair are summed in the order of the samples.
+#include "cuda/cell_run.h"
 #include "cuda/logit_row.h"
 
 namespace gradmix::cuda {
@@ -28,37 +29,18 @@ __global__ void __launch_bounds__(row_threads) pair_values(PairValueParams p) {
   value = row.team_sum(value, parts);
   if (threadIdx.x != 0) return;
   static_cast<A*>(p.value)[sample] = value;
-  const int64_t a = p.in.target[sample], b = p.in.partner_target[sample], k = p.pair_classes;
-  const bool inside = a >= 0 && a < k && b >= 0 && b < k;
-  p.cell[sample] = !inside ? k * k : a < b ? a * k + b : b * k + a;
+  if (p.cell != nullptr) p.cell[sample] = pair_cell(p.in.target[sample], p.in.partner_target[sample], p.pair_classes);
 }
 
 // A warp for each sorted sample; those that start a cell sum it and write it on both sides of the diagonal.
 template <class A>
 __global__ void __launch_bounds__(row_threads) pair_sums(PairSumParams p) {
   const int64_t k = p.pair_classes;
-  const int64_t first = int64_t{blockIdx.x} * (row_threads / warp_lanes) + threadIdx.y;
-  if (first >= p.samples) return;  // a whole warp
-  const int64_t cell = p.cell[first];
-  if (cell >= k * k || (first > 0 && p.cell[first - 1] == cell)) return;  // a whole warp
-  A sum = 0;
-  int64_t last = first;
-  for (int64_t r = first + threadIdx.x; r < p.samples && p.cell[r] == cell; r += warp_lanes) {
-    sum += static_cast<const A*>(p.value)[p.order[r]];
-    last = r;
-  }
-  sum = warp_sum(sum);
-  // The last sorted sample of the cell is the last of one of the lanes.
-  int64_t count = last - first + 1;
-#pragma unroll
-  for (int step = warp_lanes / 2; step > 0; step /= 2) {
-    const int64_t other = __shfl_xor_sync(all_lanes, count, step);
-    count = other > count ? other : count;
-  }
-  if (threadIdx.x != 0) return;
-  const int64_t mirrored = cell % k * k + cell / k;
-  static_cast<A*>(p.score_sum)[cell] = static_cast<A*>(p.score_sum)[mirrored] = sum;
-  p.count[cell] = p.count[mirrored] = count;
+  const CellRun<A> run(p.runs, k);
+  if (run.count == 0 || threadIdx.x != 0) return;
+  const int64_t mirrored = run.cell % k * k + run.cell / k;
+  static_cast<A*>(p.score_sum)[run.cell] = static_cast<A*>(p.score_sum)[mirrored] = run.sum;
+  p.count[run.cell] = p.count[mirrored] = run.count;
 }
 
 }  // namespace
@@ -74,7 +56,7 @@ cudaError_t launch_pair_values(const PairValueParams& p, cudaStream_t stream) {
 
 cudaError_t launch_pair_sums(const PairSumParams& p, cudaStream_t stream) {
   return with_acc(p.wide, [&](auto zero) {
-    return launch_rows(pair_sums<decltype(zero)>, warp_lanes, p.samples, p, stream);
+    return launch_rows(pair_sums<decltype(zero)>, warp_lanes, p.runs.samples, p, stream);
   });
 }
 

@@ -51,6 +51,10 @@ class ShuffledScoresMixup(GradMix):
         dealt = torch.where(pairs, listed[rank].reshape(pairs.shape), 0.0)
         self.preference: Tensor = dealt + dealt.triu(1).T
 
+    def _decide_after_blending(self) -> None:
+        """Shuffle anew: what a score says is not for its own pair here."""
+        self._decide()
+
     def _count(self, pairs: Tensor) -> Tensor:
         """How many of the scored ``pairs`` [C, C] (bool, a <= b) to allow: as many as GradMix."""
         return (self.allowed & pairs).sum()

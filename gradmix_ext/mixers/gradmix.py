@@ -293,6 +293,9 @@ class GradMix(Mixer):
     def _decide(self) -> None:
         """What the scores mean for the draw of partners."""
         self.allowed = (self.scores >= self.threshold) | ~self.scored
+        self._prefer()
+
+    def _prefer(self) -> None:
         if self.policy == "soft":
             self.preference = preferences(self.scores, self.scored, self.temperature)
 
@@ -301,7 +304,8 @@ class GradMix(Mixer):
     def _watch(self, head: nn.Linear, direction: Direction, class_mask: Tensor | None) -> None:
         """Score the training forwards from now on, against this direction."""
         self.scores = self.scores.to(direction.bias)
-        self.scored = self.scored.to(direction.bias.device)
+        self.scored = self.scored.to(self.scores.device)
+        self._decide()
         if self._head_input is None or self._head_input.head is not head:
             self._stop_watching()
             self._head_input = HeadInput(head)
@@ -321,7 +325,7 @@ class GradMix(Mixer):
         # What stayed unmixed is a plain sample of its own class.
         partner_target = torch.where(batch.mask, batch.partner_target, batch.target)
         features, logits = in_one_dtype(self._head_input.of(logits), logits.detach())
-        total, count = ops.pair_scores(
+        value = ops.sample_scores(
             features,
             logits,
             batch.target,
@@ -329,17 +333,26 @@ class GradMix(Mixer):
             batch.lam,
             self._direction.weight,
             self._direction.bias,
-            num_classes=self.num_classes,
             class_mask=self._class_mask,
+        ).to(self.scores)
+        value, target, partner_target = (
+            self.ranks.joined(part)[0] for part in (value, batch.target, partner_target)
         )
-        total, count = self.ranks.sum(total), self.ranks.sum(count)
-        mean = (total / count.clamp(min=1)).to(self.scores)
-        # The first score of a pair is taken whole, later ones share with the past.
-        share = torch.where(self.scored, 1 - self.score_momentum, 1.0)
-        tried = count > 0
-        self.scores = torch.where(tried, torch.lerp(self.scores, mean, share.to(mean)), self.scores)
-        self.scored = self.scored | tried
-        self._decide()
+        ops.blend_scores(
+            self.scores,
+            self.scored,
+            self.allowed,
+            value,
+            target,
+            partner_target,
+            momentum=self.score_momentum,
+            threshold=self.threshold,
+        )
+        self._decide_after_blending()
+
+    def _decide_after_blending(self) -> None:
+        """What the scores mean now; :attr:`allowed` has followed already."""
+        self._prefer()
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy watches no model until its own update: the head it would watch is the original's.
@@ -350,7 +363,8 @@ class GradMix(Mixer):
 
     def state_dict(self) -> dict[str, Any]:
         """The scores, what they allow, and the generator's state."""
-        return super().state_dict() | {name: getattr(self, name) for name in _STATE}
+        # Copies, since online scoring changes them in place.
+        return super().state_dict() | {name: getattr(self, name).clone() for name in _STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""

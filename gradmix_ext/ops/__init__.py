@@ -5,6 +5,7 @@ is one and pure PyTorch (:mod:`gradmix_ext.reference`) when there is none.
 """
 
 from gradmix_ext._checks import debug_checks
+from gradmix_ext.ops.blend_scores import blend_scores
 from gradmix_ext.ops.class_gradients import class_gradients, class_gram
 from gradmix_ext.ops.class_weights import class_weights
 from gradmix_ext.ops.draw_partners import draw_partners
@@ -12,9 +13,10 @@ from gradmix_ext.ops.draw_softly import draw_softly
 from gradmix_ext.ops.gather_augment_mixup import gather_augment_mixup
 from gradmix_ext.ops.masked_mixup import masked_mixup
 from gradmix_ext.ops.mixup_cross_entropy import mixup_cross_entropy
-from gradmix_ext.ops.pair_scores import pair_scores
+from gradmix_ext.ops.pair_scores import pair_scores, sample_scores
 
 __all__ = [
+    "blend_scores",
     "class_gradients",
     "class_gram",
     "class_weights",
@@ -25,4 +27,5 @@ __all__ = [
     "masked_mixup",
     "mixup_cross_entropy",
     "pair_scores",
+    "sample_scores",
 ]

@@ -5,6 +5,7 @@ compiled library serves a device, and the truth that the kernels are tested agai
 differentiable by PyTorch's own autograd and never hold an [N, C, d] tensor.
 """
 
+from gradmix_ext.reference.blend_scores import blend_scores
 from gradmix_ext.reference.class_gradients import class_gradients, class_gram
 from gradmix_ext.reference.class_weights import class_weights
 from gradmix_ext.reference.draw_partners import draw_partners
@@ -15,9 +16,10 @@ from gradmix_ext.reference.mixup_cross_entropy import (
     mixup_cross_entropy,
     mixup_cross_entropy_backward,
 )
-from gradmix_ext.reference.pair_scores import pair_scores
+from gradmix_ext.reference.pair_scores import pair_scores, sample_scores
 
 __all__ = [
+    "blend_scores",
     "class_gradients",
     "class_gram",
     "class_weights",
@@ -29,4 +31,5 @@ __all__ = [
     "mixup_cross_entropy",
     "mixup_cross_entropy_backward",
     "pair_scores",
+    "sample_scores",
 ]

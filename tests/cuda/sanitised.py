@@ -14,9 +14,10 @@ import torch
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "ops"), str(Path(__file__).parent)]
 
+import blending  # noqa: E402
 import special_cases  # noqa: E402
 from emulation import EmulatedOps  # noqa: E402
-from samples import samples  # noqa: E402
+from samples import Sample, samples  # noqa: E402
 
 import gradmix_ext  # noqa: E402, F401 - defines the ops
 
@@ -56,6 +57,12 @@ def main() -> None:
                     name, args, kwargs = backward
                     getattr(ops, name)(*args, **kwargs)
                     calls += 1
+    for n, c in blending.SIZES:
+        pairs, batch = blending.inputs(n, c, torch.float32)
+        ops.blend_scores(*pairs, *batch, 0.9, 0.0)
+        spoilt = out_of_range(Sample("blend_scores", "", batch)).args
+        ops.blend_scores(*pairs, *spoilt, 0.9, 0.0)
+        calls += 2
     print(calls)
 
 

@@ -12,6 +12,7 @@ OPS = (
     "class_gradients",
     "class_gram",
     "pair_scores",
+    "sample_scores",
     "draw_partners",
     "draw_softly",
     "class_weights",

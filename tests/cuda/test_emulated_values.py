@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import blending
 import precision
 import pytest
 import special_cases
@@ -48,6 +49,12 @@ def test_tensor_cores_are_as_exact_as_float32(dtype, features, emulated):
 def test_long_samples(dtype, emulated):
     for sample in special_cases.long_samples(dtype):
         assert_close(sample, emulated.masked_mixup(*sample.args), dtype)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s[0])
+def test_scores_enter_their_moving_averages(schedule, emulated):
+    emulated.schedule(*schedule)
+    blending.check(emulated.blend_scores)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -198,6 +205,29 @@ class TestOutOfRange:
             assert ((partner >= 0) & (partner < 5)).all()
             assert not mask[1]
             assert not (mask & (partner == 1)).any()
+
+    @pytest.mark.parametrize("bad", bad)
+    def test_soft_draw(self, bad, emulated):
+        y = torch.tensor([0, bad, 1, 2, 0])
+        for noise in (torch.rand(5).double(), torch.full((5,), float("nan")).double()):
+            partner, mask = emulated.draw_softly(y, torch.randn(3, 3), noise)
+            assert ((partner >= 0) & (partner < 5)).all()
+            assert not mask[1]
+            assert not (mask & (partner == 1)).any()
+
+    @pytest.mark.parametrize("bad", bad)
+    def test_blending(self, bad, emulated):
+        """Such a sample is left out."""
+        (pairs, (value, y, y2)), others = blending.inputs(5, 3, torch.float32), torch.arange(5) != 1
+        want = [t.clone() for t in pairs]
+        emulated.blend_scores(*want, value[others], y[others], y2[others], 0.9, 0.0)
+        for label in (y, y2):
+            spoilt = label.clone()
+            spoilt[1] = bad
+            got = [t.clone() for t in pairs]
+            labels = (spoilt, y2) if label is y else (y, spoilt)
+            emulated.blend_scores(*got, value, *labels, 0.9, 0.0)
+            assert all(map(torch.equal, got, want))
 
     @pytest.mark.parametrize("bad", bad)
     def test_images(self, bad, emulated):

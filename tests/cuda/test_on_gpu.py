@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import blending
 import precision
 import pytest
 import special_cases
@@ -97,6 +98,10 @@ def test_gradients(op, dtype):
         assert relative_error(got, BACKWARD[name](*args, **kwargs)) <= tolerance, str(sample)
 
 
+def test_scores_enter_their_moving_averages():
+    blending.check(torch.ops.gradmix_ext.blend_scores, "cuda")
+
+
 def typical(op: str):
     """One call of a size at which many blocks run."""
     make = torch.Generator().manual_seed(3)
@@ -118,6 +123,7 @@ def typical(op: str):
         "class_gradients": ((h, z, y), {}),
         "class_gram": ((h, z, y), {"algorithm": "pairwise"}),
         "pair_scores": ((h, z, y, y2, lam, *direction), {"num_classes": c}),
+        "sample_scores": ((h, z, y, y2, lam, *direction), {}),
         "draw_partners": ((y, allowed), {"noise": noise}),
         "draw_softly": ((y, torch.randn(c, c, generator=make)), {"noise": noise}),
         "class_weights": ((y, 0.5), {}),

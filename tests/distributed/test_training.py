@@ -116,10 +116,10 @@ class NextByNumber(Mixer):
     def draw_partners(self, y):
         return torch.arange(len(y)), torch.ones_like(y, dtype=torch.bool)
 
-    def combine(self, x, y, partner, *drawn):
+    def combine(self, x, y, draw):
         order = x[:, 4].argsort()
-        partner[order] = order.roll(-1)
-        return super().combine(x, y, partner, *drawn)
+        draw.partner[order] = order.roll(-1)
+        return super().combine(x, y, draw)
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -465,7 +465,7 @@ class TestOnline:
         for _ in range(30):
             batch = mixer.mix(x, y)
             batch.loss(model(batch.x))
-            masks.append(mixer.allowed)
+            masks.append(mixer.allowed.clone())
         assert mixer.scored.sum() == 16
         assert torch.equal(masks[-1], masks[-2])
 

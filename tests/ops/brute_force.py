@@ -125,14 +125,20 @@ def class_gram(h, z, y, algorithm="auto", **options):
     return gram
 
 
-def pair_scores(h, z, y, y2, lam, weight, bias, num_classes, class_mask=None):
+def sample_scores(h, z, y, y2, lam, weight, bias, class_mask=None):
     delta = residuals(z, y, y2, lam, class_mask)
+    return np.array(
+        [(np.outer(delta[i], h[i]) * weight).sum() + delta[i] @ bias for i in range(len(y))]
+    )
+
+
+def pair_scores(h, z, y, y2, lam, weight, bias, num_classes, class_mask=None):
+    value = sample_scores(h, z, y, y2, lam, weight, bias, class_mask)
     total = np.zeros((num_classes, num_classes))
     count = np.zeros((num_classes, num_classes), dtype=np.int64)
     for i in range(len(y)):
-        value = (np.outer(delta[i], h[i]) * weight).sum() + (delta[i] * bias).sum()
         for a, b in {(y[i], y2[i]), (y2[i], y[i])}:
-            total[a, b] += value
+            total[a, b] += value[i]
             count[a, b] += 1
     return total, count
 
@@ -178,3 +184,14 @@ def draw_softly(y, preference, noise):
 def class_weights(y, balance):
     weight = np.array([float((y == label).sum()) ** -balance for label in y])
     return weight / weight.mean() if len(y) else weight
+
+
+def blend_scores(scores, scored, allowed, value, y, y2, momentum, threshold):
+    for pair in {frozenset(pair) for pair in zip(y.tolist(), y2.tolist(), strict=True)}:
+        mean = value[
+            [frozenset(p) == pair for p in zip(y.tolist(), y2.tolist(), strict=True)]
+        ].mean()
+        a, b = min(pair), max(pair)
+        now = momentum * scores[a, b] + (1 - momentum) * mean if scored[a, b] else mean
+        for k, m in ((a, b), (b, a)):
+            scores[k, m], scored[k, m], allowed[k, m] = now, True, now >= threshold

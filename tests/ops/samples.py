@@ -53,6 +53,7 @@ def samples(op: str, dtype: torch.dtype, sizes=SIZES) -> list[Sample]:
         "class_gradients": _gradients,
         "class_gram": _gram,
         "pair_scores": _scores,
+        "sample_scores": _sample_scores,
         "draw_partners": _partners,
         "draw_softly": _soft_partners,
         "class_weights": _weights,
@@ -178,6 +179,12 @@ def _scores(n, c, d, dtype, make):
          direction[1]),
         {"num_classes": c + 2},
     )  # fmt: skip
+
+
+def _sample_scores(n, c, d, dtype, make):
+    for sample in _scores(n, c, d, dtype, make):
+        options = {k: v for k, v in sample.kwargs.items() if k != "num_classes"}
+        yield Sample("sample_scores", sample.name, sample.args, options)
 
 
 def _partners(n, c, d, dtype, make):

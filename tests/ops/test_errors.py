@@ -25,6 +25,15 @@ def arguments(op):
             "direction_weight": torch.randn(C, D), "direction_bias": torch.randn(C),
             "num_classes": C,
         },
+        "sample_scores": {
+            "features": h, "logits": z, "target": y, "partner_target": y2, "lam": lam,
+            "direction_weight": torch.randn(C, D), "direction_bias": torch.randn(C),
+        },
+        "blend_scores": {
+            "scores": torch.randn(C, C), "scored": torch.ones(C, C, dtype=torch.bool),
+            "allowed": torch.ones(C, C, dtype=torch.bool), "value": torch.randn(N), "target": y,
+            "partner_target": y2, "momentum": 0.9, "threshold": 0.0,
+        },
         "gather_augment_mixup": {
             "images": torch.zeros(M, 3, 2, 2, dtype=torch.uint8), "index": torch.arange(N),
             "partner_index": y, "lam": lam, "mean": [0.5] * 3, "std": torch.ones(3),
@@ -103,6 +112,25 @@ CASES = {
         ({"direction_bias": torch.randn(3)}, r"direction_bias must have shape \[4\], got \[3\]"),
         ({"num_classes": 2}, r"target\[2\] = 2 is out of range for 2 classes"),
         ({"num_classes": -1}, "num_classes must not be negative, got -1"),
+    ],
+    "sample_scores": [
+        *LAST_LAYER,
+        ({"partner_target": at(4, 9, LABELS)}, r"partner_target\[4\] = 9 is out of range for 4"),
+        ({"direction_weight": torch.randn(C, 2)}, r"direction_weight must have shape \[4, 3\]"),
+        ({"direction_bias": torch.randn(3)}, r"direction_bias must have shape \[4\], got \[3\]"),
+    ],
+    "blend_scores": [
+        ({"scores": torch.randn(C, 3)}, r"scores must be square, got shape \[4, 3\]"),
+        (
+            {"scores": torch.randn(C, C).half()},
+            "scores must be float32 or float64, got torch.float",
+        ),
+        ({"scored": torch.ones(C, C)}, "scored must be torch.bool, got torch.float32"),
+        ({"allowed": torch.ones(3, 3).bool()}, r"allowed must have shape \[4, 4\], got \[3, 3\]"),
+        ({"value": torch.randn(3)}, r"value must have shape \[5\], got \[3\]"),
+        ({"value": torch.randn(N).double()}, "value must be torch.float32, got torch.float64"),
+        ({"target": at(2, 7, LABELS)}, r"target\[2\] = 7 is out of range for 4 classes"),
+        ({"partner_target": at(0, -1, LABELS)}, r"partner_target\[0\] = -1 is out of range for 4"),
     ],
     "gather_augment_mixup": [
         ({"images": torch.zeros(M, 3, 2, 2)}, "images must be torch.uint8, got torch.float32"),

@@ -17,6 +17,7 @@ DIFFERENTIABLE = (
     "class_gradients",
     "class_gram",
     "pair_scores",
+    "sample_scores",
 )
 OPS = (*DIFFERENTIABLE, "draw_partners", "draw_softly", "class_weights", "gather_augment_mixup")
 SMALL = ((1, 1, 1), (5, 4, 3))
@@ -35,7 +36,7 @@ def small(op):
         found = [sample for sample in found if not sample.name.endswith("last")]
     if op == "mixup_cross_entropy":  # finite differences at the masked inf are NaN
         found = [sample.map(lambda t: t.nan_to_num(posinf=1.0)) for sample in found]
-    if op == "pair_scores":
+    if op in ("pair_scores", "sample_scores"):
         found = [_with_float64_direction(sample) for sample in found]
     return found
 
@@ -104,6 +105,9 @@ def test_opcheck_of_the_helpers(backend):
             {"reduction": reduction},
         )
 
+    pairs = torch.randn(4, 4), torch.rand(4, 4) < 0.5, torch.rand(4, 4) < 0.5
+    opcheck(ops.blend_scores, (*pairs, torch.randn(5), y, y2, 0.9, 0.0))
+
 
 def test_expanded_gradient_reaches_the_kernels(backend):
     """``sum().backward()`` hands over a gradient of stride 0."""
@@ -153,10 +157,12 @@ def test_compiles_without_a_graph_break(dynamic, backend):
         )
         gram = gx.ops.class_gram(mixed, logits, y)
         direction, bias, _ = gx.ops.class_gradients(mixed, logits, y, groups=y * 0, num_groups=1)
-        score, _ = gx.ops.pair_scores(
-            mixed, logits, y, y[partner], lam, direction[0], bias[0], num_classes=3
-        )
-        return loss + gram.sum() + score.sum()
+        pair = mixed, logits, y, y[partner], lam, direction[0], bias[0]
+        score, _ = gx.ops.pair_scores(*pair, num_classes=3)
+        value = gx.ops.sample_scores(*pair)
+        blended = torch.zeros(3, 3), torch.zeros_like(allowed), allowed.clone()
+        gx.ops.blend_scores(*blended, value.detach(), y, y[partner], momentum=0.9, threshold=0.0)
+        return loss + gram.sum() + score.sum() + value.sum() + blended[0].sum()
 
     # Inductor generates C++ for the CPU, which needs the compiler that this backend lacks.
     code_generator = "aot_eager" if backend == "torch" else "inductor"

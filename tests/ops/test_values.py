@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import blending
 import brute_force
 import pytest
 import torch
@@ -10,7 +11,7 @@ from samples import DTYPES, samples
 import gradmix_ext as gx
 from gradmix_ext.ops._library import has_kernel
 
-OPS = tuple(name for name in gx.ops.__all__ if name != "debug_checks")
+OPS = tuple(name for name in gx.ops.__all__ if name not in ("debug_checks", "blend_scores"))
 
 
 def truth(sample):
@@ -224,3 +225,10 @@ def test_partners_follow_the_generator(backend):
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
+
+
+@pytest.mark.parametrize("module", [gx.ops, gx.reference], ids=["op", "reference"])
+def test_scores_enter_their_moving_averages(module, backend):
+    blending.check(
+        lambda *args: module.blend_scores(*args[:-2], momentum=args[-2], threshold=args[-1])
+    )
