@@ -108,8 +108,10 @@ def arguments(setting, device):
 
 def each_op(device):
     """A call of each op, and the nearest thing of PyTorch's own, where there is one."""
-    weight, bias = torch.randn(C, D, device=device), torch.randn(C, device=device)
+    direction = torch.randn(C, D, device=device), torch.randn(C, device=device)
+    preference = torch.zeros(C, C, device=device)
     allowed = torch.ones(C, C, dtype=torch.bool, device=device)
+    known = allowed.clone()
     mean, std = torch.zeros(1, device=device), torch.ones(1, device=device)
     noise = torch.rand(4, 2, 3, device=device)
     order, drawn = torch.arange(4, device=device), torch.rand(4, dtype=torch.float64, device=device)
@@ -129,12 +131,27 @@ def each_op(device):
         "class_gram": (lambda h, z, y, y2, lam, images: gx.ops.class_gram(h, z, y), None),
         "pair_scores": (
             lambda h, z, y, y2, lam, images: gx.ops.pair_scores(
-                h, z, y, y2, lam, weight, bias, num_classes=C
+                h, z, y, y2, lam, *direction, num_classes=C
             ),
             None,
         ),
         "draw_partners": (
             lambda h, z, y, y2, lam, images: gx.ops.draw_partners(y, allowed, noise=drawn),
+            None,
+        ),
+        "draw_softly": (
+            lambda h, z, y, y2, lam, images: gx.ops.draw_softly(y, preference, noise=drawn),
+            None,
+        ),
+        "class_weights": (lambda h, z, y, y2, lam, images: gx.ops.class_weights(y, 0.5), None),
+        "sample_scores": (
+            lambda h, z, y, y2, lam, images: gx.ops.sample_scores(h, z, y, y2, lam, *direction),
+            None,
+        ),
+        "blend_scores": (
+            lambda h, z, y, y2, lam, images: gx.ops.blend_scores(
+                preference, known, allowed, lam, y, y2, momentum=0.9, threshold=0.0
+            ),
             None,
         ),
         "gather_augment_mixup": (

@@ -267,6 +267,12 @@ def call_each() -> None:
         gx.ops.pair_scores(h, z, y, y2, lam, *direction, num_classes=11)
         for policy in ("redraw", "skip"):
             gx.ops.draw_partners(y, torch.rand(11, 11, device="cuda") < 0.5, policy=policy)
+        value = gx.ops.sample_scores(h, z, y, y2, lam, *direction)
+        scores = torch.randn(11, 11, device="cuda", dtype=value.dtype)
+        pairs = scores, scores > 0, scores > 1
+        gx.ops.blend_scores(*pairs, value, y, y2, momentum=0.9, threshold=0.0)
+        gx.ops.draw_softly(y, scores)
+        gx.ops.class_weights(y, 0.5)
     torch.cuda.synchronize()
 
 

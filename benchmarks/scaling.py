@@ -280,6 +280,10 @@ EPOCH = Workload(
         Case("gradmix_ext GradMix, criterion linear", epoch(criterion="linear"), Role.OURS),
         Case("gradmix_ext GradMix, criterion gram", epoch(criterion="gram"), Role.OURS),
         Case(
+            "gradmix_ext GradMix, update online",
+            epoch(update="online", policy="redraw"), Role.OURS,
+        ),
+        Case(
             "gradmix_ext GradMix, criterion mixed, 1 sample a pair",
             epoch(criterion="mixed", samples_per_pair=1), Role.OURS,
         ),

@@ -178,7 +178,8 @@ class Pool:
     @cached_property
     def classes(self) -> Tensor:
         """The labels that occur, in order."""
-        return self.y.unique()
+        classes: Tensor = self.y.unique()
+        return classes
 
     @cached_property
     def _runs(self) -> tuple[Tensor, Tensor, Tensor]:
