@@ -15,6 +15,7 @@ constexpr const char* op = "class_gram";
 // Each thread adds to a Gram matrix of its own: fewer threads than allowed where these would take more memory than this.
 constexpr int64_t partial_bytes = int64_t{256} << 20;
 constexpr double serial_multiply_adds = 2 << 20;
+constexpr int64_t grain_cells = 32 << 10;
 
 bool by_classes(const std::string& algorithm, const LastLayer& in, const Groups& groups) {
   if (algorithm != "auto") return algorithm == "classwise";
@@ -23,41 +24,61 @@ bool by_classes(const std::string& algorithm, const LastLayer& in, const Groups&
          pairwise_cost(in.samples, in.mask.allowed, in.feature_count, present);
 }
 
-// The Gram matrix of the groups that have samples; entry (k, l) for k <= l.
+// The upper half of the sum of `parts` matrices over the groups that have samples, scaled, to both halves of `out` over all groups.
+// In blocks of a cache line: the columns of the lower half are then written line by line.
 template <class A>
-Scratch<A> present_gram(const LastLayer& in, const Groups& groups, GroupReduction reduction, bool classwise) {
+void add_and_mirror(const Scratch<A>& partial, int64_t parts, const GroupedParams& p, const Groups& groups, A* out) {
+  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(A));
+  const int64_t blocks = (p.groups + line - 1) / line, cells = p.groups * p.groups;
+  const A* scale = static_cast<const A*>(p.group_scale);
+  const auto add_row_of_blocks = [&](int64_t b) {
+    const int64_t row_end = std::min(p.groups, (b + 1) * line);
+    for (int64_t column = b * line; column < p.groups; column += line)
+      for (int64_t k = b * line; k < row_end; ++k)
+        for (int64_t l = std::max(k, column); l < std::min(p.groups, column + line); ++l) {
+          A sum = 0;
+          for (int64_t part = 0; part < parts; ++part) sum += partial.data()[part * cells + k * p.groups + l];
+          const int64_t own = groups.present[k], other = groups.present[l];
+          out[own * groups.total + other] = out[other * groups.total + own] = sum * (scale[k] * scale[l]);
+        }
+  };
+  // A long row with a short one: equal shares.
+  parallel((blocks + 1) / 2, std::max<int64_t>(1, grain_cells / (p.groups * line)), [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      add_row_of_blocks(b);
+      if (blocks - 1 - b != b) add_row_of_blocks(blocks - 1 - b);
+    }
+  });
+}
+
+template <class A>
+void gram_of(const LastLayer& in, const Groups& groups, GroupReduction reduction, bool classwise, A* out) {
   const GroupedSamples<A> sorted(in, groups, reduction, classwise ? SampleLayout::panels : SampleLayout::rows, classwise);
   const GroupedParams& p = sorted.params();
-  const int64_t panel = kernels::pairwise_panel(p.wide);
-  const int64_t tasks = classwise ? kernels::classwise_tasks(p) : (p.samples + panel - 1) / panel;
+  const int64_t tasks = classwise ? kernels::classwise_tasks(p) : kernels::pairwise_tasks(p);
   const int64_t cells = p.groups * p.groups;
   const double work = static_cast<double>(p.samples) * static_cast<double>(p.classes) * static_cast<double>(p.depth);
   const int64_t affordable = std::max<int64_t>(1, partial_bytes / (cells * static_cast<int64_t>(sizeof(A))));
   const int64_t threads = work < serial_multiply_adds ? 1 : static_cast<int64_t>(torch::stable::get_num_threads());
   const int64_t parts = std::max<int64_t>(1, std::min({tasks, affordable, threads}));
 
-  // Tasks go to the parts in turn and the parts are added in order, so that the result depends on the number of threads only.
+  // Tasks are dealt to the parts forwards and backwards in turn, since they become shorter, and the parts are added in order, so that
+  // the result depends on the number of threads only.
   Scratch<A> partial(parts * cells);
-  std::fill_n(partial.data(), parts * cells, A(0));
   parallel(parts, 1, [&](int64_t begin, int64_t end) {
     Scratch<A> scratch(classwise ? kernels::classwise_scratch(p) : kernels::pairwise_scratch(p));
     for (int64_t part = begin; part < end; ++part) {
       A* gram = partial.data() + part * cells;
-      for (int64_t t = part; t < tasks; t += parts)
+      std::fill_n(gram, cells, A(0));
+      for (int64_t round = 0; round * parts < tasks; ++round) {
+        const int64_t t = round * parts + (round % 2 == 0 ? part : parts - 1 - part);
+        if (t >= tasks) break;
         classwise ? kernels::gram_classwise(p, t, t + 1, gram, scratch.data())
                   : kernels::gram_pairwise(p, t, t + 1, gram, scratch.data());
+      }
     }
   });
-  A* total = partial.data();
-  for (int64_t part = 1; part < parts; ++part)
-    for (int64_t k = 0; k < cells; ++k) total[k] += partial.data()[part * cells + k];
-  if (!classwise)
-    for (int64_t k = 0; k < p.groups; ++k)
-      for (int64_t l = k; l < p.groups; ++l) total[k * p.groups + l] += total[l * p.groups + k];
-  const A* scale = static_cast<const A*>(p.group_scale);
-  for (int64_t k = 0; k < p.groups; ++k)
-    for (int64_t l = k; l < p.groups; ++l) total[k * p.groups + l] *= scale[k] * scale[l];
-  return partial;
+  add_and_mirror(partial, parts, p, groups, out);
 }
 
 Tensor class_gram(const Tensor& features, const Tensor& logits, const Tensor& target,
@@ -75,13 +96,7 @@ Tensor class_gram(const Tensor& features, const Tensor& logits, const Tensor& ta
   if (in.samples == 0) return gram;
   with_acc(in.dtype, [&](auto zero) {
     using A = decltype(zero);
-    const Scratch<A> upper = present_gram<A>(in, grouped, reduce, by_classes(algorithm, in, grouped));
-    A* out = static_cast<A*>(gram.mutable_data_ptr());
-    for (int64_t k = 0; k < present; ++k)
-      for (int64_t l = k; l < present; ++l) {
-        const int64_t row = grouped.present[k], column = grouped.present[l];
-        out[row * total + column] = out[column * total + row] = upper.data()[k * present + l];
-      }
+    gram_of(in, grouped, reduce, by_classes(algorithm, in, grouped), static_cast<A*>(gram.mutable_data_ptr()));
   });
   return gram;
 }

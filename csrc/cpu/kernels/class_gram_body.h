@@ -170,7 +170,12 @@ void gram_classwise_of(const GroupedParams& p, int64_t begin, int64_t end, A* gr
 
 // ---- by pairs of samples --------------------------------------------------------------------------------------------
 // A panel of samples is laid out as columns (delta and h apart) and meets every sample up to the end of its own panel:
-// (delta_i . delta_j) (h_i . h_j + 1), summed over i within its group. Pairs inside the panel are met in both orders and weigh half.
+// (delta_i . delta_j) (h_i . h_j + 1), summed over i within its group. Samples are sorted by group, so that i <= j is in a group up to
+// that of j: the sums are the upper half of the Gram matrix. Within one group both orders count. Inside the panel both are met; a pair
+// with an earlier sample is met once and counts twice, which can only be in the group that the panel begins with.
+//
+// Panels are taken from the end. The one that is not full is then the first one, which meets the fewest samples, and all panels begin
+// at whole tiles of rows.
 
 template <class A>
 constexpr int64_t panel_width = tile_vectors * lanes<A>;
@@ -180,15 +185,27 @@ int64_t pairwise_scratch_of(const GroupedParams& p) {
   return (p.classes + p.depth + p.groups) * panel_width<A>;
 }
 
+GRADMIX_INLINE int64_t whole_tiles(const GroupedParams& p) {
+  return (p.samples + tile_rows - 1) / tile_rows * tile_rows;
+}
+
+template <class A>
+int64_t pairwise_tasks_of(const GroupedParams& p) {
+  return (whole_tiles(p) + panel_width<A> - 1) / panel_width<A>;
+}
+
+// A vector's length of columns at a time: what is written to meanwhile stays in the L1 cache.
 template <class A>
 void transpose_panel(const A* rows, int64_t stride, int64_t count, int64_t columns, A* out) {
-  for (int64_t j = 0; j < panel_width<A>; ++j)
-    for (int64_t k = 0; k < columns; ++k) out[k * panel_width<A> + j] = j < count ? rows[j * stride + k] : A(0);
+  constexpr int64_t step = lanes<A>;
+  for (int64_t k = 0; k < columns; k += step)
+    for (int64_t j = 0; j < panel_width<A>; ++j)
+      for (int64_t s = k; s < k + step && s < columns; ++s) out[s * panel_width<A> + j] = j < count ? rows[j * stride + s] : A(0);
 }
 
 template <class A, int R>
-GRADMIX_INLINE void pair_tile(const GroupedParams& p, int64_t i, const A* delta_panel, const A* feature_panel, A weight,
-                              const int64_t* group_of, A* sums) {
+GRADMIX_INLINE void pair_tile(const GroupedParams& p, int64_t i, const A* delta_panel, const A* feature_panel,
+                              A* sums) {
   constexpr int w = lanes<A>;
   vec_t<A> by_delta[R][tile_vectors] = {}, by_features[R][tile_vectors];
   panel_tile<A, R, tile_vectors>(static_cast<const A*>(p.delta) + i * p.delta_panels.width, p.delta_panels.width, 1, delta_panel,
@@ -202,42 +219,40 @@ GRADMIX_INLINE void pair_tile(const GroupedParams& p, int64_t i, const A* delta_
   panel_tile<A, R, tile_vectors>(static_cast<const A*>(p.features) + i * p.feature_panels.width, p.feature_panels.width, 1, feature_panel,
                                  panel_width<A>, p.depth, by_features);
   for (int r = 0; r < R; ++r) {
-    A* sum = sums + group_of[i + r] * panel_width<A>;
+    A* sum = sums + p.group_of[i + r] * panel_width<A>;
     for (int v = 0; v < tile_vectors; ++v)
-      store(sum + v * w, load(sum + v * w) + load(kept + (r * tile_vectors + v) * w) * by_features[r][v] * splat<A>(weight));
+      store(sum + v * w, load(sum + v * w) + load(kept + (r * tile_vectors + v) * w) * by_features[r][v]);
   }
 }
 
 template <class A>
-void pair_rows(const GroupedParams& p, int64_t begin, int64_t end, const A* delta_panel, const A* feature_panel, A weight,
-               const int64_t* group_of, A* sums) {
+void pair_rows(const GroupedParams& p, int64_t begin, int64_t end, const A* delta_panel, const A* feature_panel, A* sums) {
   int64_t i = begin;
-  for (; i + tile_rows <= end; i += tile_rows)
-    pair_tile<A, tile_rows>(p, i, delta_panel, feature_panel, weight, group_of, sums);
-  for (; i < end; ++i) pair_tile<A, 1>(p, i, delta_panel, feature_panel, weight, group_of, sums);
+  for (; i + tile_rows <= end; i += tile_rows) pair_tile<A, tile_rows>(p, i, delta_panel, feature_panel, sums);
+  for (; i < end; ++i) pair_tile<A, 1>(p, i, delta_panel, feature_panel, sums);
 }
 
 template <class A>
 void gram_pairwise_of(const GroupedParams& p, int64_t begin, int64_t end, A* gram, A* scratch) {
+  constexpr int64_t width = panel_width<A>;
   A* delta_panel = scratch;
-  A* feature_panel = delta_panel + p.classes * panel_width<A>;
-  A* sums = feature_panel + p.depth * panel_width<A>;
+  A* feature_panel = delta_panel + p.classes * width;
+  A* sums = feature_panel + p.depth * width;
   for (int64_t t = begin; t < end; ++t) {
-    const int64_t first = t * panel_width<A>;
-    const int64_t last = p.samples - first < panel_width<A> ? p.samples : first + panel_width<A>;
+    const int64_t stop = whole_tiles(p) - t * width, first = stop > width ? stop - width : 0;
+    const int64_t last = stop < p.samples ? stop : p.samples;
     transpose_panel<A>(static_cast<const A*>(p.delta) + first * p.delta_panels.width, p.delta_panels.width, last - first, p.classes,
                        delta_panel);
     transpose_panel<A>(static_cast<const A*>(p.features) + first * p.feature_panels.width, p.feature_panels.width, last - first, p.depth,
                        feature_panel);
-    const int64_t groups_met = p.group_of[last - 1] + 1;
-    for (int64_t k = 0; k < groups_met * panel_width<A>; ++k) sums[k] = A(0);
-    pair_rows<A>(p, 0, first, delta_panel, feature_panel, A(1), p.group_of, sums);
-    pair_rows<A>(p, first, last, delta_panel, feature_panel, A(0.5), p.group_of, sums);
+    const int64_t begins_with = p.group_of[first], groups_met = p.group_of[last - 1] + 1;
+    for (int64_t k = 0; k < groups_met * width; ++k) sums[k] = A(0);
+    pair_rows<A>(p, 0, first, delta_panel, feature_panel, sums);
+    for (int64_t j = first; j < last && p.group_of[j] == begins_with; ++j) sums[begins_with * width + j - first] *= A(2);
+    pair_rows<A>(p, first, last, delta_panel, feature_panel, sums);
     for (int64_t g = 0; g < groups_met; ++g)
-      for (int64_t j = first; j < last; ++j) {
-        const int64_t h = p.group_of[j];
-        gram[g * p.groups + h] += sums[g * panel_width<A> + j - first];
-      }
+      for (int64_t j = p.offsets[g] > first ? p.offsets[g] : first; j < last; ++j)
+        gram[g * p.groups + p.group_of[j]] += sums[g * width + j - first];
   }
 }
 
@@ -260,7 +275,7 @@ void gram_classwise(const GroupedParams& p, int64_t begin, int64_t end, void* gr
     gram_classwise_of<float>(p, begin, end, static_cast<float*>(gram), static_cast<float*>(scratch));
 }
 
-int64_t pairwise_panel(bool wide) { return wide ? panel_width<double> : panel_width<float>; }
+int64_t pairwise_tasks(const GroupedParams& p) { return p.wide ? pairwise_tasks_of<double>(p) : pairwise_tasks_of<float>(p); }
 int64_t pairwise_scratch(const GroupedParams& p) {
   return p.wide ? pairwise_scratch_of<double>(p) : pairwise_scratch_of<float>(p);
 }

@@ -37,14 +37,15 @@ int64_t feature_panel(bool wide);
 void group_gradients(const GroupGradientParams& p, int64_t begin, int64_t end);
 
 // The Gram matrix of the groups' gradients by classes: tasks are blocks of (class, feature) pairs, each adding its share to `gram`
-// [groups, groups], of which only the tiles on and above the diagonal are kept. Of sums, whatever group_scale is. scratch holds classwise_scratch(p) elements.
+// [groups, groups], of which what is on and above the diagonal counts. Of sums, whatever group_scale is. scratch holds
+// classwise_scratch(p) elements.
 int64_t classwise_tasks(const GroupedParams& p);
 int64_t classwise_scratch(const GroupedParams& p);
 void gram_classwise(const GroupedParams& p, int64_t begin, int64_t end, void* gram, void* scratch);
 
-// The same by pairs of samples, whose delta and features are laid out row by row: tasks are panels of pairwise_panel() samples. What is added to `gram` is a matrix T with
-// gram = T + T^T. scratch holds pairwise_scratch(p) elements.
-int64_t pairwise_panel(bool wide);
+// The same by pairs of samples, whose delta and features are laid out row by row: tasks are panels of samples, that with most work
+// first. scratch holds pairwise_scratch(p) elements.
+int64_t pairwise_tasks(const GroupedParams& p);
 int64_t pairwise_scratch(const GroupedParams& p);
 void gram_pairwise(const GroupedParams& p, int64_t begin, int64_t end, void* gram, void* scratch);
 
