@@ -31,22 +31,30 @@ void add_and_mirror(const Scratch<A>& partial, int64_t parts, const GroupedParam
   constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(A));
   const int64_t blocks = (p.groups + line - 1) / line, cells = p.groups * p.groups;
   const A* scale = static_cast<const A*>(p.group_scale);
-  const auto add_row_of_blocks = [&](int64_t b) {
-    const int64_t row_end = std::min(p.groups, (b + 1) * line);
-    for (int64_t column = b * line; column < p.groups; column += line)
-      for (int64_t k = b * line; k < row_end; ++k)
-        for (int64_t l = std::max(k, column); l < std::min(p.groups, column + line); ++l) {
-          A sum = 0;
-          for (int64_t part = 0; part < parts; ++part) sum += partial.data()[part * cells + k * p.groups + l];
-          const int64_t own = groups.present[k], other = groups.present[l];
-          out[own * groups.total + other] = out[other * groups.total + own] = sum * (scale[k] * scale[l]);
-        }
+  const auto add_block = [&](int64_t row, int64_t column) {
+    const int64_t height = std::min(line, p.groups - row), width = std::min(line, p.groups - column);
+    A sum[line][line];
+    for (int64_t k = 0; k < height; ++k) {
+      const A* first = partial.data() + (row + k) * p.groups + column;
+      for (int64_t l = 0; l < width; ++l) sum[k][l] = first[l];
+      for (int64_t part = 1; part < parts; ++part)
+        for (int64_t l = 0; l < width; ++l) sum[k][l] += first[part * cells + l];
+      for (int64_t l = 0; l < width; ++l) sum[k][l] *= scale[row + k] * scale[column + l];
+    }
+    const int64_t *own = groups.present.data() + row, *other = groups.present.data() + column;
+    for (int64_t k = 0; k < height; ++k)
+      for (int64_t l = row == column ? k : 0; l < width; ++l) out[own[k] * groups.total + other[l]] = sum[k][l];
+    for (int64_t l = 0; l < width; ++l)
+      for (int64_t k = 0; k < (row == column ? l : height); ++k) out[other[l] * groups.total + own[k]] = sum[k][l];
+  };
+  const auto add_row_of_blocks = [&](int64_t row) {
+    for (int64_t column = row; column < p.groups; column += line) add_block(row, column);
   };
   // A long row with a short one: equal shares.
   parallel((blocks + 1) / 2, std::max<int64_t>(1, grain_cells / (p.groups * line)), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
-      add_row_of_blocks(b);
-      if (blocks - 1 - b != b) add_row_of_blocks(blocks - 1 - b);
+      add_row_of_blocks(b * line);
+      if (blocks - 1 - b != b) add_row_of_blocks((blocks - 1 - b) * line);
     }
   });
 }

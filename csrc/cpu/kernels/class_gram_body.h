@@ -197,10 +197,16 @@ int64_t pairwise_tasks_of(const GroupedParams& p) {
 // A vector's length of columns at a time: what is written to meanwhile stays in the L1 cache.
 template <class A>
 void transpose_panel(const A* rows, int64_t stride, int64_t count, int64_t columns, A* out) {
-  constexpr int64_t step = lanes<A>;
-  for (int64_t k = 0; k < columns; k += step)
-    for (int64_t j = 0; j < panel_width<A>; ++j)
-      for (int64_t s = k; s < k + step && s < columns; ++s) out[s * panel_width<A> + j] = j < count ? rows[j * stride + s] : A(0);
+  constexpr int64_t width = panel_width<A>, step = lanes<A>;
+  int64_t k = 0;
+  for (; k + step <= columns; k += step)
+    for (int64_t j = 0; j < count; ++j)
+      for (int64_t s = k; s < k + step; ++s) out[s * width + j] = rows[j * stride + s];
+  for (; k < columns; ++k)
+    for (int64_t j = 0; j < count; ++j) out[k * width + j] = rows[j * stride + k];
+  if (count < width)
+    for (k = 0; k < columns; ++k)
+      for (int64_t j = count; j < width; ++j) out[k * width + j] = A(0);
 }
 
 template <class A, int R>
@@ -250,9 +256,14 @@ void gram_pairwise_of(const GroupedParams& p, int64_t begin, int64_t end, A* gra
     pair_rows<A>(p, 0, first, delta_panel, feature_panel, sums);
     for (int64_t j = first; j < last && p.group_of[j] == begins_with; ++j) sums[begins_with * width + j - first] *= A(2);
     pair_rows<A>(p, first, last, delta_panel, feature_panel, sums);
-    for (int64_t g = 0; g < groups_met; ++g)
-      for (int64_t j = p.offsets[g] > first ? p.offsets[g] : first; j < last; ++j)
-        gram[g * p.groups + p.group_of[j]] += sums[g * width + j - first];
+    for (int64_t h = begins_with; h < groups_met; ++h) {
+      const int64_t from = p.offsets[h] > first ? p.offsets[h] : first, to = p.offsets[h + 1] < last ? p.offsets[h + 1] : last;
+      for (int64_t g = 0; g <= h; ++g) {
+        A sum = 0;
+        for (int64_t j = from; j < to; ++j) sum += sums[g * width + j - first];
+        gram[g * p.groups + h] += sum;
+      }
+    }
   }
 }
 
