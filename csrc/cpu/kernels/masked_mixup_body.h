@@ -9,6 +9,9 @@ GRADMIX_INLINE int64_t elements_to_line(const T* p, int64_t count) {
   return ahead < count ? ahead : count;
 }
 
+// Registers of stored elements in a cache line.
+constexpr int line_groups = 64 / GRADMIX_VECTOR_BYTES;
+
 template <class T>
 GRADMIX_INLINE void mix_part(const T* x, const T* y, T* out, int64_t count, acc_t<T> a, acc_t<T> b) {
   using A = acc_t<T>;
@@ -19,32 +22,62 @@ GRADMIX_INLINE void mix_part(const T* x, const T* y, T* out, int64_t count, acc_
   }
 }
 
+// One chunk of a sample: what is read and written.
+template <class T>
+struct Piece {
+  const T* own;
+  const T* partner;
+  T* out;
+  int64_t count;
+};
+
+// While a piece is mixed, the next one is asked for, line by line. Its partner lies anywhere, a few pages long, so the hardware would
+// wait for it at its start and again at every page; the address may run past the end of a shorter piece, which a prefetch may.
+template <class T>
+GRADMIX_INLINE void ask_for(const Piece<T>& piece, int64_t element) {
+  __builtin_prefetch(piece.own + element);
+  __builtin_prefetch(piece.partner + element);
+}
+
 template <class T, bool Stream>
-void mix_piece(const T* x, const T* y, T* out, int64_t count, acc_t<T> a, acc_t<T> b) {
+void mix_piece(const Piece<T>& piece, const Piece<T>& next, acc_t<T> a, acc_t<T> b) {
   using A = acc_t<T>;
-  constexpr int v = group_vectors<T>, size = group_size<T>;
+  constexpr int v = group_vectors<T>, size = group_size<T>, unroll = line_groups;
+  const T *x = piece.own, *y = piece.partner;
+  T* const out = piece.out;
+  const int64_t count = piece.count;
   int64_t done = Stream ? elements_to_line(out, count) : 0;
   mix_part(x, y, out, done, a, b);
-  for (; done + size <= count; done += size) {
-    vec_t<A> mine[v], other[v];
-    load_group(x + done, mine);
-    load_group(y + done, other);
-    for (int k = 0; k < v; ++k) mine[k] = splat<A>(a) * mine[k] + splat<A>(b) * other[k];
-    store_group(out + done, mine, Stream);
+  for (; done + unroll * size <= count; done += unroll * size) {
+    ask_for(next, done);
+    vec_t<A> mine[unroll * v], other[unroll * v];
+    for (int u = 0; u < unroll; ++u) {
+      load_group(x + done + u * size, mine + u * v);
+      load_group(y + done + u * size, other + u * v);
+    }
+    for (int k = 0; k < unroll * v; ++k) mine[k] = splat<A>(a) * mine[k] + splat<A>(b) * other[k];
+    for (int u = 0; u < unroll; ++u) store_group(out + done + u * size, mine + u * v, Stream);
   }
   mix_part(x + done, y + done, out + done, count - done, a, b);
 }
 
 template <class T, bool Stream>
-void copy_piece(const T* x, T* out, int64_t count) {
-  int64_t done = 0;
-  if (Stream) {
-    done = elements_to_line(out, count);
-    __builtin_memcpy(out, x, static_cast<size_t>(done) * sizeof(T));
-    for (; done + group_size<T> <= count; done += group_size<T>) {
-      vi piece;
-      __builtin_memcpy(&piece, x + done, sizeof piece);
-      stream_register(out + done, piece);
+void copy_piece(const Piece<T>& piece, const Piece<T>& next) {
+  constexpr int size = group_size<T>, unroll = line_groups;
+  const T* const x = piece.own;
+  T* const out = piece.out;
+  const int64_t count = piece.count;
+  int64_t done = Stream ? elements_to_line(out, count) : 0;
+  __builtin_memcpy(out, x, static_cast<size_t>(done) * sizeof(T));
+  for (; done + unroll * size <= count; done += unroll * size) {
+    ask_for(next, done);
+    for (int u = 0; u < unroll; ++u) {
+      vi group;
+      __builtin_memcpy(&group, x + done + u * size, sizeof group);
+      if (Stream)
+        stream_register(out + done + u * size, group);
+      else
+        __builtin_memcpy(out + done + u * size, &group, sizeof group);
     }
   }
   __builtin_memcpy(out + done, x + done, static_cast<size_t>(count - done) * sizeof(T));
@@ -55,21 +88,28 @@ void copy_piece(const T* x, T* out, int64_t count) {
 template <class T, bool Stream>
 void mixup_tasks(const MixupParams& p, int64_t begin, int64_t end) {
   using A = acc_t<T>;
-  const T* x = static_cast<const T*>(p.x);
-  T* out = static_cast<T*>(p.out);
   const A* lam = static_cast<const A*>(p.lam);
+  const auto sample = [&](int64_t t) { return p.order != nullptr ? p.order[t % p.samples] : t % p.samples; };
+  const auto piece_of = [&](int64_t t, int64_t i) {
+    const int64_t first = t / p.samples * p.chunk, left = p.sample_size - first, at = i * p.sample_size + first;
+    const bool mixed = p.mask == nullptr || p.mask[i] != 0;
+    const T* x = static_cast<const T*>(p.x);
+    return Piece<T>{x + at, mixed ? x + p.partner[i] * p.sample_size + first : x + at, static_cast<T*>(p.out) + at, left < p.chunk ? left : p.chunk};
+  };
+  int64_t i = sample(begin);
+  Piece<T> piece = piece_of(begin, i);
   for (int64_t t = begin; t < end; ++t) {
-    const int64_t i = p.order != nullptr ? p.order[t % p.samples] : t % p.samples;
-    const int64_t first = t / p.samples * p.chunk;
-    const int64_t left = p.sample_size - first;
-    const int64_t count = left < p.chunk ? left : p.chunk;
-    const int64_t at = i * p.sample_size + first;
+    const bool last = t + 1 == end;
+    const int64_t next_i = last ? i : sample(t + 1);
+    const Piece<T> next = last ? piece : piece_of(t + 1, next_i);
     if (p.mask != nullptr && p.mask[i] == 0) {
-      copy_piece<T, Stream>(x + at, out + at, count);
+      copy_piece<T, Stream>(piece, next);
     } else {
       const A a = lam[i * p.lam_stride];
-      mix_piece<T, Stream>(x + at, x + p.partner[i] * p.sample_size + first, out + at, count, a, A(1) - a);
+      mix_piece<T, Stream>(piece, next, a, A(1) - a);
     }
+    i = next_i;
+    piece = next;
   }
   if (Stream) stream_fence();
 }
