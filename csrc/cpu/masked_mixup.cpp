@@ -17,6 +17,7 @@ constexpr int64_t line_bytes = 64;
 // From here on the output is written around the cache, which saves reading it first, and the samples are visited along chains of
 // partners. Below, what is written is still in the cache when it is used next.
 constexpr int64_t stream_bytes = 4 << 20;
+constexpr int64_t stream_chunk_bytes = 1 << 10;
 constexpr int64_t huge_page_bytes = 8 << 20;
 constexpr int64_t grain_bytes = 64 << 10;
 
@@ -78,7 +79,7 @@ Plan make_plan(const Batch& batch) {
   plan.chunk = std::min(batch.sample_size, divide_up(divide_up(batch.sample_size, pieces), line) * line);
   plan.tasks = batch.samples * divide_up(batch.sample_size, plan.chunk);
   plan.grain = std::max<int64_t>(1, grain_bytes / (plan.chunk * size));
-  plan.stream = batch.bytes() >= stream_bytes;
+  plan.stream = batch.bytes() >= stream_bytes && plan.chunk * size >= stream_chunk_bytes;
   return plan;
 }
 

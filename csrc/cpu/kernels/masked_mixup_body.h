@@ -29,6 +29,8 @@ struct Piece {
   const T* partner;
   T* out;
   int64_t count;
+  acc_t<T> lam;
+  bool mixed;
 };
 
 // While a piece is mixed, the next one is asked for, line by line. Its partner lies anywhere, a few pages long, so the hardware would
@@ -40,12 +42,13 @@ GRADMIX_INLINE void ask_for(const Piece<T>& piece, int64_t element) {
 }
 
 template <class T, bool Stream>
-void mix_piece(const Piece<T>& piece, const Piece<T>& next, acc_t<T> a, acc_t<T> b) {
+GRADMIX_INLINE void mix_piece(const Piece<T>& piece, const Piece<T>& next) {
   using A = acc_t<T>;
   constexpr int v = group_vectors<T>, size = group_size<T>, unroll = line_groups;
   const T *x = piece.own, *y = piece.partner;
   T* const out = piece.out;
   const int64_t count = piece.count;
+  const A a = piece.lam, b = A(1) - a;
   int64_t done = Stream ? elements_to_line(out, count) : 0;
   mix_part(x, y, out, done, a, b);
   for (; done + unroll * size <= count; done += unroll * size) {
@@ -62,7 +65,7 @@ void mix_piece(const Piece<T>& piece, const Piece<T>& next, acc_t<T> a, acc_t<T>
 }
 
 template <class T, bool Stream>
-void copy_piece(const Piece<T>& piece, const Piece<T>& next) {
+GRADMIX_INLINE void copy_piece(const Piece<T>& piece, const Piece<T>& next) {
   constexpr int size = group_size<T>, unroll = line_groups;
   const T* const x = piece.own;
   T* const out = piece.out;
@@ -83,34 +86,37 @@ void copy_piece(const Piece<T>& piece, const Piece<T>& next) {
   __builtin_memcpy(out + done, x + done, static_cast<size_t>(count - done) * sizeof(T));
 }
 
+template <class T, bool Stream>
+GRADMIX_INLINE void make_piece(const Piece<T>& piece, const Piece<T>& next) {
+  piece.mixed ? mix_piece<T, Stream>(piece, next) : copy_piece<T, Stream>(piece, next);
+}
+
 // Task t is the chunk t / samples of the sample order[t % samples]: neighbouring tasks read neighbours of a chain i -> partner[i],
 // so a chunk read as a partner is still in the cache when its own turn comes.
 template <class T, bool Stream>
 void mixup_tasks(const MixupParams& p, int64_t begin, int64_t end) {
   using A = acc_t<T>;
-  const A* lam = static_cast<const A*>(p.lam);
-  const auto sample = [&](int64_t t) { return p.order != nullptr ? p.order[t % p.samples] : t % p.samples; };
-  const auto piece_of = [&](int64_t t, int64_t i) {
-    const int64_t first = t / p.samples * p.chunk, left = p.sample_size - first, at = i * p.sample_size + first;
+  const T* const x = static_cast<const T*>(p.x);
+  const A* const lam = static_cast<const A*>(p.lam);
+  int64_t turn = begin % p.samples, first = begin / p.samples * p.chunk;
+  const auto take = [&] {
+    const int64_t i = p.order != nullptr ? p.order[turn] : turn;
+    const int64_t own = i * p.sample_size + first, left = p.sample_size - first;
     const bool mixed = p.mask == nullptr || p.mask[i] != 0;
-    const T* x = static_cast<const T*>(p.x);
-    return Piece<T>{x + at, mixed ? x + p.partner[i] * p.sample_size + first : x + at, static_cast<T*>(p.out) + at, left < p.chunk ? left : p.chunk};
-  };
-  int64_t i = sample(begin);
-  Piece<T> piece = piece_of(begin, i);
-  for (int64_t t = begin; t < end; ++t) {
-    const bool last = t + 1 == end;
-    const int64_t next_i = last ? i : sample(t + 1);
-    const Piece<T> next = last ? piece : piece_of(t + 1, next_i);
-    if (p.mask != nullptr && p.mask[i] == 0) {
-      copy_piece<T, Stream>(piece, next);
-    } else {
-      const A a = lam[i * p.lam_stride];
-      mix_piece<T, Stream>(piece, next, a, A(1) - a);
+    const int64_t partner = mixed ? p.partner[i] * p.sample_size + first : own;
+    if (++turn == p.samples) {
+      turn = 0;
+      first += p.chunk;
     }
-    i = next_i;
+    return Piece<T>{x + own, x + partner, static_cast<T*>(p.out) + own, left < p.chunk ? left : p.chunk, lam[i * p.lam_stride], mixed};
+  };
+  Piece<T> piece = take();
+  for (int64_t t = begin + 1; t < end; ++t) {
+    const Piece<T> next = take();
+    make_piece<T, Stream>(piece, next);
     piece = next;
   }
+  make_piece<T, Stream>(piece, piece);
   if (Stream) stream_fence();
 }
 
