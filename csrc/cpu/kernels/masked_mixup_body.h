@@ -1,5 +1,7 @@
 // masked_mixup and its adjoint; compiled once per instruction set by foreach_level.h.
 
+#define GRADMIX_MEMBER inline __attribute__((always_inline))
+
 // Elements before p reaches a 64-byte boundary; all of them if it never does.
 template <class T>
 GRADMIX_INLINE int64_t elements_to_line(const T* p, int64_t count) {
@@ -9,8 +11,9 @@ GRADMIX_INLINE int64_t elements_to_line(const T* p, int64_t count) {
   return ahead < count ? ahead : count;
 }
 
-// Registers of stored elements in a cache line.
-constexpr int line_groups = 64 / GRADMIX_VECTOR_BYTES;
+constexpr int line_bytes = 64;
+// Registers in a cache line.
+constexpr int line_groups = line_bytes / GRADMIX_VECTOR_BYTES;
 
 template <class T>
 GRADMIX_INLINE void mix_part(const T* x, const T* y, T* out, int64_t count, acc_t<T> a, acc_t<T> b) {
@@ -93,30 +96,41 @@ GRADMIX_INLINE void make_piece(const Piece<T>& piece, const Piece<T>& next) {
 
 // Task t is the chunk t / samples of the sample order[t % samples]: neighbouring tasks read neighbours of a chain i -> partner[i],
 // so a chunk read as a partner is still in the cache when its own turn comes.
-template <class T, bool Stream>
-void mixup_tasks(const MixupParams& p, int64_t begin, int64_t end) {
-  using A = acc_t<T>;
-  const T* const x = static_cast<const T*>(p.x);
-  const A* const lam = static_cast<const A*>(p.lam);
-  int64_t turn = begin % p.samples, first = begin / p.samples * p.chunk;
-  const auto take = [&] {
+template <class T>
+struct Tasks {
+  const MixupParams p;  // a copy: what the kernel writes could else change it
+  int64_t turn, first;
+
+  Tasks(const MixupParams& params, int64_t task) : p(params), turn(task % p.samples), first(task / p.samples * p.chunk) {}
+  GRADMIX_MEMBER Piece<T> take() {
     const int64_t i = p.order != nullptr ? p.order[turn] : turn;
-    const int64_t own = i * p.sample_size + first, left = p.sample_size - first;
     const bool mixed = p.mask == nullptr || p.mask[i] != 0;
-    const int64_t partner = mixed ? p.partner[i] * p.sample_size + first : own;
+    const int64_t j = i + mixed * (p.partner[i] - i);  // no branch: masks are random
+    const int64_t left = p.sample_size - first;
+    const T* const x = static_cast<const T*>(p.x) + first;
+    T* const out = static_cast<T*>(p.out) + first;
+    const Piece<T> piece{x + i * p.sample_size, x + j * p.sample_size, out + i * p.sample_size, left < p.chunk ? left : p.chunk,
+                         static_cast<const acc_t<T>*>(p.lam)[i * p.lam_stride], mixed};
     if (++turn == p.samples) {
       turn = 0;
       first += p.chunk;
     }
-    return Piece<T>{x + own, x + partner, static_cast<T*>(p.out) + own, left < p.chunk ? left : p.chunk, lam[i * p.lam_stride], mixed};
-  };
-  Piece<T> piece = take();
-  for (int64_t t = begin + 1; t < end; ++t) {
-    const Piece<T> next = take();
-    make_piece<T, Stream>(piece, next);
-    piece = next;
+    return piece;
   }
-  make_piece<T, Stream>(piece, piece);
+};
+
+// How far ahead is asked for: far enough for memory to answer, and all in the first-level cache together.
+constexpr int64_t ahead_bytes = 8 << 10;
+
+template <class T, bool Stream>
+void mixup_tasks(const MixupParams& p, int64_t begin, int64_t end) {
+  const int64_t bytes = p.chunk * static_cast<int64_t>(sizeof(T)), ahead = bytes < ahead_bytes ? ahead_bytes / bytes : 1;
+  const int64_t asked = bytes < line_bytes ? begin : end - ahead;  // shorter ones are not worth asking for
+  Tasks<T> tasks(p, begin), later(p, begin + ahead);
+  for (int64_t t = begin; t < end; ++t) {
+    const Piece<T> piece = tasks.take();
+    make_piece<T, Stream>(piece, t < asked ? later.take() : piece);
+  }
   if (Stream) stream_fence();
 }
 
@@ -213,3 +227,4 @@ void masked_mixup_backward(const MixupBackwardParams& p, int64_t begin, int64_t 
       return p.stream ? mixup_backward_tasks<bf16, true>(p, begin, end) : mixup_backward_tasks<bf16, false>(p, begin, end);
   }
 }
+#undef GRADMIX_MEMBER
