@@ -119,12 +119,15 @@ struct Tasks {
   }
 };
 
-// How far ahead is asked for: far enough for memory to answer, and all in the first-level cache together.
-constexpr int64_t ahead_bytes = 8 << 10;
+// How far ahead is asked for: far enough for memory to answer, or for the caches where the batch may be in them, where more would
+// only push out of the first level what is read at once.
+template <bool Stream>
+constexpr int64_t ahead_bytes = Stream ? 16 << 10 : 8 << 10;
 
 template <class T, bool Stream>
 void mixup_tasks(const MixupParams& p, int64_t begin, int64_t end) {
-  const int64_t bytes = p.chunk * static_cast<int64_t>(sizeof(T)), ahead = bytes < ahead_bytes ? ahead_bytes / bytes : 1;
+  const int64_t bytes = p.chunk * static_cast<int64_t>(sizeof(T));
+  const int64_t ahead = bytes < ahead_bytes<Stream> ? ahead_bytes<Stream> / bytes : 1;
   const int64_t asked = bytes < line_bytes ? begin : end - ahead;  // shorter ones are not worth asking for
   Tasks<T> tasks(p, begin), later(p, begin + ahead);
   for (int64_t t = begin; t < end; ++t) {
