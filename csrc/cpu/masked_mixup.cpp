@@ -15,7 +15,8 @@ constexpr const char* op = "masked_mixup";
 constexpr int64_t chunk_bytes = 24 << 10;
 constexpr int64_t line_bytes = 64;
 // From here on the output is written around the cache, which saves reading it first, and the samples are visited along chains of
-// partners. Below, what is written is still in the cache when it is used next.
+// partners. Below, what is written is still in the cache when it is used next; and with chunks shorter than the second number, jumping
+// about costs more.
 constexpr int64_t stream_bytes = 4 << 20;
 constexpr int64_t stream_chunk_bytes = 2 << 10;
 constexpr int64_t huge_page_bytes = 8 << 20;

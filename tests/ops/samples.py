@@ -99,16 +99,17 @@ def _mixup(n, c, d, dtype, make):
 
 
 def large_mixups(dtype: torch.dtype) -> list[Sample]:
-    """Batches that the CPU kernel writes around the cache: odd samples, of one chunk and of many."""
+    """Batches that the CPU kernel writes around the cache: odd samples, of one chunk and more."""
     make = torch.Generator().manual_seed(0)
     found = []
     for n, d in ((19, 120_011), (1103, 2_003), (9, 300_007)):
         x = _randn(make, dtype, n + 1, d)[1:]  # an odd number of elements into the memory
         partner = torch.randint(n, (n,), generator=make)
         mask = torch.rand(n, generator=make) < 0.6
+        each = torch.randperm(n, generator=make)
         found += [
             Sample("masked_mixup", f"{n}x{d}-mask", (x, partner, _lam(make, n), mask)),
-            Sample("masked_mixup", f"{n}x{d}-all", (x, torch.randperm(n, generator=make), _lam(make, n))),
+            Sample("masked_mixup", f"{n}x{d}-all", (x, each, _lam(make, n))),
         ]
     return found
 

@@ -36,7 +36,7 @@ struct Piece {
   bool mixed;
 };
 
-// While a piece is mixed, the next one is asked for, line by line. Its partner lies anywhere, a few pages long, so the hardware would
+// While a piece is mixed, a later one is asked for, line by line. Its partner lies anywhere, a few pages long, so the hardware would
 // wait for it at its start and again at every page; the address may run past the end of a shorter piece, which a prefetch may.
 template <class T>
 GRADMIX_INLINE void ask_for(const Piece<T>& piece, int64_t element) {
@@ -45,7 +45,7 @@ GRADMIX_INLINE void ask_for(const Piece<T>& piece, int64_t element) {
 }
 
 template <class T, bool Stream>
-GRADMIX_INLINE void mix_piece(const Piece<T>& piece, const Piece<T>& next) {
+GRADMIX_INLINE void mix_piece(const Piece<T>& piece, const Piece<T>& later) {
   using A = acc_t<T>;
   constexpr int v = group_vectors<T>, size = group_size<T>, unroll = line_groups;
   const T *x = piece.own, *y = piece.partner;
@@ -55,7 +55,7 @@ GRADMIX_INLINE void mix_piece(const Piece<T>& piece, const Piece<T>& next) {
   int64_t done = Stream ? elements_to_line(out, count) : 0;
   mix_part(x, y, out, done, a, b);
   for (; done + unroll * size <= count; done += unroll * size) {
-    ask_for(next, done);
+    ask_for(later, done);
     vec_t<A> mine[unroll * v], other[unroll * v];
     for (int u = 0; u < unroll; ++u) {
       load_group(x + done + u * size, mine + u * v);
@@ -68,7 +68,7 @@ GRADMIX_INLINE void mix_piece(const Piece<T>& piece, const Piece<T>& next) {
 }
 
 template <class T, bool Stream>
-GRADMIX_INLINE void copy_piece(const Piece<T>& piece, const Piece<T>& next) {
+GRADMIX_INLINE void copy_piece(const Piece<T>& piece, const Piece<T>& later) {
   constexpr int size = group_size<T>, unroll = line_groups;
   const T* const x = piece.own;
   T* const out = piece.out;
@@ -76,7 +76,7 @@ GRADMIX_INLINE void copy_piece(const Piece<T>& piece, const Piece<T>& next) {
   int64_t done = Stream ? elements_to_line(out, count) : 0;
   __builtin_memcpy(out, x, static_cast<size_t>(done) * sizeof(T));
   for (; done + unroll * size <= count; done += unroll * size) {
-    ask_for(next, done);
+    ask_for(later, done);
     for (int u = 0; u < unroll; ++u) {
       vi group;
       __builtin_memcpy(&group, x + done + u * size, sizeof group);
@@ -90,8 +90,8 @@ GRADMIX_INLINE void copy_piece(const Piece<T>& piece, const Piece<T>& next) {
 }
 
 template <class T, bool Stream>
-GRADMIX_INLINE void make_piece(const Piece<T>& piece, const Piece<T>& next) {
-  piece.mixed ? mix_piece<T, Stream>(piece, next) : copy_piece<T, Stream>(piece, next);
+GRADMIX_INLINE void make_piece(const Piece<T>& piece, const Piece<T>& later) {
+  piece.mixed ? mix_piece<T, Stream>(piece, later) : copy_piece<T, Stream>(piece, later);
 }
 
 // Task t is the chunk t / samples of the sample order[t % samples]: neighbouring tasks read neighbours of a chain i -> partner[i],
