@@ -10,12 +10,15 @@ namespace {
 
 constexpr const char* op = "masked_mixup";
 
-// A sample is handled in chunks of this many bytes, chunk by chunk over the whole batch: x[i] and x[partner[i]] of one chunk stay in
-// the caches until both were used, while one chunk is long enough for the hardware prefetcher.
-constexpr int64_t chunk_bytes = 16 << 10;
-// From here on x and the output do not fit the last-level cache together: the output is written around it, which saves reading it
-// first, and the samples are visited along chains of partners. Below, the order of memory is faster: the prefetcher can follow it.
-constexpr int64_t stream_bytes = 16 << 20;
+// A sample is handled in equal chunks of at most this many bytes, chunk by chunk over the whole batch: x[i] and x[partner[i]] of one
+// chunk stay in the caches until both were used. A small rest of a sample would be all latency.
+constexpr int64_t chunk_bytes = 24 << 10;
+constexpr int64_t line_bytes = 64;
+// From here on the output is written around the cache, which saves reading it first, and the samples are visited along chains of
+// partners. Below, what is written is still in the cache when it is used next; and with chunks shorter than the second number, jumping
+// about costs more.
+constexpr int64_t stream_bytes = 4 << 20;
+constexpr int64_t stream_chunk_bytes = 2 << 10;
 constexpr int64_t huge_page_bytes = 8 << 20;
 constexpr int64_t grain_bytes = 64 << 10;
 
@@ -60,6 +63,8 @@ std::vector<int64_t> chain_order(int64_t samples, const Next& next) {
   return order;
 }
 
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // How a batch is cut and written.
 struct Plan {
   int64_t chunk;
@@ -69,12 +74,13 @@ struct Plan {
 };
 
 Plan make_plan(const Batch& batch) {
-  const int64_t size = element_bytes(batch.dtype);
+  const int64_t size = element_bytes(batch.dtype), line = line_bytes / size;
   Plan plan{};
-  plan.chunk = std::min(batch.sample_size, chunk_bytes / size);
-  plan.tasks = batch.samples * ((batch.sample_size + plan.chunk - 1) / plan.chunk);
+  const int64_t pieces = divide_up(batch.sample_size * size, chunk_bytes);
+  plan.chunk = std::min(batch.sample_size, divide_up(divide_up(batch.sample_size, pieces), line) * line);
+  plan.tasks = batch.samples * divide_up(batch.sample_size, plan.chunk);
   plan.grain = std::max<int64_t>(1, grain_bytes / (plan.chunk * size));
-  plan.stream = batch.bytes() >= stream_bytes;
+  plan.stream = batch.bytes() >= stream_bytes && plan.chunk * size >= stream_chunk_bytes;
   return plan;
 }
 

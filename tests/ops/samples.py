@@ -98,6 +98,22 @@ def _mixup(n, c, d, dtype, make):
     yield Sample("masked_mixup", f"{size}-expanded", (expanded, partner, _lam(make, n)))
 
 
+def large_mixups(dtype: torch.dtype) -> list[Sample]:
+    """Batches that the CPU kernel writes around the cache: odd samples, of one chunk and more."""
+    make = torch.Generator().manual_seed(0)
+    found = []
+    for n, d in ((19, 120_011), (1103, 2_003), (9, 300_007)):
+        x = _randn(make, dtype, n + 1, d)[1:]  # an odd number of elements into the memory
+        partner = torch.randint(n, (n,), generator=make)
+        mask = torch.rand(n, generator=make) < 0.6
+        each = torch.randperm(n, generator=make)
+        found += [
+            Sample("masked_mixup", f"{n}x{d}-mask", (x, partner, _lam(make, n), mask)),
+            Sample("masked_mixup", f"{n}x{d}-all", (x, each, _lam(make, n))),
+        ]
+    return found
+
+
 def _head(n, c, d, dtype, make):
     return _randn(make, dtype, n, d), 3 * _randn(make, dtype, n, c)
 

@@ -15,7 +15,7 @@ CHECK = """
 import sys
 import torch
 from samples import DTYPES, samples
-from test_values import OPS, assert_close
+from test_values import OPS, assert_close, check_large_mixups
 import gradmix_ext as gx
 
 gx.loader.load()
@@ -24,6 +24,8 @@ for op in OPS:
     for dtype in DTYPES:
         for sample in samples(op, dtype, ((13, 11, 17), (130, 33, 70))):
             assert_close(sample, getattr(gx.ops, op)(*sample.args, **sample.kwargs), dtype)
+for dtype in DTYPES:
+    check_large_mixups(dtype)
 print("checked")
 """
 LEVELS = ("default", "avx2", "avx512")

@@ -6,7 +6,7 @@ import blending
 import brute_force
 import pytest
 import torch
-from samples import DTYPES, samples
+from samples import DTYPES, large_mixups, samples
 
 import gradmix_ext as gx
 from gradmix_ext.ops._library import has_kernel
@@ -68,6 +68,24 @@ class TestValues:
                 assert a.dtype == b.dtype, str(sample)
                 assert a.shape == b.shape, str(sample)
                 assert a.stride() == b.stride(), str(sample)
+
+
+def check_large_mixups(dtype):
+    for sample in large_mixups(dtype):
+        x, partner, lam, *mask = sample.args
+        memory = torch.empty(x.numel() + 1, dtype=dtype)
+        for memory_of_result in (memory[1:], memory[:-1]):  # on no boundary, and on one
+            out = memory_of_result.view(x.shape)
+            assert_close(sample, gx.ops.masked_mixup(*sample.args, out=out), dtype)
+        grad = torch.ops.gradmix_ext.masked_mixup_backward(x, partner, lam, *mask)
+        want = gx.reference.masked_mixup_backward(x.double(), partner, lam, *mask)
+        tolerance = 2 * torch.finfo(dtype).eps * want.abs().max().item()
+        torch.testing.assert_close(grad.double(), want, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_batches_beyond_the_caches(dtype):
+    check_large_mixups(dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
