@@ -94,7 +94,8 @@ class GradMix(Mixer):
         **options: ``lam_coupling``, ``fixed_lam``, ``stop_epoch`` and ``taper``, as :class:`Mixer`.
 
     Attributes:
-        scores: Scores [C, C] of the class pairs, symmetric; 0 where not scored.
+        scores: Scores [C, C] of the class pairs, symmetric; 0 where not scored. Online scoring
+            changes it, :attr:`scored` and :attr:`allowed` in place.
         allowed: Class pairs [C, C] (bool) that are helpful; True where not scored.
         preference: Logarithms [C, C] of what ``"soft"`` multiplies the odds of a pair with; the
             hard policies leave it alone.

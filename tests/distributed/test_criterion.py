@@ -108,7 +108,8 @@ def watched(group, steps):
         batch = own.mix(current[0][rows], current[1][rows])
         batch.loss(batch.forward(model))
         second = torch.where(batch.mask, batch.partner_target, batch.target)
-        seen.append((batch.x, batch.target, second, batch.lam, own.scores, own.allowed))
+        scores, allowed = own.scores.clone(), own.allowed.clone()
+        seen.append((batch.x, batch.target, second, batch.lam, scores, allowed))
     return seen
 
 
