@@ -35,17 +35,16 @@ void redraw(const int64_t* target, const uint8_t* allowed, int64_t classes, cons
             int64_t* partner, uint8_t* mask) {
   // The candidates of a sample are runs of the sorted batch: one for each class that is allowed with its own.
   const ClassRuns runs(target, samples, classes);
-  std::vector<int64_t> run_class, run_end;
+  const int64_t present = static_cast<int64_t>(runs.present.size());
+  std::vector<int64_t> size(present), run_end(present);
+  for (int64_t r = 0; r < present; ++r) size[r] = runs.size(runs.present[r]);
   for (const int64_t own : runs.present) {
-    run_class.clear();
-    run_end.clear();
+    const uint8_t* row = allowed + own * classes;
     int64_t candidates = 0;
-    for (const int64_t c : runs.present)
-      if (allowed[own * classes + c] != 0) {
-        candidates += runs.size(c);
-        run_class.push_back(c);
-        run_end.push_back(candidates);
-      }
+    for (int64_t r = 0; r < present; ++r) {
+      candidates += row[runs.present[r]] != 0 ? size[r] : 0;
+      run_end[r] = candidates;
+    }
     for (int64_t s = runs.start[own]; s < runs.start[own + 1]; ++s) {
       const int64_t i = runs.sorted[s];
       if (explores(noise[i], exploration, samples, partner[i], mask[i])) continue;
@@ -54,7 +53,7 @@ void redraw(const int64_t* target, const uint8_t* allowed, int64_t classes, cons
       if (candidates == 0) continue;
       const int64_t position = position_of((noise[i] - exploration) / (1 - exploration), candidates);
       const int64_t run = std::upper_bound(run_end.begin(), run_end.end(), position) - run_end.begin();
-      partner[i] = runs.sorted[runs.start[run_class[run] + 1] - (run_end[run] - position)];
+      partner[i] = runs.sorted[runs.start[runs.present[run] + 1] - (run_end[run] - position)];
     }
   }
 }

@@ -107,6 +107,18 @@ __device__ A warp_max(A value) {
   return value;
 }
 
+// The sum of the values of this lane and of those left of it.
+template <class A>
+__device__ A warp_prefix_sum(A value) {
+  const int lane = threadIdx.x % warp_lanes;
+#pragma unroll
+  for (int step = 1; step < warp_lanes; step *= 2) {
+    const A left = __shfl_up_sync(all_lanes, value, step);
+    if (lane >= step) value += left;
+  }
+  return value;
+}
+
 // Sums over a block of up to 32 whole warps, for all its threads. `parts` is not to be reused without a barrier.
 template <class A>
 using WarpParts = A[warp_lanes];

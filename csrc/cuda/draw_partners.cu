@@ -39,13 +39,7 @@ __global__ void __launch_bounds__(threads) redraw_partners(PartnerParams p) {
   const int64_t position = position_of((p.noise[i] - p.exploration) / (1 - p.exploration), candidates);
   int64_t before = 0;  // candidates of the classes left of these 32
   for (int64_t first = 0; first < p.classes && before <= position; first += warp_lanes) {
-    const int64_t own = candidates_in(first + lane);
-    int64_t end = own;  // candidates up to and including this lane's class
-#pragma unroll
-    for (int step = 1; step < warp_lanes; step *= 2) {
-      const int64_t left = __shfl_up_sync(all_lanes, end, step);
-      if (lane >= step) end += left;
-    }
+    const int64_t own = candidates_in(first + lane), end = warp_prefix_sum(own);
     const int64_t start = before + end - own;
     if (start <= position && position < start + own) p.partner[i] = p.order[p.offsets[first + lane] + (position - start)];
     before += __shfl_sync(all_lanes, end, warp_lanes - 1);

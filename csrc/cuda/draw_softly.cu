@@ -44,13 +44,7 @@ __global__ void __launch_bounds__(threads) soft_partners(SoftPartnerParams p) {
   const int64_t point = position_of(p.noise[i], total);
   int64_t before = 0;  // steps of the classes left of these 32
   for (int64_t first = 0; first < p.classes && before <= point; first += warp_lanes) {
-    const int64_t own = share_of(first + lane);
-    int64_t end = own;  // steps up to and including this lane's class
-#pragma unroll
-    for (int step = 1; step < warp_lanes; step *= 2) {
-      const int64_t left = __shfl_up_sync(all_lanes, end, step);
-      if (lane >= step) end += left;
-    }
+    const int64_t own = share_of(first + lane), end = warp_prefix_sum(own);
     const int64_t start = before + end - own;
     // Where the point lies within the interval of its class is uniform too, and chooses the sample.
     if (start <= point && point < start + own)

@@ -54,7 +54,7 @@ def interleaved(
             passed = min(passed, seconds_of(call, inputs, 1, SHORT_CALLS, device))
         iterations[name] = min(max(math.ceil(SAMPLE_SECONDS / passed), 1), MOST_ITERATIONS)
         affordable = int(budget / (passed * iterations[name]))
-        least = LEAST_ROUNDS if passed < 10 * LONG_SECONDS else 1
+        least = LEAST_ROUNDS if passed < 15 * LONG_SECONDS else 1
         rounds[name] = min(max(affordable, least), most_rounds)
         if passed >= LONG_SECONDS:  # too dear to be thrown away
             samples[name].append(once)

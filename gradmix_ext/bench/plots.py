@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import NullFormatter, NullLocator
 
 from gradmix_ext.bench.results import CaseResult, Group, Report, describe
 from gradmix_ext.bench.workload import Role
@@ -95,50 +97,44 @@ def _roof(group: Group, intensity: float) -> float:
 
 
 def plot_scaling(report: Report, what: str, path: Path) -> bool:
-    """Curves over what the settings vary: a row an op, a column an axis.
+    """Curves over what the settings vary: a row an op, a column an axis, their names beside them.
 
     Args:
-        report: with groups that have an axis.
+        report: with groups that have an axis; an axis of which there is one point makes no curve.
         what: ``"time"`` or ``"memory"``.
         path: of the picture.
 
     Returns:
         False, and no file, when there is no curve.
     """
-    groups = [group for group in report.groups if group.axis]
-    if not groups:
+    curves: dict[str, dict[str, list[Group]]] = {}
+    for group in sorted((g for g in report.groups if g.axis), key=lambda g: g.at):
+        curves.setdefault(group.op, {}).setdefault(group.axis, []).append(group)
+    for op, found in curves.items():
+        curves[op] = {axis: groups for axis, groups in found.items() if len(groups) > 1}
+    curves = {op: found for op, found in curves.items() if found}
+    if not curves:
         return False
     label, value = ("seconds", _seconds) if what == "time" else ("peak MB", _megabytes)
-    ops = list(dict.fromkeys(group.op for group in groups))
-    axes_of = {op: list(dict.fromkeys(g.axis for g in groups if g.op == op)) for op in ops}
-    columns = max(len(axes) for axes in axes_of.values())
-    others = [name for name in _names(groups) if not _own(groups, name)]
-    figure = new_figure(3.9 * columns + 1.4, 2.9 * len(ops))
-    grid = figure.subplots(len(ops), columns, squeeze=False)
-    for row, op in enumerate(ops):
-        for column in range(columns):
-            axes = grid[row, column]
-            if column >= len(axes_of[op]):
-                axes.set_visible(False)
-                continue
-            axis = axes_of[op][column]
-            chosen = sorted(
-                (g for g in groups if g.op == op and g.axis == axis), key=lambda g: g.at
-            )
-            _curves(axes, chosen, value, others)
-            axes.set(xscale="log", yscale="log", xlabel=axis)
+    columns = max(map(len, curves.values()))
+    figure = new_figure(3.6 * columns + 3.4, 2.6 * len(curves))
+    grid = figure.subplots(
+        len(curves), columns + 1, squeeze=False, width_ratios=[*[3.6] * columns, 2.8]
+    )
+    for row, (op, found) in zip(grid, curves.items(), strict=True):
+        styles = _styles([group for groups in found.values() for group in groups])
+        for axes in row[len(found) :]:
+            axes.set_axis_off()
+        for axes, (axis, groups) in zip(row, found.items(), strict=False):
+            _curves(axes, groups, value, styles)
+            axes.set_xlabel(axis)
             axes.set_title(op, loc="left", fontsize=9)
-            if column == 0:
-                axes.set_ylabel(label)
             _finish(axes)
-    handles: dict[str, Any] = {}
-    for axes in grid.flat:
-        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(name, handle)
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False,
-        fontsize=9,
-    )  # fmt: skip
+        row[0].set_ylabel(label)
+        names = row[len(found)]
+        for name, style in styles.items():
+            names.plot([], [], label=name, **style)
+        names.legend(loc="center left", frameon=False, fontsize=8, handlelength=3.5)
     figure.suptitle(
         f"{'Time' if what == 'time' else 'Peak memory'} on {describe(report.machine)}",
         x=0.01, ha="left", fontsize=10,
@@ -147,34 +143,43 @@ def plot_scaling(report: Report, what: str, path: Path) -> bool:
     return True
 
 
-def _names(groups: list[Group]) -> list[str]:
-    return list(dict.fromkeys(case.name for group in groups for case in group.cases))
+def _styles(groups: list[Group]) -> dict[str, dict[str, Any]]:
+    """How to draw each case of an op: ours in one colour, the others in different ones."""
+    names = list(dict.fromkeys(case.name for group in groups for case in group.cases))
+    ours = [name for name in names if _own(groups, name)]
+    others = [name for name in names if name not in ours]
+    lines = ("-", "--", ":", "-.")
+    return {
+        name: {"color": COLOURS[0], "marker": MARKERS[0], "lw": 2.0, "ls": lines[n % 4], "ms": 4.5}
+        for n, name in enumerate(ours)
+    } | {
+        name: {"color": COLOURS[n], "marker": MARKERS[n], "lw": 1.2, "ms": 4.5}
+        for name, n in zip(others, cycle(range(1, min(len(COLOURS), len(MARKERS)))), strict=False)
+    }
 
 
 def _curves(
     axes: Any,
     groups: list[Group],
     value: Callable[[CaseResult], float | None],
-    others: list[str],
+    styles: dict[str, dict[str, Any]],
 ) -> None:
-    """Each case of an op; `others` have one colour in all of the picture."""
-    for name in _names(groups):
+    """Each case of an op over one axis."""
+    for name, style in styles.items():
         points = [
             (group.at, found)
             for group in groups
             if (case := group.case(name)) is not None and (found := value(case)) is not None
         ]
-        if not points:
-            continue
-        if _own(groups, name):
-            colour, marker, width = COLOURS[0], MARKERS[0], 2.0
-        else:
-            number = 1 + others.index(name)
-            colour, marker, width = COLOURS[number % 7], MARKERS[number % 7], 1.2
-        axes.plot(
-            *zip(*points, strict=True), marker=marker, color=colour, lw=width, markersize=4.5,
-            label=name,
-        )  # fmt: skip
+        if points:
+            axes.plot(*zip(*points, strict=True), **style)
+    axes.set(xscale="log", yscale="log")
+    at = [group.at for group in groups]
+    axes.set_xticks(at, [f"{x:,}" for x in at])
+    axes.xaxis.set_minor_locator(NullLocator())
+    low, high = np.log10(axes.get_ylim())
+    axes.set_ylim(10.0 ** np.floor(low), 10.0 ** np.ceil(high))  # whole decades
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _seconds(case: CaseResult) -> float | None:

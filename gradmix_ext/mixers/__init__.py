@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from gradmix_ext.mixers.base import Mixer
-from gradmix_ext.mixers.batch import MixedBatch
+from gradmix_ext.mixers.batch import Draw, MixedBatch
 from gradmix_ext.mixers.controls import RandomMaskMixup, ShuffledScoresMixup
 from gradmix_ext.mixers.cutmix import CutMix
 from gradmix_ext.mixers.gradmix import GradMix
@@ -19,6 +19,7 @@ __all__ = [
     "MIXERS",
     "BalancedMixup",
     "CutMix",
+    "Draw",
     "GradMix",
     "ImageBatch",
     "ImageTransform",

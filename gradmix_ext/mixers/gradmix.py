@@ -323,8 +323,9 @@ class GradMix(Mixer):
         if self._head_input is None or self._direction is None or self._latest() is batch:
             return  # watching has ended, or this is the loss of the same batch once more
         self._latest = weakref.ref(batch)
-        # What stayed unmixed is a plain sample of its own class.
-        partner_target = torch.where(batch.mask, batch.partner_target, batch.target)
+        partner_target = batch.partner_target
+        if self.policy == "skip":  # elsewhere what stays unmixed is its own partner
+            partner_target = torch.where(batch.mask, partner_target, batch.target)
         features, logits = in_one_dtype(self._head_input.of(logits), logits.detach())
         value = ops.sample_scores(
             features,

@@ -11,10 +11,13 @@ from gradmix_ext import _checks as checks
 from gradmix_ext import reference
 from gradmix_ext.ops._library import define
 from gradmix_ext.reference.gather_augment_mixup import (
+    OP,
     channels_first,
     check,
+    check_noise,
     check_values,
     draw_noise,
+    per_channel,
 )
 
 
@@ -75,18 +78,34 @@ def gather_augment_mixup(
             ``gx.debug_checks()``; otherwise an image that does not exist is black as a sample, and
             as a partner it leaves the sample unmixed).
     """
-    lam_, mean, std = check(
-        images, index, partner_index, lam, mask, mean, std, padding, noise, layout, dtype,
-        memory_format,
-    )  # fmt: skip
+
+    def static_checks() -> None:
+        check(
+            images, index, partner_index, lam, mask, mean, std, padding, noise, layout, dtype,
+            memory_format,
+        )  # fmt: skip
+
     if checks.debug_enabled():
-        check_values(images, index, partner_index, std)
-    if noise is None:
-        noise = draw_noise(index, partner_index, padding, hflip, generator)
-    result: Tensor = torch.ops.gradmix_ext.gather_augment_mixup(
-        images, index, partner_index, lam_, mask, mean=mean, std=std, padding=padding, hflip=hflip,
-        noise=noise, layout=layout, dtype=dtype, memory_format=memory_format,
-    )  # fmt: skip
+        static_checks()
+        check_values(images, index, partner_index, per_channel(images, layout, mean, std)[1])
+    try:
+        # What the kernels leave alone, or take in more shapes than one.
+        own_mean, own_std = per_channel(images, layout, mean, std)
+        own_lam = 1.0 if lam is None else lam
+        alone = partner_index is None and not isinstance(own_lam, Tensor) and own_lam == 1.0
+        weight = None if alone else checks.as_lam(OP, own_lam, images)
+        if noise is not None:
+            check_noise(images, index, partner_index, noise)
+        else:
+            noise = draw_noise(index, partner_index, padding, hflip, generator)
+        result: Tensor = _OP(
+            images, index, partner_index, weight, mask, mean=own_mean, std=own_std,
+            padding=padding, hflip=hflip, noise=noise, layout=layout, dtype=dtype,
+            memory_format=memory_format,
+        )  # fmt: skip
+    except Exception:
+        static_checks()
+        raise
     return result
 
 
@@ -123,3 +142,4 @@ define(
     _fake,
     tags=(torch.Tag.nondeterministic_seeded,),
 )
+_OP = torch.ops.gradmix_ext.gather_augment_mixup.default

@@ -55,24 +55,33 @@ def check(
     if padding < 0:
         raise ValueError(f"{OP}: padding must not be negative, got {padding}")
     if noise is not None:
-        checks.tensor(OP, "noise", noise)
-        expected = noise_shape(index, partner_index)
-        if noise.dtype != torch.float32:
-            raise TypeError(f"{OP}: noise must be torch.float32, got {noise.dtype}")
-        if tuple(noise.shape) != expected:
-            raise ValueError(
-                f"{OP}: noise must have shape {list(expected)}, got {list(noise.shape)}"
-            )
-        checks.same_device(OP, "noise", noise, images.device)
+        check_noise(images, index, partner_index, noise)
     if dtype not in checks.FLOATING_DTYPES:
         raise TypeError(f"{OP}: dtype must be float32, float64, float16 or bfloat16, got {dtype}")
     if memory_format not in MEMORY_FORMATS:
         raise ValueError(
             f"{OP}: memory_format must be contiguous_format or channels_last, got {memory_format}"
         )
-    channels = channels_first(images, layout).shape[1]
+    return lam, *per_channel(images, layout, mean, std)
+
+
+def check_noise(images: Tensor, index: Tensor, partner_index: Tensor | None, noise: Tensor) -> None:
+    """Check shape, dtype and device of noise that is given."""
+    checks.tensor(OP, "noise", noise)
+    expected = noise_shape(index, partner_index)
+    if noise.dtype != torch.float32:
+        raise TypeError(f"{OP}: noise must be torch.float32, got {noise.dtype}")
+    if tuple(noise.shape) != expected:
+        raise ValueError(f"{OP}: noise must have shape {list(expected)}, got {list(noise.shape)}")
+    checks.same_device(OP, "noise", noise, images.device)
+
+
+def per_channel(
+    images: Tensor, layout: str, mean: Tensor | Sequence[float], std: Tensor | Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Mean and std as tensors [ch], checked."""
+    channels = images.shape[3 if layout == "hwc" else 1]
     return (
-        lam,
         _per_channel("mean", mean, channels, images),
         _per_channel("std", std, channels, images),
     )
