@@ -34,7 +34,7 @@ bench: $(STAMP) ## run the benchmarks as tests (pip install .[bench] brings what
 bench-check: $(STAMP) ## measure again and fail if a committed ratio got more than 20 % worse
 	$(BIN)/gradmix bench --quick --out runs/bench-check --check benchmarks/results $(ARGS)
 
-bench-results: $(STAMP) ## measure everything that docs/benchmarks.md shows, which takes half an hour
+bench-results: $(STAMP) ## measure everything that docs/benchmarks.md shows, which takes twenty minutes
 	rm -f benchmarks/results/cpu/*
 	$(BIN)/gradmix bench --out benchmarks/results/cpu $(ARGS)
 	$(BIN)/gradmix bench scaling --out benchmarks/results/cpu $(ARGS)
