@@ -174,6 +174,12 @@ def test_one_yardstick_that_changed_raises_no_alarm(make_report, make_group):
     assert change.factor == 1
 
 
+def test_memory_that_is_slow_for_a_while_raises_no_alarm(make_report, make_group):
+    """The limit slows down with ours; what is busy with something else does not."""
+    (change,) = changes(make_report(), make_report(make_group(ours=2.0, limit=1.0)))
+    assert change.factor == 1
+
+
 def test_a_case_that_is_gone_is_a_loss(make_report, make_group):
     group = make_group()
     gone = replace(group.cases[0], skipped="failed", median=0.0)
