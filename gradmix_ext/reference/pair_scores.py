@@ -89,12 +89,26 @@ def sample_scores(
     if checks.values_checked(logits.device):
         classes = logits.shape[1]
         check_values("sample_scores", logits, target, partner_target, classes, class_mask)
+    labels = target, partner_target, lam
+    return _inner_products(features, logits, *labels, direction_weight, direction_bias, class_mask)
+
+
+def _inner_products(
+    features: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    partner_target: Tensor,
+    lam: Tensor,
+    direction_weight: Tensor,
+    direction_bias: Tensor,
+    class_mask: Tensor | None,
+) -> Tensor:
+    """<g~, G> = δ~ᵀ (G_W h~ + G_b) of every sample [N]."""
     residual = softmax(logits, class_mask) - target_distribution(
         logits, target, partner_target, lam
     )
     dtype = residual.dtype
     projected = product(features.to(dtype), direction_weight.to(dtype).T) + direction_bias.to(dtype)
-    # <g~, G> = δ~ᵀ (G_W h~ + G_b)
     return (residual * projected).sum(dim=1)
 
 
@@ -111,16 +125,14 @@ def pair_scores(
     class_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Pure PyTorch version of :func:`gradmix_ext.ops.pair_scores`."""
-    check(
+    lam = check(
         features, logits, target, partner_target, lam, direction_weight, direction_bias,
         num_classes, class_mask,
     )  # fmt: skip
     if checks.values_checked(logits.device):
         check_values("pair_scores", logits, target, partner_target, num_classes, class_mask)
-    value = sample_scores(
-        features, logits, target, partner_target, lam, direction_weight, direction_bias,
-        class_mask=class_mask,
-    )  # fmt: skip
+    labels = target, partner_target, lam
+    value = _inner_products(features, logits, *labels, direction_weight, direction_bias, class_mask)
 
     # A sample of (a, b) counts in [a, b] and in [b, a]; one of (a, a) once. The extra last cell
     # takes samples whose label is out of range.
