@@ -143,7 +143,16 @@ def each_op(device):
             lambda h, z, y, y2, lam, images: gx.ops.draw_softly(y, preference, noise=drawn),
             None,
         ),
-        "class_weights": (lambda h, z, y, y2, lam, images: gx.ops.class_weights(y, 0.5), None),
+        "mix_labels": (
+            lambda h, z, y, y2, lam, images: gx.ops.mix_labels(
+                y, order, known[0], lam, lam, balance=0.5
+            ),
+            None,
+        ),
+        "pair_preferences": (
+            lambda h, z, y, y2, lam, images: gx.ops.pair_preferences(preference, known, 4.0),
+            None,
+        ),
         "sample_scores": (
             lambda h, z, y, y2, lam, images: gx.ops.sample_scores(h, z, y, y2, lam, *direction),
             None,

@@ -272,7 +272,8 @@ def call_each() -> None:
         pairs = scores, scores > 0, scores > 1
         gx.ops.blend_scores(*pairs, value, y, y2, momentum=0.9, threshold=0.0)
         gx.ops.draw_softly(y, scores)
-        gx.ops.class_weights(y, 0.5)
+        gx.ops.pair_preferences(scores, scores > 0, 4.0)
+        gx.ops.mix_labels(y, partner, y > 3, lam, lam, balance=0.5)
     torch.cuda.synchronize()
 
 

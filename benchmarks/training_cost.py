@@ -87,7 +87,7 @@ def split_cifar10(scale: int) -> tuple[Scenario, dict[str, Any], dict[str, Any]]
     names = tuple(map(str, range(10)))
     data = ArrayDataset("noise", x, y, test_x, test_y, names, (3, 32, 32), transform)
     scenario = class_incremental(data, increment=2, base=8, class_order_seed=None)
-    gradmix = {"criterion_samples": 512 // scale, "samples_per_pair": max(16 // scale, 1)}
+    gradmix = {"samples_per_class": max(16 // scale, 1), "samples_per_pair": max(16 // scale, 1)}
     return scenario, {"buffer": buffer, "epochs": 1, "batch_size": 32}, gradmix
 
 

@@ -98,28 +98,28 @@ def same_device(op: str, name: str, value: Tensor, device: torch.device) -> None
         raise ValueError(f"{op}: {name} must be on {device}, got {value.device}")
 
 
-def as_lam(op: str, value: Tensor | float, like: Tensor) -> Tensor:
+def as_lam(op: str, value: Tensor | float, like: Tensor, name: str = "lam") -> Tensor:
     """λ as a tensor, for which no gradient is computed; a Python number becomes a 0-dim tensor."""
     if isinstance(value, Tensor):
         if value.requires_grad:
-            raise ValueError(f"{op}: lam must not require grad: no gradient is computed for it")
+            raise ValueError(f"{op}: {name} must not require grad: no gradient is computed for it")
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{op}: lam must be a tensor or a number, got {type(value).__name__}")
+        raise TypeError(f"{op}: {name} must be a tensor or a number, got {type(value).__name__}")
     # float64 so that float64 data sees the number itself and not its float32 rounding
     return torch.full((), float(value), dtype=torch.float64, device=like.device)
 
 
-def lam(op: str, value: Tensor | float, length: int, like: Tensor) -> Tensor:
+def lam(op: str, value: Tensor | float, length: int, like: Tensor, name: str = "lam") -> Tensor:
     """λ as a tensor of 0, 1 or ``length`` elements."""
-    value = as_lam(op, value, like)
+    value = as_lam(op, value, like, name)
     if value.dtype not in FLOATING_DTYPES:
-        raise TypeError(f"{op}: lam must be floating point, got {value.dtype}")
+        raise TypeError(f"{op}: {name} must be floating point, got {value.dtype}")
     if value.dim() > 1 or (value.dim() == 1 and value.shape[0] not in (1, length)):
         raise ValueError(
-            f"{op}: lam must be a scalar or have shape [{length}], got {list(value.shape)}"
+            f"{op}: {name} must be a scalar or have shape [{length}], got {list(value.shape)}"
         )
-    same_device(op, "lam", value, like.device)
+    same_device(op, name, value, like.device)
     return value
 
 

@@ -287,14 +287,34 @@ struct SoftPartnerParams {
 };
 cudaError_t launch_soft_partners(const SoftPartnerParams&, cudaStream_t);
 
-// weight_i = (samples with the label of i)^-balance, then divided by their mean.
-struct ClassWeightParams {
+// partner_target_i = target[partner[i]]; used_i = lam_i at this strength where mask_i, else 1; weight_i = (samples with the label of
+// i)^-balance, then divided by its mean. A sample whose partner does not exist stays unmixed.
+struct MixLabelsParams {
   const int64_t* target;
+  const int64_t* partner;
+  const uint8_t* mask;
+  Weights lam_x, lam_y;
+  double strength;
   double balance;
   int64_t samples;
+  int64_t* partner_target;
+  void* used_x;  // float64 if wide, else float32
+  void* used_y;
   float* weight;
+  bool wide;
 };
-cudaError_t launch_class_powers(const ClassWeightParams&, cudaStream_t);
-cudaError_t launch_divide_by_mean(const ClassWeightParams&, cudaStream_t);
+cudaError_t launch_label_terms(const MixLabelsParams&, cudaStream_t);
+cudaError_t launch_divide_by_mean(const MixLabelsParams&, cudaStream_t);
+
+// preference = (score - mean) / (temperature * standard deviation) over the pairs that have a score, 0 for the others.
+struct PreferenceParams {
+  const void* scores;  // rows side by side, float64 if wide, else float32
+  const uint8_t* scored;
+  int64_t pairs;  // K^2
+  double temperature;
+  void* preference;
+  bool wide;
+};
+cudaError_t launch_pair_preferences(const PreferenceParams&, cudaStream_t);
 
 }  // namespace gradmix::cuda

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -89,12 +89,20 @@ class Mixer(ABC):
         if strength == 0:
             return unmixed(x, y)
         partner, mask = self.draw_partners(y)
-        lam_x, lam_y = self.lam_law.draw(y.shape[0], y.device, self.generator)
-        same = lam_y is lam_x
-        lam_x = _effective(lam_x, mask, strength)
-        lam_y = lam_x if same else _effective(lam_y, mask, strength)
-        weight = ops.class_weights(y, self.balance) if self.balance else None
-        return self.combine(x, y, Draw(partner, mask, lam_x, lam_y, weight))
+        lam = self.lam_law.draw(y.shape[0], y.device, self.generator)
+        partner_target, lam_x, lam_y, weight = ops.mix_labels(
+            y, partner, mask, *lam, strength=strength, balance=self.balance
+        )
+        draw = Draw(
+            partner,
+            mask,
+            partner_target,
+            lam_x,
+            lam_y,
+            weight if self.balance else None,
+            self._observer(),
+        )
+        return self.combine(x, y, draw)
 
     def combine(self, x: Tensor | ImageBatch, y: Tensor, draw: Draw) -> MixedBatch:
         """Mix samples with the partners drawn for them."""
@@ -103,6 +111,10 @@ class Mixer(ABC):
         else:
             mixed = ops.masked_mixup(x, draw.partner, draw.lam_x, draw.mask)
         return draw.batch(mixed, y)
+
+    def _observer(self) -> Callable[[MixedBatch, Tensor], None] | None:
+        """How the mixer learns from a batch and its logits; most do not."""
+        return None
 
     def check(  # noqa: B027 - most mixers take any
         self, model: nn.Module, sample_shape: Sequence[int]
@@ -163,8 +175,3 @@ def unmixed(x: Tensor | ImageBatch, y: Tensor) -> MixedBatch:
         partner=torch.arange(y.shape[0], device=y.device),
         lam_x=one,
     )
-
-
-def _effective(lam: Tensor, mask: Tensor, strength: float) -> Tensor:
-    """λ as it is used: closer to 1 where mixing is weak, 1 where ``mask`` is False."""
-    return torch.where(mask, 1 - strength * (1 - lam) if strength < 1 else lam, 1.0)

@@ -17,28 +17,33 @@ class Draw(NamedTuple):
     Attributes:
         partner: Index [N] of each sample's partner.
         mask: Samples [N] (bool) that are mixed.
+        partner_target: Label [N] of each sample's partner.
         lam_x: Weight [N] of the sample's own input; 1 where ``mask`` is False.
         lam_y: Weight [N] of the sample's own label; 1 where ``mask`` is False.
         weight: Weight [N] of each sample's loss; all alike by default.
+        observe: How the mixer learns from the batch and its logits, if it does.
     """
 
     partner: Tensor
     mask: Tensor
+    partner_target: Tensor
     lam_x: Tensor
     lam_y: Tensor
     weight: Tensor | None = None
+    observe: Callable[[MixedBatch, Tensor], None] | None = None
 
     def batch(self, x: Tensor, y: Tensor) -> MixedBatch:
         """The mixed samples ``x`` [N, ...] of what had labels ``y`` [N]."""
         return MixedBatch(
             x=x,
             target=y,
-            partner_target=y.index_select(0, self.partner),
+            partner_target=self.partner_target,
             lam=self.lam_y,
             mask=self.mask,
             partner=self.partner,
             lam_x=self.lam_x,
             weight=self.weight,
+            observe=self.observe,
         )
 
 

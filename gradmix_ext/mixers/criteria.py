@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import is_
 
 import torch
 from torch import Tensor, nn
@@ -63,20 +64,21 @@ class Probe:
         self.head = head
         self.class_mask = class_mask
         self.ranks = ranks
-        self._known: list[tuple[Inputs, Tensor, Tensor]] = []
+        self._known: list[tuple[Sequence[Inputs], Tensor, Tensor]] = []
 
-    def forward(self, x: Inputs) -> tuple[Tensor, Tensor]:
-        """Features [N, d] and logits [N, C] of samples ``x``."""
+    def forward(self, *parts: Inputs) -> tuple[Tensor, Tensor]:
+        """Features [N, d] and logits [N, C] of sets of samples, one after the other."""
         for known, features, logits in self._known:
-            if known is x:
+            if len(known) == len(parts) and all(map(is_, known, parts)):
                 return features, logits
-        return self._run([x])
+        return self._run(parts)
 
     def look(self, *parts: Inputs) -> None:
         """Forward several sets of samples as one, for :meth:`forward` to know them."""
         features, logits = self._run(parts)
         sizes = [len(x) for x in parts]
-        self._known = list(zip(parts, features.split(sizes), logits.split(sizes), strict=True))
+        each = zip(parts, features.split(sizes), logits.split(sizes), strict=True)
+        self._known = [(parts, features, logits), *(((x,), h, z) for x, h, z in each)]
 
     def _run(self, parts: Sequence[Inputs]) -> tuple[Tensor, Tensor]:
         total = sum(len(x) for x in parts)
@@ -148,12 +150,11 @@ def few(samples: Samples, limit: int, generator: torch.Generator | None) -> Samp
     x, y = samples
     if len(y) <= limit:
         return samples
-    noise = torch.rand((2, len(y)), dtype=torch.float64, device=y.device, generator=generator)
-    order = (y + noise[0]).argsort()  # by class, at random within one
-    _, label, size = y[order].unique_consecutive(return_inverse=True, return_counts=True)
-    rank = torch.arange(len(y), device=y.device) - (size.cumsum(0) - size)[label]
-    # The n samples of a class fall one each into n equal parts of [0, 1].
-    chosen = order[((rank + noise[1]) / size[label]).argsort()[:limit]]
+    noise = torch.rand(len(y) + 1, dtype=torch.float64, device=y.device, generator=generator)
+    order = (y + noise[1:]).argsort()  # by class, at random within one
+    # Steps of equal length through them, from anywhere within the first.
+    place = torch.arange(limit, device=y.device) + noise[0]
+    chosen = order[(place * len(y) / max(limit, 1)).long().clamp(max=len(y) - 1)]
     return x[chosen], y[chosen]
 
 
@@ -242,9 +243,7 @@ def score_pairs(
         return total / count.clamp(min=1), count > 0
 
     y = pool.own_y
-    outputs = [probe.forward(x) for x, _ in pool.parts]
-    features = torch.cat([features for features, _ in outputs])
-    logits = torch.cat([logits for _, logits in outputs])
+    features, logits = probe.forward(*(x for x, _ in pool.parts))
     present = torch.zeros(probe.head.out_features, dtype=torch.bool, device=y.device)
     present.index_fill_(0, pool.y, True)
     scored = present[:, None] & present
@@ -297,7 +296,7 @@ def _gram_of_all(probe: Probe, features: Tensor, logits: Tensor, y: Tensor) -> T
         count = probe.ranks.sum(count).clamp(min=1)
         mean = probe.ranks.sum(total).double() / count[:, None]
         gram += mean @ mean.T
-    return gram.to(features.dtype)
+    return gram.to(total.dtype)
 
 
 def _mixed_scores(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,11 +17,12 @@ from gradmix_ext.mixers.base import Mixer, Samples
 from gradmix_ext.mixers.batch import MixedBatch
 from gradmix_ext.mixers.criteria import CRITERIA, Direction, Pool, Probe, few, score_pairs
 from gradmix_ext.mixers.head import HeadInput, bare, find_head, in_one_dtype, is_compiled
-from gradmix_ext.mixers.images import ImageBatch
-from gradmix_ext.mixers.policies import POLICIES, preferences
 from gradmix_ext.ranks import Ranks, ranks_of
+from gradmix_ext.reference.draw_partners import POLICIES as HARD_POLICIES
 
 FIRST_TASK = ("mixup", "none")
+
+POLICIES = (*HARD_POLICIES, "soft")
 
 _STATE = ("scores", "scored", "allowed", "preference")
 
@@ -63,14 +63,15 @@ class GradMix(Mixer):
             ``"linear"`` (½(s_a + s_b) from the classes' own gradients) or ``"gram"`` (<g_a, g_b>).
         policy: ``"soft"`` draws partner j of i with probability
             ∝ exp(score / (temperature · standard deviation of the scores)) / (samples of y_j in the
-            batch), see `gradmix_ext.mixers.policies`; ``"redraw"`` draws it among the helpful
-            ones of the batch; ``"skip"`` draws a random permutation and leaves detrimental pairs
-            unmixed.
+            batch), see :func:`~gradmix_ext.ops.pair_preferences`; ``"redraw"`` draws it among the
+            helpful ones of the batch; ``"skip"`` draws a random permutation and leaves detrimental
+            pairs unmixed.
         threshold: Least score of a helpful pair; ``"soft"`` needs none.
         samples_per_pair: Mixed samples per class pair for ``"mixed"``.
-        criterion_samples: Most samples of the current task, and of the buffer, that the criterion
-            looks at: all of them where there are fewer, else a random draw in which every class
-            keeps its share. ``"mixed"`` draws pairs from all, and g_buf alone is limited.
+        samples_per_class: Most samples that the criterion looks at, of the current task and of the
+            buffer, for each of their classes in the mean: all of them where there are fewer, else
+            a random draw in which every class keeps its share. ``"mixed"`` draws pairs from all,
+            and g_buf alone is limited.
         update: When the criterion is renewed: ``"epoch"``, every so many steps (an int), or
             ``"online"``: only g_buf is renewed each epoch, and the scores come from the mixed
             samples that training forwards anyway. Beyond the paper.
@@ -123,7 +124,7 @@ class GradMix(Mixer):
         head: nn.Linear | str | None = None,
         score_momentum: float = 0.9,
         exploration: float = 0.05,
-        criterion_samples: int = 512,
+        samples_per_class: int = 16,
         process_group: dist.ProcessGroup | None = None,
         **options: Any,
     ) -> None:
@@ -157,7 +158,7 @@ class GradMix(Mixer):
         for name, count in (
             ("num_classes", num_classes),
             ("samples_per_pair", samples_per_pair),
-            ("criterion_samples", criterion_samples),
+            ("samples_per_class", samples_per_class),
         ):
             if count < 1:
                 raise ValueError(f"{name} must be positive, got {count}")
@@ -170,7 +171,7 @@ class GradMix(Mixer):
         self.threshold = threshold
         self.temperature = temperature
         self.samples_per_pair = samples_per_pair
-        self.criterion_samples = criterion_samples
+        self.samples_per_class = samples_per_class
         self.update_every = update
         self.first_task = first_task
         self.head = head
@@ -204,12 +205,8 @@ class GradMix(Mixer):
             exploration=0.0 if self._head_input is None else self.exploration,
         )
 
-    def mix(self, x: Tensor | ImageBatch, y: Tensor) -> MixedBatch:
-        """Mix a batch; see :meth:`Mixer.mix`."""
-        batch = super().mix(x, y)
-        if self._head_input is None or not self.schedule.strength(self.epoch):
-            return batch
-        return replace(batch, observe=self._observe)
+    def _observer(self) -> Callable[[MixedBatch, Tensor], None] | None:
+        return None if self._head_input is None else self._observe
 
     # The criterion --------------------------------------------------------------------------------
 
@@ -258,7 +255,7 @@ class GradMix(Mixer):
         online = self.update_every == "online"
         if not online and self.criterion != "mixed":
             current, buffer = self._few(current), held
-            probe.look(held[0], current[0])
+            probe.look(current[0], held[0])
         direction = probe.mean_gradient(held)
         if online:
             if is_compiled(model):
@@ -281,8 +278,10 @@ class GradMix(Mixer):
         self._decide()
 
     def _few(self, samples: Samples) -> Samples:
-        """Those of the samples that the criterion looks at, over all ranks at most so many."""
-        limit = self.ranks.quota(self.criterion_samples, len(samples[1]))
+        """Those of the samples that the criterion looks at, so many over all ranks."""
+        y = samples[1]
+        classes = len(self.ranks.joined(y)[0].unique())
+        limit = self.ranks.quota(self.samples_per_class * classes, len(y))
         return few(samples, limit, self.generator)
 
     def _begin(self) -> None:
@@ -298,7 +297,7 @@ class GradMix(Mixer):
 
     def _prefer(self) -> None:
         if self.policy == "soft":
-            self.preference = preferences(self.scores, self.scored, self.temperature)
+            self.preference = ops.pair_preferences(self.scores, self.scored, self.temperature)
 
     # Online scores --------------------------------------------------------------------------------
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.weak import WeakTensorKeyDictionary
 
 
 def find_head(model: nn.Module, head: nn.Linear | str | None = None) -> nn.Linear:
@@ -48,14 +48,16 @@ class HeadInput:
 
     def __init__(self, head: nn.Linear) -> None:
         self.head = head
-        self._inputs = WeakTensorKeyDictionary()
+        # A list of the few that are in use: a dictionary of tensors would cost a step more.
+        self._kept: list[tuple[weakref.ref[Tensor], Tensor]] = []
         self._handle = head.register_forward_hook(self._keep, with_kwargs=True)
 
     def _keep(
         self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor
     ) -> None:
         features = args[0] if args else kwargs["input"]
-        self._inputs[output] = features.detach()
+        self._kept = [kept for kept in self._kept if kept[0]() is not None]
+        self._kept.append((weakref.ref(output), features.detach()))
 
     def of(self, logits: object) -> Tensor:
         """The features [N, d] that the head made ``logits`` of.
@@ -67,18 +69,18 @@ class HeadInput:
             raise ValueError(
                 f"the model must return a tensor of logits, got {type(logits).__name__}"
             )
-        features: Tensor | None = self._inputs.get(logits)
-        if features is None:
-            raise ValueError(
-                f"the logits {list(logits.shape)} are not the output of the head {self.head}: the "
-                "model must return it unchanged. Name the right layer by head="
-            )
-        return features
+        for output, features in self._kept:
+            if output() is logits:
+                return features
+        raise ValueError(
+            f"the logits {list(logits.shape)} are not the output of the head {self.head}: the "
+            "model must return it unchanged. Name the right layer by head="
+        )
 
     def remove(self) -> None:
         """Take the hook off the head."""
         self._handle.remove()
-        self._inputs.clear()
+        self._kept.clear()
 
 
 def is_compiled(model: nn.Module) -> bool:
@@ -95,14 +97,15 @@ def evaluation(model: nn.Module) -> Iterator[None]:
     model runs eagerly meanwhile, since compiled code does not see hooks that were added later.
     """
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    for module in training:
+        object.__setattr__(module, "training", False)  # that of nn.Module takes a while
     eagerly = torch.compiler.set_stance("force_eager") if is_compiled(model) else nullcontext()
     try:
         with torch.no_grad(), eagerly:
             yield
     finally:
         for module in training:
-            module.training = True
+            object.__setattr__(module, "training", True)
 
 
 def in_one_dtype(features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradmix_ext import ops
 from gradmix_ext.mixers.base import Mixer
-from gradmix_ext.mixers.policies import draw_evenly
 
 
 class Mixup(Mixer):
@@ -48,9 +48,9 @@ class BalancedMixup(Mixer):
     def __init__(self, num_classes: int, alpha: float = 1.0, **options: Any) -> None:
         super().__init__(alpha, **options)
         self.num_classes = num_classes
+        self._alike = torch.zeros(num_classes, num_classes)
 
     def draw_partners(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Partner j with probability ∝ 1 / (number of samples of y_j in the batch)."""
-        noise = torch.rand(y.shape, dtype=torch.float64, device=y.device, generator=self.generator)
-        partner = draw_evenly(y, self.num_classes, noise)
-        return partner, torch.ones_like(y, dtype=torch.bool)
+        self._alike = self._alike.to(y.device)
+        return ops.draw_softly(y, self._alike, generator=self.generator)

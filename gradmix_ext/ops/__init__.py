@@ -7,25 +7,27 @@ is one and pure PyTorch (:mod:`gradmix_ext.reference`) when there is none.
 from gradmix_ext._checks import debug_checks
 from gradmix_ext.ops.blend_scores import blend_scores
 from gradmix_ext.ops.class_gradients import class_gradients, class_gram
-from gradmix_ext.ops.class_weights import class_weights
 from gradmix_ext.ops.draw_partners import draw_partners
 from gradmix_ext.ops.draw_softly import draw_softly
 from gradmix_ext.ops.gather_augment_mixup import gather_augment_mixup
 from gradmix_ext.ops.masked_mixup import masked_mixup
+from gradmix_ext.ops.mix_labels import mix_labels
 from gradmix_ext.ops.mixup_cross_entropy import mixup_cross_entropy
+from gradmix_ext.ops.pair_preferences import pair_preferences
 from gradmix_ext.ops.pair_scores import pair_scores, sample_scores
 
 __all__ = [
     "blend_scores",
     "class_gradients",
     "class_gram",
-    "class_weights",
     "debug_checks",
     "draw_partners",
     "draw_softly",
     "gather_augment_mixup",
     "masked_mixup",
+    "mix_labels",
     "mixup_cross_entropy",
+    "pair_preferences",
     "pair_scores",
     "sample_scores",
 ]

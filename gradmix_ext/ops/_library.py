@@ -55,6 +55,20 @@ def differentiable(
     )
 
 
+def call(op: torch._ops.OpOverload, *args: Any) -> Any:
+    """Call a differentiable op, past its gradient formula where no gradient is asked for.
+
+    PyTorch goes through the formula even then; it is Python, which costs more than a small op. The
+    condition is its own, and what it does is what it would do in the end.
+    """
+    if torch.compiler.is_compiling() or (
+        torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
+    ):
+        return op(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
+
+
 def in_full_precision(name: str) -> None:
     """Let an op compute in float32 under ``torch.autocast``, as PyTorch's own losses do."""
     for device in ("cpu", "cuda"):

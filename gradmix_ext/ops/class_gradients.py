@@ -10,7 +10,7 @@ from torch import Tensor
 from gradmix_ext import _checks as checks
 from gradmix_ext import reference
 from gradmix_ext.ops._last_layer import outer_products_backward
-from gradmix_ext.ops._library import define, differentiable
+from gradmix_ext.ops._library import call, define, differentiable
 from gradmix_ext.reference.class_gradients import (
     ALGORITHMS,
     check,
@@ -125,7 +125,7 @@ def _call(name: str, op: torch._ops.OpOverload, arguments: tuple[Any, ...], *own
         features, logits, target, partner_target, lam, *options = arguments
         if lam is not None:
             lam = checks.as_lam(name, lam, logits)
-        return op(features, logits, target, partner_target, lam, *options, *own)
+        return call(op, features, logits, target, partner_target, lam, *options, *own)
     except Exception:
         check(name, *arguments)
         raise

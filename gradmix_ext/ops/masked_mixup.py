@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradmix_ext import _checks as checks
 from gradmix_ext import reference
-from gradmix_ext.ops._library import define, differentiable
+from gradmix_ext.ops._library import call, define, differentiable
 from gradmix_ext.reference.masked_mixup import check, check_out, check_values, result_strides
 
 
@@ -51,7 +51,7 @@ def masked_mixup(
     try:
         weight = checks.as_lam("masked_mixup", lam, x)
         if out is None:
-            result: Tensor = _OP(x, partner, weight, mask)
+            result: Tensor = call(_OP, x, partner, weight, mask)
             return result
         if out.requires_grad or (x.requires_grad and torch.is_grad_enabled()):
             check_out(x, out, partner, weight, mask)

@@ -10,7 +10,7 @@ from torch import Tensor
 from gradmix_ext import _checks as checks
 from gradmix_ext import reference
 from gradmix_ext.ops._last_layer import softmax_backward
-from gradmix_ext.ops._library import define, differentiable
+from gradmix_ext.ops._library import call, define, differentiable
 from gradmix_ext.reference._terms import softmax, target_distribution
 from gradmix_ext.reference.pair_scores import check, check_samples, check_values
 
@@ -62,8 +62,9 @@ def sample_scores(
         classes = logits.shape[1]
         check_values("sample_scores", logits, target, partner_target, classes, class_mask)
     try:
-        result: Tensor = _SAMPLES_OP(
-            features, logits, target, partner_target, checks.as_lam("sample_scores", lam, logits),
+        result: Tensor = call(
+            _SAMPLES_OP, features, logits, target, partner_target,
+            checks.as_lam("sample_scores", lam, logits),
             direction_weight, direction_bias, class_mask,
         )  # fmt: skip
     except Exception:
@@ -122,8 +123,9 @@ def pair_scores(
         static_checks()
         check_values("pair_scores", logits, target, partner_target, num_classes, class_mask)
     try:
-        result: tuple[Tensor, Tensor] = _OP(
-            features, logits, target, partner_target, checks.as_lam("pair_scores", lam, logits),
+        result: tuple[Tensor, Tensor] = call(
+            _OP, features, logits, target, partner_target,
+            checks.as_lam("pair_scores", lam, logits),
             direction_weight, direction_bias, num_classes, class_mask,
         )  # fmt: skip
     except Exception:

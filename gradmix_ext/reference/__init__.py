@@ -7,29 +7,31 @@ differentiable by PyTorch's own autograd and never hold an [N, C, d] tensor.
 
 from gradmix_ext.reference.blend_scores import blend_scores
 from gradmix_ext.reference.class_gradients import class_gradients, class_gram
-from gradmix_ext.reference.class_weights import class_weights
 from gradmix_ext.reference.draw_partners import draw_partners
 from gradmix_ext.reference.draw_softly import draw_softly
 from gradmix_ext.reference.gather_augment_mixup import gather_augment_mixup
 from gradmix_ext.reference.masked_mixup import masked_mixup, masked_mixup_backward
+from gradmix_ext.reference.mix_labels import mix_labels
 from gradmix_ext.reference.mixup_cross_entropy import (
     mixup_cross_entropy,
     mixup_cross_entropy_backward,
 )
+from gradmix_ext.reference.pair_preferences import pair_preferences
 from gradmix_ext.reference.pair_scores import pair_scores, sample_scores
 
 __all__ = [
     "blend_scores",
     "class_gradients",
     "class_gram",
-    "class_weights",
     "draw_partners",
     "draw_softly",
     "gather_augment_mixup",
     "masked_mixup",
     "masked_mixup_backward",
+    "mix_labels",
     "mixup_cross_entropy",
     "mixup_cross_entropy_backward",
+    "pair_preferences",
     "pair_scores",
     "sample_scores",
 ]

@@ -33,7 +33,6 @@ def relative_error(out: Tensor, want: Tensor) -> float:
 def assert_close(sample, outputs, dtype: torch.dtype, terms: int = 64) -> None:
     """Sums are formed in float32 or wider and rounded once to the result's dtype."""
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    accumulated = torch.float64 if dtype == torch.float64 else torch.float32
     for got, expected in zip(outputs, truth(sample), strict=True):
         out, want = got.cpu(), torch.as_tensor(expected)
         assert out.shape == want.shape, str(sample)
@@ -41,5 +40,7 @@ def assert_close(sample, outputs, dtype: torch.dtype, terms: int = 64) -> None:
             assert torch.equal(out, want), str(sample)
             continue
         assert torch.equal(out.isnan(), want.isnan()), str(sample)
+        wide = dtype == torch.float64 == out.dtype
+        accumulated = torch.float64 if wide else torch.float32
         tolerance = terms * torch.finfo(accumulated).eps + torch.finfo(out.dtype).eps
         assert relative_error(out, want) <= tolerance, str(sample)

@@ -15,7 +15,8 @@ OPS = (
     "sample_scores",
     "draw_partners",
     "draw_softly",
-    "class_weights",
+    "mix_labels",
+    "pair_preferences",
     "gather_augment_mixup",
 )
 # Odd, beyond a warp's row; packets, held by a warp; beyond a warp's row; several tiles.

@@ -126,7 +126,8 @@ def typical(op: str):
         "sample_scores": ((h, z, y, y2, lam, *direction), {}),
         "draw_partners": ((y, allowed), {"noise": noise}),
         "draw_softly": ((y, torch.randn(c, c, generator=make)), {"noise": noise}),
-        "class_weights": ((y, 0.5), {}),
+        "mix_labels": ((y, partner, lam > 0.3, lam, lam), {"balance": 0.5}),
+        "pair_preferences": ((torch.randn(c, c, generator=make), allowed, 4.0), {}),
         "gather_augment_mixup": ((images, y, y2, lam), augmentation),
     }[op]
     moved = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()}

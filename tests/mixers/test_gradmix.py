@@ -70,17 +70,17 @@ class TestFewSamples:
         seen = []
         model = network()
         model.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
-        mixer = gx.GradMix(C, criterion=criterion, criterion_samples=10, samples_per_pair=2)
+        mixer = gx.GradMix(C, criterion=criterion, samples_per_class=5, samples_per_pair=2)
         mixer.update(model, samples([2, 3], 40), samples([0, 1], 30))
         assert sum(seen) == (10 + 2 * 10 if criterion == "mixed" else 20)  # 10 pairs of 4 classes
         assert mixer.scored[:4, :4].all()
 
     def test_scores_are_those_of_all_samples_in_the_mean(self):
         current, buffer = samples([2, 3], 40), samples([0, 1], 10)
-        mixer = gx.GradMix(C, criterion="linear")
+        mixer = gx.GradMix(C, criterion="linear", samples_per_class=40)
         mixer.update(network(), current, buffer)
         few = gx.GradMix(
-            C, criterion="linear", criterion_samples=20, generator=torch.Generator().manual_seed(0)
+            C, criterion="linear", samples_per_class=10, generator=torch.Generator().manual_seed(0)
         )
         drawn = []
         for _ in range(60):
@@ -93,8 +93,8 @@ class TestFewSamples:
         assert (error[:2, :2] < 1e-12).all()
 
     def test_a_limit_there_must_be(self):
-        with pytest.raises(ValueError, match="criterion_samples must be positive, got 0"):
-            gx.GradMix(C, criterion_samples=0)
+        with pytest.raises(ValueError, match="samples_per_class must be positive, got 0"):
+            gx.GradMix(C, samples_per_class=0)
 
 
 class TestCriteria:

@@ -9,7 +9,7 @@ from torch import nn
 
 import gradmix_ext as gx
 from gradmix_ext.mixers.lam import beta
-from gradmix_ext.mixers.policies import draw_evenly, preferences
+from gradmix_ext.ops import pair_preferences as preferences
 
 C, D = 6, 8
 Y = torch.tensor([0] * 12 + [1] * 5 + [3] * 2 + [4])
@@ -102,33 +102,6 @@ class TestDraw:
         compiled = torch.compile(draw_softly, backend="eager", fullgraph=True)
         preference, noise = torch.randn(C, C), torch.rand(len(Y), dtype=torch.float64)
         assert torch.equal(compiled(Y, preference, noise)[0], draw_softly(Y, preference, noise)[0])
-
-
-class TestEvenDraw:
-    def test_is_the_even_law_to_the_last_step_of_the_noise(self):
-        """A grid of noise finds each partner in proportion to 1 / (size of its class)."""
-        steps = 24 * 1000
-        noise = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
-        shares = torch.zeros(len(Y))
-        for part in noise.split(len(Y)):
-            partner = draw_evenly(Y, C, torch.cat([part, part.new_zeros(len(Y) - len(part))]))
-            shares += partner[: len(part)].bincount(minlength=len(Y))
-        even = 1 / (4 * Y.bincount()[Y])
-        torch.testing.assert_close(shares / steps, even, rtol=0, atol=2 / steps)
-
-    def test_is_the_soft_draw_without_preferences(self):
-        """The same law: both give every class of the batch the same share of the noise."""
-        noise = torch.rand(4000, dtype=torch.float64, generator=seeded())
-        y = Y.repeat(200)
-        even, soft = draw_evenly(y, C, noise), draw_softly(y, torch.zeros(C, C), noise)[0]
-        for k in (0, 1, 3, 4):
-            for partner in (even, soft):
-                assert stats.binomtest(int((y[partner] == k).sum()), 4000, 0.25).pvalue > 1e-3
-
-    @pytest.mark.parametrize("n", [0, 1])
-    def test_tiny_batches(self, n):
-        noise = torch.full((n,), 1 - 2**-53, dtype=torch.float64)
-        assert draw_evenly(Y[:n], C, noise).tolist() == list(range(n))
 
 
 class TestPreferences:

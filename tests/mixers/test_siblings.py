@@ -241,7 +241,7 @@ def test_balanced_partner_classes_are_uniform():
 
 
 def test_balanced_names_a_label_out_of_range():
-    with pytest.raises(RuntimeError, match=r"y\[1\] = 7 is out of range for 5 classes"):
+    with pytest.raises(RuntimeError, match=r"target\[1\] = 7 is out of range for 5 classes"):
         gx.BalancedMixup(C).mix(torch.randn(2, 3), torch.tensor([0, 7]))
 
 

@@ -181,9 +181,21 @@ def draw_softly(y, preference, noise):
     return partner, mask
 
 
-def class_weights(y, balance):
+def mix_labels(y, partner, mask, lam_x, lam_y, strength=1.0, balance=0.0):
+    n = len(y)
+    used = [np.ones(n), np.ones(n)]
+    for out, lam in zip(used, (lam_x, lam_y), strict=True):
+        out[mask] = 1 - strength * (1 - np.broadcast_to(lam, n)[mask])
     weight = np.array([float((y == label).sum()) ** -balance for label in y])
-    return weight / weight.mean() if len(y) else weight
+    return y[partner], *used, weight / weight.mean() if n else weight
+
+
+def pair_preferences(scores, scored, temperature):
+    known = scores[scored]
+    preference = np.zeros(scores.shape)
+    if len(set(known.tolist())) > 1:
+        preference[scored] = (known - known.mean()) / (temperature * known.std())
+    return preference
 
 
 def blend_scores(scores, scored, allowed, value, y, y2, momentum, threshold):

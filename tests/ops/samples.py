@@ -56,7 +56,8 @@ def samples(op: str, dtype: torch.dtype, sizes=SIZES) -> list[Sample]:
         "sample_scores": _sample_scores,
         "draw_partners": _partners,
         "draw_softly": _soft_partners,
-        "class_weights": _weights,
+        "mix_labels": _labels_to_mix,
+        "pair_preferences": _preferences,
         "gather_augment_mixup": _gather,
     }[op]
     return [sample for size in sizes for sample in builder(*size, dtype, make)]
@@ -234,11 +235,35 @@ def _soft_partners(n, c, d, dtype, make):
         yield Sample("draw_softly", f"{n}x{c}-unusable", (y, unusable), {"noise": noise})
 
 
-def _weights(n, c, d, dtype, make):
-    for balance in (0.0, 0.5, 1.0):
-        y = _labels(make, n, torch.arange(c) - 2)
-        yield Sample("class_weights", f"{n}x{c}-{balance}", (y, balance))
-    yield Sample("class_weights", f"{n}x{c}-strided", (y.repeat_interleave(2)[::2], 0.3))
+def _labels_to_mix(n, c, d, dtype, make):
+    partner = torch.randint(max(n, 1), (n,), generator=make)
+    mask = torch.rand(n, generator=make) < 0.7
+    y = _labels(make, n, torch.arange(c) - 2)
+    lam, other = _lam(make, n).to(dtype), _lam(make, n)
+    for name, lams, options in (
+        ("plain", (other, other), {}),
+        ("one", (other[:1].expand(n), torch.tensor(0.25)), {"balance": 1.0}),
+        ("weak", (lam, other), {"strength": 0.3, "balance": 0.5}),
+        ("off", (other, lam), {"strength": 0.0, "balance": 0.3}),
+    ):
+        yield Sample("mix_labels", f"{n}x{c}-{name}", (y, partner, mask, *lams), options)
+    apart = tuple(t.repeat_interleave(2)[::2] for t in (y, partner, mask, lam, other))
+    yield Sample("mix_labels", f"{n}x{c}-strided", apart, {"balance": 0.5})
+
+
+def _preferences(n, c, d, dtype, make):
+    dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    scores = _randn(make, dtype, c, c)
+    scored = torch.rand(c, c, generator=make) < 0.7
+    for name, changed, known in (
+        ("all", scores, torch.ones_like(scored)),
+        ("some", 1e-30 * scores + 1e-30, scored),
+        ("none", scores, torch.zeros_like(scored)),
+        ("alike", torch.full_like(scores, 1 / 3), scored),
+        ("strided", scores.T, scored.T),
+    ):
+        yield Sample("pair_preferences", f"{c}-{name}", (changed, known, 3.0))
+    yield Sample("pair_preferences", f"{c}-even", (scores, scored, float("inf")))
 
 
 def _gather(n, h, w, dtype, make):

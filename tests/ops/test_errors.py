@@ -40,7 +40,14 @@ def arguments(op):
         },
         "draw_partners": {"target": y, "allowed": torch.ones(C, C, dtype=torch.bool)},
         "draw_softly": {"target": y, "preference": torch.zeros(C, C)},
-        "class_weights": {"target": y, "balance": 0.5},
+        "mix_labels": {
+            "target": y, "partner": torch.arange(N), "mask": torch.ones(N, dtype=torch.bool),
+            "lam_x": torch.rand(N), "lam_y": torch.tensor(0.5), "strength": 0.5, "balance": 0.5,
+        },
+        "pair_preferences": {
+            "scores": torch.randn(C, C), "scored": torch.ones(C, C, dtype=torch.bool),
+            "temperature": 4.0,
+        },
     }[op]  # fmt: skip
 
 
@@ -177,11 +184,32 @@ CASES = {
         ({"noise": torch.rand(N)}, "noise must be torch.float64, got torch.float32"),
         ({"noise": torch.rand(3).double()}, r"noise must have shape \[5\], got \[3\]"),
     ],
-    "class_weights": [
+    "mix_labels": [
         ({"target": LABELS[None]}, r"target must have 1 dimension, got shape \[1, 5\]"),
         ({"target": LABELS.float()}, "target must be torch.int64, got torch.float32"),
+        ({"partner": LABELS[:3]}, r"partner must have shape \[5\], got \[3\]"),
+        ({"partner": at(3, 5, LABELS)}, r"partner\[3\] = 5 is out of range for a batch of 5"),
+        ({"partner": at(1, -1, LABELS)}, r"partner\[1\] = -1 is out of range for a batch of 5"),
+        ({"mask": LABELS}, "mask must be torch.bool, got torch.int64"),
+        ({"lam_x": 0.5}, "lam_x must be a tensor, got float"),
+        ({"lam_x": LABELS}, "lam_x must be floating point, got torch.int64"),
+        ({"lam_y": torch.rand(3)}, r"lam_y must be a scalar or have shape \[5\], got \[3\]"),
+        ({"lam_y": torch.rand(N, requires_grad=True)}, "lam_y must not require grad"),
+        ({"strength": -0.5}, r"strength must be in \[0, 1\], got -0.5"),
         ({"balance": 1.5}, r"balance must be in \[0, 1\], got 1.5"),
         ({"balance": float("nan")}, r"balance must be in \[0, 1\], got nan"),
+    ],
+    "pair_preferences": [
+        ({"scores": torch.randn(C, C, requires_grad=True)}, "scores must not require grad"),
+        ({"scores": torch.randn(C, C).half()}, "scores must be float32 or float64, got torch.f"),
+        ({"scores": torch.randn(C, 3)}, r"scores must be square, got shape \[4, 3\]"),
+        ({"scored": torch.ones(C, C)}, "scored must be torch.bool, got torch.float32"),
+        (
+            {"scored": torch.ones(C, 3, dtype=torch.bool)},
+            r"scored must have shape \[4, 4\], got \[4, 3\]",
+        ),
+        ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
+        ({"temperature": float("nan")}, "temperature must be positive, got nan"),
     ],
 }
 

@@ -19,7 +19,14 @@ DIFFERENTIABLE = (
     "pair_scores",
     "sample_scores",
 )
-OPS = (*DIFFERENTIABLE, "draw_partners", "draw_softly", "class_weights", "gather_augment_mixup")
+OPS = (
+    *DIFFERENTIABLE,
+    "draw_partners",
+    "draw_softly",
+    "mix_labels",
+    "pair_preferences",
+    "gather_augment_mixup",
+)
 SMALL = ((1, 1, 1), (5, 4, 3))
 
 
@@ -73,16 +80,17 @@ def test_gradients(module, op, backend):
         gradgradcheck(function, inputs, fast_mode=True)  # along random directions
 
 
-@pytest.mark.parametrize(
-    "op", [*DIFFERENTIABLE, "draw_partners", "draw_softly", "class_weights", "gather_augment_mixup"]
-)
+@pytest.mark.parametrize("op", OPS)
 def test_opcheck(op, backend):
     overload = getattr(torch.ops.gradmix_ext, op).default
     # one sample of a kind; the values are checked elsewhere
     for sample in samples(op, torch.float32, ((6, 5, 3),)):
         args = tuple(
             t.detach().clone().requires_grad_()
-            if isinstance(t, torch.Tensor) and t.dtype == torch.float32 and t.dim() > 1
+            if op in DIFFERENTIABLE
+            and isinstance(t, torch.Tensor)
+            and t.dtype == torch.float32
+            and t.dim() > 1
             else t
             for t in sample.args
         )
@@ -151,10 +159,8 @@ def test_compiles_without_a_graph_break(dynamic, backend):
         partner = torch.where(mask, partner, other)
         mixed = gx.ops.masked_mixup(x, partner, lam, mask)
         logits = mixed @ weight
-        weight = gx.ops.class_weights(y, 0.5)
-        loss = gx.ops.mixup_cross_entropy(
-            logits, y, y[partner], torch.where(mask, lam, 1.0), sample_weight=weight
-        )
+        label, _, own, weight = gx.ops.mix_labels(y, partner, mask, lam, lam, balance=0.5)
+        loss = gx.ops.mixup_cross_entropy(logits, y, label, own, sample_weight=weight)
         gram = gx.ops.class_gram(mixed, logits, y)
         direction, bias, _ = gx.ops.class_gradients(mixed, logits, y, groups=y * 0, num_groups=1)
         pair = mixed, logits, y, y[partner], lam, direction[0], bias[0]
@@ -162,7 +168,8 @@ def test_compiles_without_a_graph_break(dynamic, backend):
         value = gx.ops.sample_scores(*pair)
         blended = torch.zeros(3, 3), torch.zeros_like(allowed), allowed.clone()
         gx.ops.blend_scores(*blended, value.detach(), y, y[partner], momentum=0.9, threshold=0.0)
-        return loss + gram.sum() + score.sum() + value.sum() + blended[0].sum()
+        preference = gx.ops.pair_preferences(blended[0].detach(), blended[1], 4.0)
+        return loss + gram.sum() + score.sum() + value.sum() + (blended[0] + preference).sum()
 
     # Inductor generates C++ for the CPU, which needs the compiler that this backend lacks.
     code_generator = "aot_eager" if backend == "torch" else "inductor"

@@ -30,7 +30,6 @@ def truth(sample):
 
 def assert_close(sample, outputs, dtype):
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    accumulated = torch.float64 if dtype == torch.float64 else torch.float32
     for out, want in zip(outputs, truth(sample), strict=True):
         want = torch.as_tensor(want)
         assert out.shape == want.shape, str(sample)
@@ -38,6 +37,8 @@ def assert_close(sample, outputs, dtype):
             assert torch.equal(out, want), str(sample)
             continue
         # Sums are formed in float32 or wider and rounded once to the result's dtype.
+        wide = dtype == torch.float64 == out.dtype
+        accumulated = torch.float64 if wide else torch.float32
         tolerance = 64 * torch.finfo(accumulated).eps + torch.finfo(out.dtype).eps
         scale = want.abs().nan_to_num().max().item() if want.numel() else 0.0
         torch.testing.assert_close(
