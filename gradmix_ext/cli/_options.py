@@ -301,6 +301,13 @@ _MIXING = section(
     ),
     _option("--samples-per-pair", type=COUNT, default=16, help="Mixed samples per scored pair."),
     _option(
+        "--samples-per-class",
+        type=COUNT,
+        default=16,
+        help="Most samples of the task and of the buffer, for each class in the mean, that linear "
+        "and gram look at.",
+    ),
+    _option(
         "--update",
         callback=read_update,
         metavar="WHEN",

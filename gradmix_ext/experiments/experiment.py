@@ -56,6 +56,7 @@ _MIXING = (
     "threshold",
     "temperature",
     "samples_per_pair",
+    "samples_per_class",
     "update",
     "per_sample_lam",
     "balance",
@@ -110,6 +111,7 @@ class ExperimentConfig:
     threshold: float = 0.0
     temperature: float = 4.0
     samples_per_pair: int = 16
+    samples_per_class: int = 16
     update: str | int = "epoch"
     per_sample_lam: bool | None = None
     balance: float | None = None

@@ -72,9 +72,9 @@ class GradMix(Mixer):
             buffer, for each of their classes in the mean: all of them where there are fewer, else
             a random draw in which every class keeps its share. ``"mixed"`` draws pairs from all,
             and g_buf alone is limited.
-        update: When the criterion is renewed: ``"epoch"``, every so many steps (an int), or
-            ``"online"``: only g_buf is renewed each epoch, and the scores come from the mixed
-            samples that training forwards anyway. Beyond the paper.
+        update: When the criterion is renewed: ``"epoch"``, at the start of each; an int, then and
+            after every so many steps; or ``"online"``: only g_buf is renewed each epoch, and the
+            scores come from the mixed samples that training forwards anyway. Beyond the paper.
         per_sample_lam: Draw one λ per sample instead of one per batch.
         generator: Source of all randomness, on the device of the data; PyTorch's own by default.
         preset: What ``criterion``, ``policy``, ``per_sample_lam`` and ``balance`` are where they

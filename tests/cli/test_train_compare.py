@@ -144,6 +144,7 @@ def test_settings_reach_the_experiment(gradmix, tmp_path):
         --fill-buffer --replay split --batch-size 32 --epochs 1 --lr 0.1 --momentum 0.5
         --weight-decay 0.01
         --alpha 0.4 --criterion linear --policy skip --threshold 0.1 --samples-per-pair 3
+        --samples-per-class 5
         --preset paper --temperature 2 --balance 0.3
         --update 5 --per-sample-lam --lam-coupling fixed --fixed-lam 0.8,0.6 --stop-epoch 3
         --taper linear --device cpu --optimizer adamw --schedule cosine --clip-grad 2.5 --amp bf16
@@ -158,6 +159,7 @@ def test_settings_reach_the_experiment(gradmix, tmp_path):
         "batch_size": 32, "optimizer": "adamw", "lr": 0.1, "momentum": 0.5, "weight_decay": 0.01,
         "schedule": "cosine", "clip_grad": 2.5, "alpha": 0.4, "criterion": "linear",
         "policy": "skip", "threshold": 0.1, "samples_per_pair": 3, "update": 5,
+        "samples_per_class": 5,
         "preset": "paper", "temperature": 2.0, "balance": 0.3,
         "per_sample_lam": True, "lam_coupling": "fixed", "fixed_lam": [0.8, 0.6], "stop_epoch": 3,
         "taper": "linear", "amp": "bf16", "storage": "host",
@@ -302,8 +304,8 @@ def test_help_lists_every_command_and_flag(gradmix):
         "--dataset", "--data-dir", "--tasks", "--increment", "--base", "--class-order-seed",
         "--buffer-size", "--buffer-policy", "--replay", "--batch-size", "--epochs", "--lr",
         "--momentum", "--weight-decay", "--alpha", "--criterion", "--policy", "--threshold",
-        "--samples-per-pair", "--update", "--per-sample-lam", "--seeds", "--device", "--threads",
-        "--out",
+        "--samples-per-pair", "--samples-per-class", "--update", "--per-sample-lam", "--seeds",
+        "--device", "--threads", "--out",
     ]  # fmt: skip
     for command in ("train", "compare"):
         text = gradmix(command, "--help")[1]
@@ -326,7 +328,7 @@ def test_flags_offer_what_the_package_has_and_share_its_defaults():
     mixer = inspect.signature(GradMix).parameters
     for name in (
         "alpha", "criterion", "policy", "threshold", "temperature", "samples_per_pair",
-        "update", "per_sample_lam", "balance",
+        "samples_per_class", "update", "per_sample_lam", "balance",
     ):  # fmt: skip
         assert mixer[name].default == getattr(config, name)
 

@@ -135,7 +135,14 @@ def measure(
 
     def criterion(name: str, samples: int, memory: Samples = buffer) -> Tensor:
         classes = find_head(model).out_features
-        mixer = GradMix(classes, config.alpha, name, samples_per_pair=samples, generator=generator)
+        mixer = GradMix(
+            classes,
+            config.alpha,
+            name,
+            samples_per_pair=samples,
+            samples_per_class=max(len(current[1]), len(memory[1])),  # all of them
+            generator=generator,
+        )
         mixer.update(model, current, memory, seen_mask)
         return mixer.scores[pool.pairs[:, 0], pool.pairs[:, 1]].double().cpu()
 
