@@ -19,21 +19,22 @@ int64_t share_of(double preference) { return static_cast<int64_t>(std::exp(prefe
 struct Draw {
   const ClassRuns& runs;
   const double* noise;
-  int64_t classes;
+  int64_t row, column;  // strides of the preferences
   int64_t* partner;
   uint8_t* mask;
 };
 
 // The partners of the samples of one class, whose preferences are `row`; `edge` has room for the classes present.
 template <class A>
-void draw_of_class(const Draw& d, int64_t own, const A* row, std::vector<int64_t>& edge) {
+void draw_of_class(const Draw& d, int64_t own, const A* preferences, std::vector<int64_t>& edge) {
   const std::vector<int64_t>& present = d.runs.present;
+  const auto preference_of = [&](int64_t c) { return static_cast<double>(preferences[own * d.row + c * d.column]); };
   double best = -INFINITY;
-  for (const int64_t c : present) best = std::max(best, static_cast<double>(row[c]));
+  for (const int64_t c : present) best = std::max(best, preference_of(c));
   int64_t total = 0;
   bool excluded = !std::isfinite(best);
   for (size_t r = 0; r < present.size(); ++r) {
-    const double preference = static_cast<double>(row[present[r]]);
+    const double preference = preference_of(present[r]);
     excluded = excluded || std::isnan(preference);
     total += excluded ? 0 : share_of(preference - best);
     edge[r] = total;
@@ -57,10 +58,7 @@ void draw_all(const Draw& d, const A* preference) {
   const int64_t present = static_cast<int64_t>(d.runs.present.size());
   parallel(present, std::max<int64_t>(1, grain_exponentials / std::max<int64_t>(present, 1)), [&](int64_t begin, int64_t end) {
     std::vector<int64_t> edge(present);
-    for (int64_t r = begin; r < end; ++r) {
-      const int64_t own = d.runs.present[r];
-      draw_of_class(d, own, preference + own * d.classes, edge);
-    }
+    for (int64_t r = begin; r < end; ++r) draw_of_class(d, d.runs.present[r], preference, edge);
   });
 }
 
@@ -76,16 +74,16 @@ std::tuple<Tensor, Tensor> draw_softly(const Tensor& target, const Tensor& prefe
   const DType dtype = data_type(preference, op, "preference");
   check_labels(label, samples, classes, ClassMask(std::nullopt, classes, op), op, "target");
   const Column<double> uniform(noise ? *noise : fill_uniform(empty({samples}, ScalarType::Double)), samples, op, "noise");
-  const Tensor rows = make_contiguous(to_dtype(preference, acc_scalar_type(dtype)));
+  const Tensor odds = to_dtype(preference, acc_scalar_type(dtype));
 
   const Tensor partner = empty({samples}, ScalarType::Long);
   const Tensor mask = empty({samples}, ScalarType::Bool);
   const ClassRuns runs(label.data(), samples, classes);
-  const Draw draw{runs, uniform.data(), classes, static_cast<int64_t*>(partner.mutable_data_ptr()),
+  const Draw draw{runs, uniform.data(), odds.stride(0), odds.stride(1), static_cast<int64_t*>(partner.mutable_data_ptr()),
                   static_cast<uint8_t*>(mask.mutable_data_ptr())};
   with_acc(dtype, [&](auto zero) {
     using A = decltype(zero);
-    draw_all(draw, static_cast<const A*>(rows.const_data_ptr()));
+    draw_all(draw, static_cast<const A*>(odds.const_data_ptr()));
   });
   return {partner, mask};
 }

@@ -20,11 +20,10 @@ std::tuple<Tensor, Tensor> draw_softly(const Tensor& target, const Tensor& prefe
   check(preference.size(1) == classes, op, ": preference must be square");
   const DType dtype = data_type(preference, op, "preference");
   const Column noise(noise_given ? *noise_given : fill_uniform(empty(target, {samples}, ScalarType::Double)), target, samples, ScalarType::Double, op, "noise");
-  const Tensor rows = make_contiguous(preference);
 
   Tensor partner = empty(target, {samples}, ScalarType::Long), mask = empty(target, {samples}, ScalarType::Bool);
   const Order order = order_by_index(target, label.indices(), nullptr, samples, classes, nullptr, op, scope.stream());
-  check_launch(launch_soft_partners({label.indices(), rows.const_data_ptr(), dtype, noise.numbers(), order.samples(), order.starts(),
+  check_launch(launch_soft_partners({label.indices(), preference.const_data_ptr(), preference.stride(0), preference.stride(1), dtype, noise.numbers(), order.samples(), order.starts(),
                                      samples, classes, static_cast<int64_t*>(partner.mutable_data_ptr()),
                                      static_cast<uint8_t*>(mask.mutable_data_ptr())},
                                     scope.stream()),

@@ -17,12 +17,13 @@ __global__ void __launch_bounds__(threads) soft_partners(SoftPartnerParams p) {
   const int64_t label = p.target[i];
   const bool valid = label >= 0 && label < p.classes;
   const auto size_of = [&](int64_t c) { return c < p.classes ? p.offsets[c + 1] - p.offsets[c] : int64_t{0}; };
-  const T* row = static_cast<const T*>(p.preference) + (valid ? label * p.classes : 0);
+  const T* row = static_cast<const T*>(p.preference) + (valid ? label * p.row : 0);
+  const auto preference_of = [&](int64_t c) { return static_cast<double>(to_acc(row[c * p.column])); };
   double best = -INFINITY;
   int unusable = !valid;  // NaN has to be looked for: no maximum shows it
   for (int64_t c = lane; c < p.classes; c += warp_lanes) {
     if (size_of(c) == 0) continue;
-    const double preference = static_cast<double>(to_acc(row[c]));
+    const double preference = preference_of(c);
     best = larger(best, preference);
     unusable |= preference != preference;
   }
@@ -35,7 +36,7 @@ __global__ void __launch_bounds__(threads) soft_partners(SoftPartnerParams p) {
   }
   if (!drawn) return;  // a whole warp
   const auto share_of = [&](int64_t c) {
-    return size_of(c) == 0 ? int64_t{0} : static_cast<int64_t>(exp(static_cast<double>(to_acc(row[c])) - best) * resolution);
+    return size_of(c) == 0 ? int64_t{0} : static_cast<int64_t>(exp(preference_of(c) - best) * resolution);
   };
   int64_t total = 0;
   for (int64_t c = lane; c < p.classes; c += warp_lanes) total += share_of(c);

@@ -275,7 +275,8 @@ cudaError_t launch_skip_partners(const PartnerParams&, cudaStream_t);
 // A class of the batch with odds exp(preference[label, class]), then one of its samples; order and offsets are by class.
 struct SoftPartnerParams {
   const int64_t* target;
-  const void* preference;  // [K, K], rows side by side
+  const void* preference;  // [K, K] with these strides
+  int64_t row, column;
   DType dtype;
   const double* noise;
   const int64_t* order;

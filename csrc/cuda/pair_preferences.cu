@@ -6,7 +6,7 @@ namespace {
 
 constexpr int threads = 1024;
 
-// One block, so that nothing has to wait for a second launch: the matrix is small, or it is needed once an epoch.
+// One block: the matrix is small with few classes, and with many it is needed once an epoch, but for online scores and a soft draw.
 template <class A>
 __global__ void __launch_bounds__(threads) standardise(PreferenceParams p) {
   GRADMIX_SHARED(WarpParts<int64_t>, counts);

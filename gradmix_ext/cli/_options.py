@@ -304,8 +304,7 @@ _MIXING = section(
         "--samples-per-class",
         type=COUNT,
         default=16,
-        help="Most samples of the task and of the buffer, for each class in the mean, that linear "
-        "and gram look at.",
+        help="Most samples of each class of the current task that linear and gram look at.",
     ),
     _option(
         "--update",

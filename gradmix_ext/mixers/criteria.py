@@ -158,6 +158,19 @@ def few(samples: Samples, limit: int, generator: torch.Generator | None) -> Samp
     return x[chosen], y[chosen]
 
 
+def few_of_each(samples: Samples, limit: int, generator: torch.Generator | None) -> Samples:
+    """At most ``limit`` samples of each class, drawn where it has more."""
+    x, y = samples
+    count = y.unique(return_counts=True)[1]
+    if not (count > limit).any():
+        return samples
+    noise = torch.rand(len(y), dtype=torch.float64, device=y.device, generator=generator)
+    order = (y + noise).argsort()  # by class, at random within one
+    begin = (count.cumsum(0) - count).repeat_interleave(count)
+    chosen = order[torch.arange(len(y), device=y.device) < begin + limit]
+    return x[chosen], y[chosen]
+
+
 class Pool:
     """Current and buffered samples addressed as one set, without copying either.
 

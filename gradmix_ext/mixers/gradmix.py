@@ -15,7 +15,15 @@ from gradmix_ext import _checks as checks
 from gradmix_ext import ops
 from gradmix_ext.mixers.base import Mixer, Samples
 from gradmix_ext.mixers.batch import MixedBatch
-from gradmix_ext.mixers.criteria import CRITERIA, Direction, Pool, Probe, few, score_pairs
+from gradmix_ext.mixers.criteria import (
+    CRITERIA,
+    Direction,
+    Pool,
+    Probe,
+    few,
+    few_of_each,
+    score_pairs,
+)
 from gradmix_ext.mixers.head import HeadInput, bare, find_head, in_one_dtype, is_compiled
 from gradmix_ext.ranks import Ranks, ranks_of
 from gradmix_ext.reference.draw_partners import POLICIES as HARD_POLICIES
@@ -68,10 +76,11 @@ class GradMix(Mixer):
             pairs unmixed.
         threshold: Least score of a helpful pair; ``"soft"`` needs none.
         samples_per_pair: Mixed samples per class pair for ``"mixed"``.
-        samples_per_class: Most samples that the criterion looks at, of the current task and of the
-            buffer, for each of their classes in the mean: all of them where there are fewer, else
-            a random draw in which every class keeps its share. ``"mixed"`` draws pairs from all,
-            and g_buf alone is limited.
+        samples_per_class: Most samples of each class of the current task that ``"linear"`` and
+            ``"gram"`` look at, drawn anew each time.
+        buffer_samples: Most samples of the buffer that g_buf is the mean over, and that
+            ``"linear"`` and ``"gram"`` look at: all of them where there are fewer, else a random
+            draw in which every class keeps its share.
         update: When the criterion is renewed: ``"epoch"``, at the start of each; an int, then and
             after every so many steps; or ``"online"``: only g_buf is renewed each epoch, and the
             scores come from the mixed samples that training forwards anyway. Beyond the paper.
@@ -125,6 +134,7 @@ class GradMix(Mixer):
         score_momentum: float = 0.9,
         exploration: float = 0.05,
         samples_per_class: int = 16,
+        buffer_samples: int = 512,
         process_group: dist.ProcessGroup | None = None,
         **options: Any,
     ) -> None:
@@ -159,6 +169,7 @@ class GradMix(Mixer):
             ("num_classes", num_classes),
             ("samples_per_pair", samples_per_pair),
             ("samples_per_class", samples_per_class),
+            ("buffer_samples", buffer_samples),
         ):
             if count < 1:
                 raise ValueError(f"{name} must be positive, got {count}")
@@ -172,6 +183,7 @@ class GradMix(Mixer):
         self.temperature = temperature
         self.samples_per_pair = samples_per_pair
         self.samples_per_class = samples_per_class
+        self.buffer_samples = buffer_samples
         self.update_every = update
         self.first_task = first_task
         self.head = head
@@ -251,10 +263,11 @@ class GradMix(Mixer):
         device = buffer[1].device
         class_mask = as_class_mask(seen_classes, self.num_classes, device)
         probe = Probe(model, head, class_mask, self.ranks)
-        held = self._few(buffer)
+        held = few(buffer, self.ranks.quota(self.buffer_samples, len(buffer[1])), self.generator)
         online = self.update_every == "online"
         if not online and self.criterion != "mixed":
-            current, buffer = self._few(current), held
+            each = math.ceil(self.samples_per_class / self.ranks.size)
+            current, buffer = few_of_each(current, each, self.generator), held
             probe.look(current[0], held[0])
         direction = probe.mean_gradient(held)
         if online:
@@ -276,13 +289,6 @@ class GradMix(Mixer):
         )
         self.scores, self.scored = scores, scored
         self._decide()
-
-    def _few(self, samples: Samples) -> Samples:
-        """Those of the samples that the criterion looks at, so many over all ranks."""
-        y = samples[1]
-        classes = len(self.ranks.joined(y)[0].unique())
-        limit = self.ranks.quota(self.samples_per_class * classes, len(y))
-        return few(samples, limit, self.generator)
 
     def _begin(self) -> None:
         """Mix every pair or none, as long as there is no buffer."""

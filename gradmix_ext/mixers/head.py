@@ -48,16 +48,16 @@ class HeadInput:
 
     def __init__(self, head: nn.Linear) -> None:
         self.head = head
-        # A list of the few that are in use: a dictionary of tensors would cost a step more.
-        self._kept: list[tuple[weakref.ref[Tensor], Tensor]] = []
+        # By id, since tensors as keys would cost a step more; gone with the output.
+        self._kept: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
         self._handle = head.register_forward_hook(self._keep, with_kwargs=True)
 
     def _keep(
         self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor
     ) -> None:
         features = args[0] if args else kwargs["input"]
-        self._kept = [kept for kept in self._kept if kept[0]() is not None]
-        self._kept.append((weakref.ref(output), features.detach()))
+        key, kept = id(output), self._kept
+        kept[key] = weakref.ref(output, lambda _: kept.pop(key, None)), features.detach()
 
     def of(self, logits: object) -> Tensor:
         """The features [N, d] that the head made ``logits`` of.
@@ -69,13 +69,13 @@ class HeadInput:
             raise ValueError(
                 f"the model must return a tensor of logits, got {type(logits).__name__}"
             )
-        for output, features in self._kept:
-            if output() is logits:
-                return features
-        raise ValueError(
-            f"the logits {list(logits.shape)} are not the output of the head {self.head}: the "
-            "model must return it unchanged. Name the right layer by head="
-        )
+        kept = self._kept.get(id(logits))
+        if kept is None:
+            raise ValueError(
+                f"the logits {list(logits.shape)} are not the output of the head {self.head}: the "
+                "model must return it unchanged. Name the right layer by head="
+            )
+        return kept[1]
 
     def remove(self) -> None:
         """Take the hook off the head."""
@@ -97,15 +97,14 @@ def evaluation(model: nn.Module) -> Iterator[None]:
     model runs eagerly meanwhile, since compiled code does not see hooks that were added later.
     """
     training = [module for module in model.modules() if module.training]
-    for module in training:
-        object.__setattr__(module, "training", False)  # that of nn.Module takes a while
+    model.eval()
     eagerly = torch.compiler.set_stance("force_eager") if is_compiled(model) else nullcontext()
     try:
         with torch.no_grad(), eagerly:
             yield
     finally:
         for module in training:
-            object.__setattr__(module, "training", True)
+            module.training = True
 
 
 def in_one_dtype(features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:

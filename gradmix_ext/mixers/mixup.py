@@ -48,9 +48,10 @@ class BalancedMixup(Mixer):
     def __init__(self, num_classes: int, alpha: float = 1.0, **options: Any) -> None:
         super().__init__(alpha, **options)
         self.num_classes = num_classes
-        self._alike = torch.zeros(num_classes, num_classes)
+        self._alike = torch.zeros(1, 1)
 
     def draw_partners(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Partner j with probability ∝ 1 / (number of samples of y_j in the batch)."""
         self._alike = self._alike.to(y.device)
-        return ops.draw_softly(y, self._alike, generator=self.generator)
+        alike = self._alike.expand(self.num_classes, self.num_classes)
+        return ops.draw_softly(y, alike, generator=self.generator)

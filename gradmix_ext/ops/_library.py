@@ -59,10 +59,13 @@ def call(op: torch._ops.OpOverload, *args: Any) -> Any:
     """Call a differentiable op, past its gradient formula where no gradient is asked for.
 
     PyTorch goes through the formula even then; it is Python, which costs more than a small op. The
-    condition is its own, and what it does is what it would do in the end.
+    condition is its own, and what happens is what it would do in the end; but tensors inside of a
+    ``torch.func`` transform do not tell whether what they wrap requires a gradient.
     """
-    if torch.compiler.is_compiling() or (
-        torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
+    if (
+        torch.compiler.is_compiling()
+        or (torch.is_grad_enabled() and torch._C._any_requires_grad(*args))
+        or torch._C._functorch.peek_interpreter_stack() is not None
     ):
         return op(*args)
     with torch._C._AutoDispatchBelowAutograd():

@@ -53,7 +53,7 @@ def draw_softly(
     size = one_hot(bucket, classes, torch.int64).sum(dim=0)
     start = size.cumsum(0) - size
 
-    row = preference.double()[torch.where(valid, target, 0)].masked_fill(size == 0, -torch.inf)
+    row = preference[torch.where(valid, target, 0)].double().masked_fill(size == 0, -torch.inf)
     odds = (row - row.max(dim=1, keepdim=True).values).exp()
     # NaN where every pair is excluded, or a preference is NaN or +inf
     excluded = odds.isnan().any(dim=1, keepdim=True)

@@ -109,7 +109,7 @@ def explain(
         alpha=alpha,
         criterion="mixed",
         samples_per_pair=samples_per_pair,
-        samples_per_class=max(len(reference[1]), 1),  # all of them
+        buffer_samples=max(len(reference[1]), 1),  # all of them
         generator=torch.Generator(x.device).manual_seed(seed),
     )
     mixer.update(model, (x, y), reference, seen_classes=list(range(num_classes)))

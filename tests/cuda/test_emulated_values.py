@@ -159,6 +159,11 @@ class TestOutOfRange:
             emulated.masked_mixup_backward(x, partner, lam),
             emulated.masked_mixup_backward(x, fixed, lam, mask),
         )
+        y = torch.arange(5)
+        got = emulated.mix_labels(y, partner, mask | True, lam, lam, balance=0.5)
+        own = torch.where(mask, fixed, y)
+        want = gx.reference.mix_labels(y, own, mask, lam, lam, balance=0.5)
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
     @pytest.mark.parametrize("bad", bad)
     def test_labels(self, bad, emulated):

@@ -85,6 +85,34 @@ def test_scores_are_those_of_one_process_on_the_union(on_ranks, size, criterion,
     assert torch.equal(everywhere[0][3], known)
 
 
+def counted(group, options):
+    """The samples that the model was given, and the scores."""
+    rank, size = torch.distributed.get_rank(group), torch.distributed.get_world_size(group)
+    current, buffer = data()
+    own, model, seen = mixer(10 + rank, group, **options), network(), []
+    model.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    own.update(model, part(current, CURRENT[size][rank]), part(buffer, BUFFER[size][rank]))
+    return sum(seen), own.scores, own.scored
+
+
+@pytest.mark.parametrize("criterion", ["linear", "gram"])
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_limits_are_those_of_all_ranks(on_ranks, size, criterion):
+    options = {"criterion": criterion, "samples_per_class": 2, "buffer_samples": 4}
+    everywhere = on_ranks(size, counted, options)
+    for other in everywhere[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(everywhere[0][1:], other[1:], strict=True))
+    # One or two of each class on each rank; and the buffer's, rounded down.
+    each = 2 // size or 1
+    current = data()[0][1]
+    held = sum(
+        min(int(count), each) for rows in CURRENT[size] for count in current[rows].bincount()
+    )
+    total = sum(one[0] for one in everywhere)
+    assert held < total <= held + 4
+    assert everywhere[0][2][2:, 2:].all()
+
+
 @pytest.mark.parametrize("policy", ["redraw", "soft"])
 def test_the_shuffled_control_is_the_same_on_all_ranks(on_ranks, policy):
     options = {"criterion": "linear", "policy": policy}

@@ -63,14 +63,40 @@ class TestFewSamples:
         before = g.get_state()
         samples = (self.x, self.y)
         assert criteria.few(samples, 100, g) is samples
+        assert criteria.few_of_each(samples, 60, g) is samples
         assert torch.equal(g.get_state(), before)
+
+    @pytest.mark.parametrize("limit", [1, 11, 59])
+    def test_of_each_class_as_many(self, limit):
+        shuffled = torch.randperm(100, generator=torch.Generator().manual_seed(1))
+        hits = torch.zeros(100)
+        for seed in range(1000):
+            g = torch.Generator().manual_seed(seed)
+            x, y = criteria.few_of_each((self.x[shuffled], self.y[shuffled]), limit, g)
+            assert len(x.unique()) == len(x)
+            assert torch.equal(y, self.y[x.long()])
+            assert y.bincount(minlength=6).tolist() == [
+                min(limit, count) for count in self.y.bincount(minlength=6).tolist()
+            ]
+            hits[x.long()] += 1
+        for label, count in ((0, 60), (2, 30), (5, 10)):
+            share = min(limit / count, 1)
+            spread = (1000 * share * (1 - share)) ** 0.5
+            assert (hits[self.y == label] - 1000 * share).abs().max() <= 4.5 * spread
+
+    def test_no_samples(self):
+        none = self.x[:0], self.y[:0]
+        assert criteria.few(none, 0, None) is criteria.few_of_each(none, 1, None) is none
+        assert len(criteria.few((self.x, self.y), 0, None)[1]) == 0
 
     @pytest.mark.parametrize("criterion", ["linear", "gram", "mixed"])
     def test_bounds_the_forward_passes(self, criterion):
         seen = []
         model = network()
         model.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
-        mixer = gx.GradMix(C, criterion=criterion, samples_per_class=5, samples_per_pair=2)
+        mixer = gx.GradMix(
+            C, criterion=criterion, samples_per_class=5, buffer_samples=10, samples_per_pair=2
+        )
         mixer.update(model, samples([2, 3], 40), samples([0, 1], 30))
         assert sum(seen) == (10 + 2 * 10 if criterion == "mixed" else 20)  # 10 pairs of 4 classes
         assert mixer.scored[:4, :4].all()
@@ -92,9 +118,17 @@ class TestFewSamples:
         assert (error[2:, 2:] > 0).all()  # the buffer is taken whole
         assert (error[:2, :2] < 1e-12).all()
 
-    def test_a_limit_there_must_be(self):
-        with pytest.raises(ValueError, match="samples_per_class must be positive, got 0"):
-            gx.GradMix(C, samples_per_class=0)
+    def test_a_rare_class_is_always_scored(self):
+        y = torch.tensor([2] * 500 + [3])
+        mixer = gx.GradMix(C, criterion="linear")
+        for _ in range(20):
+            mixer.update(network(), (torch.randn(501, D).double(), y), samples([0, 1], 4))
+            assert mixer.scored[:4, :4].all()
+
+    @pytest.mark.parametrize("name", ["samples_per_class", "buffer_samples"])
+    def test_a_limit_there_must_be(self, name):
+        with pytest.raises(ValueError, match=f"{name} must be positive, got 0"):
+            gx.GradMix(C, **{name: 0})
 
 
 class TestCriteria:
@@ -239,6 +273,30 @@ class TestModelIsLeftAlone:
             assert torch.equal(value, before[name]), name
         assert all(p.grad is None for p in model.parameters())
         assert not model[-1]._forward_pre_hooks
+
+    def test_modules_with_a_mode_of_their_own(self):
+        class Noise(nn.Module):
+            noisy = True
+
+            def train(self, mode=True):
+                self.noisy = mode
+                return super().train(mode)
+
+            def forward(self, x):
+                return x + torch.randn_like(x) if self.noisy else x
+
+        scripted = torch.jit.script(nn.Sequential(nn.BatchNorm1d(D), nn.Dropout(0.5)).double())
+        model = nn.Sequential(Noise(), scripted, nn.Linear(D, C).double())
+        mean = scripted[0].running_mean.clone()
+        scores = []
+        for _ in range(2):
+            mixer = gx.GradMix(C)
+            mixer.update(model, samples([2, 3], 5), samples([0, 1], 5))
+            scores.append(mixer.scores)
+        assert torch.equal(*scores)
+        assert torch.equal(scripted[0].running_mean, mean)
+        assert scripted.training
+        assert not model.eval()[1].training
 
     def test_mode_is_restored_after_an_error(self):
         class Broken(nn.Module):

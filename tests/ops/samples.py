@@ -261,6 +261,7 @@ def _preferences(n, c, d, dtype, make):
         ("none", scores, torch.zeros_like(scored)),
         ("alike", torch.full_like(scores, 1 / 3), scored),
         ("strided", scores.T, scored.T),
+        ("unknown", scores.masked_fill(~scored, torch.nan), scored),
     ):
         yield Sample("pair_preferences", f"{c}-{name}", (changed, known, 3.0))
     yield Sample("pair_preferences", f"{c}-even", (scores, scored, float("inf")))

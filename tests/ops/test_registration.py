@@ -185,6 +185,16 @@ def test_compiles_without_a_graph_break(dynamic, backend):
         )
 
 
+def test_gradients_through_vmap(backend):
+    """Tensors inside of a transform do not tell that what they wrap requires a gradient."""
+    x = torch.randn(3, 4, 5, requires_grad=True)
+    partner, lam = torch.tensor([1, 2, 0, 3]), torch.rand(4)
+    mixed = torch.func.vmap(lambda one: gx.ops.masked_mixup(one, partner, lam))(x)
+    (grad,) = torch.autograd.grad(mixed.square().sum(), x)
+    each = torch.stack([gx.ops.masked_mixup(one, partner, lam) for one in x])
+    torch.testing.assert_close(grad, torch.autograd.grad(each.square().sum(), x)[0])
+
+
 def test_no_gradient_where_none_is_asked_for(backend):
     x = torch.randn(4, 3)
     assert not gx.ops.masked_mixup(x, torch.arange(4), 0.5).requires_grad

@@ -71,6 +71,19 @@ class TestValues:
                 assert a.stride() == b.stride(), str(sample)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_scores_that_diverged_prefer_nothing(value, backend):
+    scores = torch.randn(3, 3)
+    scores[1, 2] = value
+    known = torch.ones(3, 3, dtype=torch.bool)
+    for module in (gx.ops, gx.reference):
+        preference = module.pair_preferences(scores, known, 4.0)
+        assert preference.isnan().all()
+    partner, mask = gx.ops.draw_softly(torch.arange(3), preference)
+    assert not mask.any()
+    assert torch.equal(partner, torch.arange(3))
+
+
 def check_large_mixups(dtype):
     for sample in large_mixups(dtype):
         x, partner, lam, *mask = sample.args

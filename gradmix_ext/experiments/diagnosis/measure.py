@@ -140,7 +140,8 @@ def measure(
             config.alpha,
             name,
             samples_per_pair=samples,
-            samples_per_class=max(len(current[1]), len(memory[1])),  # all of them
+            samples_per_class=len(current[1]),  # all of them, and of the memory too
+            buffer_samples=max(len(memory[1]), 1),
             generator=generator,
         )
         mixer.update(model, current, memory, seen_mask)
