@@ -70,7 +70,7 @@ class HeadInput:
                 f"the model must return a tensor of logits, got {type(logits).__name__}"
             )
         kept = self._kept.get(id(logits))
-        if kept is None:
+        if kept is None or kept[0]() is not logits:
             raise ValueError(
                 f"the logits {list(logits.shape)} are not the output of the head {self.head}: the "
                 "model must return it unchanged. Name the right layer by head="
