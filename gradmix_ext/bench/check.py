@@ -54,6 +54,8 @@ def changes(old: Report, new: Report) -> list[Change]:
     says how it changed, so that one of them that was measured badly, or became faster itself,
     raises no alarm. The kinder of the two medians counts: where the memory of a shared machine is
     slow for a while, a copy is slow as well, but not what is busy with page faults or arithmetic.
+    The medians of the samples are compared and their lower quartiles, and the kinder counts again:
+    a call that finds its memory at hand in some samples and not in others has no one median.
     """
     before = {(group.workload, group.name): group for group in old.groups}
     found = []
@@ -70,16 +72,23 @@ def _change(was: Group, now: Group, case: CaseResult) -> Change | None:
     again = now.case(case.name)
     if again is None:
         return Change(now.name, case.name, None, 0)
-    factors: dict[Role, list[float]] = {}
-    for yardstick in was.cases:
-        same = now.case(yardstick.name)
-        if yardstick.role is not Role.OURS and not yardstick.skipped and same is not None:
-            factor = (same.median / again.median) / (yardstick.median / case.median)
-            factors.setdefault(yardstick.role, []).append(factor)
-    if not factors:
+    yardsticks = [
+        (yardstick, same)
+        for yardstick in was.cases
+        if yardstick.role is not Role.OURS
+        and not yardstick.skipped
+        and (same := now.case(yardstick.name)) is not None
+    ]
+    if not yardsticks:
         return None
+    factors: dict[tuple[Role, str], list[float]] = {}
+    for yardstick, same in yardsticks:
+        for which in ("median", "low"):
+            then, after = (getattr(c, which) for c in (yardstick, same))
+            factor = (after / getattr(again, which)) / (then / getattr(case, which))
+            factors.setdefault((yardstick.role, which), []).append(factor)
     kinder = max(map(statistics.median, factors.values()))
-    return Change(now.name, case.name, kinder, sum(map(len, factors.values())))
+    return Change(now.name, case.name, kinder, len(yardsticks))
 
 
 def committed(place: Path, like: Report) -> tuple[Path, Report]:

@@ -180,6 +180,19 @@ def test_memory_that_is_slow_for_a_while_raises_no_alarm(make_report, make_group
     assert change.factor == 1
 
 
+def test_samples_of_two_kinds_raise_no_alarm(make_report, make_group):
+    """Where memory is at hand in a quarter of the samples, the median tells little."""
+    group = make_group()
+    ours = replace(group.cases[0], median=3.0, high=4.0)
+    (change,) = changes(make_report(), make_report(replace(group, cases=(ours, *group.cases[1:]))))
+    assert change.factor == 1
+    slower = replace(ours, low=1.3)
+    (change,) = changes(
+        make_report(), make_report(replace(group, cases=(slower, *group.cases[1:])))
+    )
+    assert change.lost()
+
+
 def test_a_case_that_is_gone_is_a_loss(make_report, make_group):
     group = make_group()
     gone = replace(group.cases[0], skipped="failed", median=0.0)
