@@ -8,7 +8,7 @@
 
 namespace gradmix {
 
-// out[i] = lam_i x[i] + (1 - lam_i) x[partner[i]] where mask_i, else x[i].
+// out[i] = lam_i x[i] + (1 - lam_i) x[partner[i]] where mask_i, else x[i]; with `rows`, x[rows[i]] stands for x[i] everywhere.
 struct MixupParams {
   const void* x;
   void* out;
@@ -21,7 +21,8 @@ struct MixupParams {
   const int64_t* order;  // the order in which to visit the samples
   int64_t chunk;         // elements of a sample handled before the next sample
   DType dtype;
-  bool stream;  // write around the cache
+  bool stream;          // write around the cache
+  const int64_t* rows;  // null: the batch is all of x, in order
 };
 
 // out[j] = own_j grad[j] + sum over s in sources(j) of weight_s grad[s]; sources in increasing order.

@@ -54,20 +54,24 @@ Lam::Lam(const Tensor& lam, int64_t samples, DType dtype, const char* op, const 
   check(lam.dim() <= 1 && (count == 1 || count == samples), op, ": ", name, " must be a scalar or have ",
         samples, " elements, got ", count);
   stride_ = count == 1 ? 0 : 1;
-  const int64_t source_stride = lam.dim() == 1 ? lam.stride(0) : 0;
   // Half precision goes through a conversion of PyTorch's: such a lam is rare and small.
-  const Tensor source = from == DType::f16 || from == DType::bf16 ? to_dtype(lam, ScalarType::Float) : lam;
-  const int64_t step = source.dim() == 1 ? source.stride(0) : source_stride;
-  const auto fill = [&](auto& values, const auto* p) {
-    values.resize(count);
-    for (int64_t i = 0; i < count; ++i) values[i] = p[i * step];
-  };
-  const void* p = source.const_data_ptr();
-  if (wide_) {
-    from == DType::f64 ? fill(doubles_, static_cast<const double*>(p)) : fill(doubles_, static_cast<const float*>(p));
-  } else {
-    from == DType::f64 ? fill(floats_, static_cast<const double*>(p)) : fill(floats_, static_cast<const float*>(p));
+  held_ = from == DType::f16 || from == DType::bf16 ? to_dtype(lam, ScalarType::Float) : lam;
+  const int64_t step = held_->dim() == 1 ? held_->stride(0) : 0;
+  const void* p = held_->const_data_ptr();
+  const bool from_doubles = from == DType::f64;
+  if (from_doubles == wide_ && (count <= 1 || step == 1)) {
+    data_ = p;
+    return;
   }
+  const auto convert = [&](auto& values, const auto* source) {
+    values.resize(count);
+    for (int64_t i = 0; i < count; ++i) values[i] = source[i * step];
+    data_ = values.data();
+  };
+  const auto fill = [&](auto& values) {
+    from_doubles ? convert(values, static_cast<const double*>(p)) : convert(values, static_cast<const float*>(p));
+  };
+  wide_ ? fill(doubles_) : fill(floats_);
 }
 
 ClassMask::ClassMask(const std::optional<Tensor>& mask, int64_t classes, const char* op)

@@ -39,21 +39,27 @@ class Column {
 };
 
 // lam (or mean and std, with channels for samples) as floats or doubles: one element for the batch (stride 0) or one per sample
-// (stride 1).
+// (stride 1). In place where it has that type and is contiguous, else converted.
 class Lam {
  public:
   Lam() = default;
   Lam(const Tensor& lam, int64_t samples, DType dtype, const char* op, const char* name = "lam");
-  const void* data() const { return wide_ ? static_cast<const void*>(doubles_.data()) : floats_.data(); }
+  explicit Lam(const double* per_sample) : data_(per_sample), stride_(1), wide_(true) {}
+  Lam(Lam&&) = default;  // not copied: data() may point into what is held
+  Lam& operator=(Lam&&) = default;
+  const void* data() const { return data_; }
   int64_t stride() const { return stride_; }
   template <class A>
   A at(int64_t i) const {
-    return static_cast<A>(wide_ ? doubles_[i * stride_] : static_cast<double>(floats_[i * stride_]));
+    const int64_t k = i * stride_;
+    return static_cast<A>(wide_ ? static_cast<const double*>(data_)[k] : static_cast<double>(static_cast<const float*>(data_)[k]));
   }
 
  private:
+  std::optional<Tensor> held_;
   std::vector<float> floats_;
   std::vector<double> doubles_;
+  const void* data_ = nullptr;
   int64_t stride_ = 0;
   bool wide_ = false;
 };

@@ -1,9 +1,11 @@
 // masked_mixup, its out= form and its adjoint.
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "binding.h"
 #include "kernels/kernels.h"
+#include "mixing.h"
 
 namespace gradmix::cpu {
 namespace {
@@ -24,6 +26,7 @@ constexpr int64_t grain_bytes = 64 << 10;
 
 struct Batch {
   Tensor x;  // held: data points into it
+  const int64_t* rows;  // which rows of x; null: all
   std::vector<int64_t> strides;
   int64_t samples;
   int64_t sample_size;
@@ -35,10 +38,26 @@ Batch read_batch(const Tensor& x, const char* name) {
   check_cpu(x, op, name);
   const DType dtype = data_type(x, op, name);
   check(x.dim() >= 1, op, ": ", name, " must have a batch dimension");
-  Batch batch{x, batch_strides(x), x.size(0), 0, dtype};
+  Batch batch{x, nullptr, batch_strides(x), x.size(0), 0, dtype};
   batch.sample_size = batch.samples > 0 ? x.numel() / batch.samples : 0;
   if (x.numel() > 0 && !same_layout(x, batch.strides)) batch.x = make_contiguous(x);
   return batch;
+}
+
+// aten::index_select along the first dimension.
+Tensor rows_of(const Tensor& t, const Tensor& index) {
+  std::array<StableIValue, 3> stack{torch::stable::detail::from(t), torch::stable::detail::from(int64_t{0}),
+                                    torch::stable::detail::from(index)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::index_select", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+Column<int64_t> read_index(const Tensor& index, int64_t rows, const char* caller) {
+  check_dim(index, 1, caller, "index");
+  Column<int64_t> column(index, index.size(0), caller, "index");
+  for (int64_t i = 0; i < index.size(0); ++i)
+    check(column[i] >= 0 && column[i] < rows, caller, ": index[", i, "] = ", column[i], " is out of range for ", rows, " rows");
+  return column;
 }
 
 Column<int64_t> read_partner(const Tensor& partner, int64_t samples) {
@@ -84,34 +103,60 @@ Plan make_plan(const Batch& batch) {
   return plan;
 }
 
-void mix(const Batch& batch, const Tensor& partner, const Tensor& lam, const std::optional<Tensor>& mask, void* out) {
-  const Column<int64_t> index = read_partner(partner, batch.samples);
+void mix(const Batch& batch, const int64_t* partner, const Tensor& lam, const uint8_t* mask, void* out) {
   const Lam weight(lam, batch.samples, batch.dtype, op);
-  const Column<uint8_t> mixed = mask ? Column<uint8_t>(*mask, batch.samples, op, "mask") : Column<uint8_t>();
   if (batch.bytes() == 0) return;
   const Plan plan = make_plan(batch);
   std::vector<int64_t> order;
-  if (plan.stream) order = chain_order(batch.samples, [&](int64_t i) { return index[i]; });
+  if (plan.stream) order = chain_order(batch.samples, [&](int64_t i) { return partner[i]; });
   const MixupParams params{batch.x.const_data_ptr(),
                            out,
-                           index.data(),
+                           partner,
                            weight.data(),
                            weight.stride(),
-                           mixed.data(),
+                           mask,
                            batch.samples,
                            batch.sample_size,
                            plan.stream ? order.data() : nullptr,
                            plan.chunk,
                            batch.dtype,
-                           plan.stream};
+                           plan.stream,
+                           batch.rows};
   parallel(plan.tasks, plan.grain, [&](int64_t begin, int64_t end) { kernels::masked_mixup(params, begin, end); });
 }
 
+void mix(const Batch& batch, const Tensor& partner, const Tensor& lam, const std::optional<Tensor>& mask, void* out) {
+  const Column<int64_t> index = read_partner(partner, batch.samples);
+  const Column<uint8_t> mixed = mask ? Column<uint8_t>(*mask, batch.samples, op, "mask") : Column<uint8_t>();
+  mix(batch, index.data(), lam, mixed.data(), out);
+}
+
 Tensor result_for(const Batch& batch) {
-  Tensor out = empty_strided(batch.x.sizes(), Shape(batch.strides.data(), batch.strides.size()), scalar_type(batch.dtype));
+  std::vector<int64_t> sizes(batch.x.sizes().begin(), batch.x.sizes().end());
+  sizes[0] = batch.samples;
+  Tensor out = empty_strided(Shape(sizes.data(), sizes.size()), Shape(batch.strides.data(), batch.strides.size()), scalar_type(batch.dtype));
   if (batch.bytes() >= huge_page_bytes) advise_huge_pages(out.mutable_data_ptr(), batch.bytes());
   return out;
 }
+
+}  // namespace
+
+Tensor mixed_samples(const char* caller, const Tensor& x, const std::optional<Tensor>& index, const int64_t* partner, const Tensor& lam,
+                     const uint8_t* mask) {
+  const Column<int64_t> rows = index ? read_index(*index, x.size(0), caller) : Column<int64_t>();
+  // What is not dense is copied, of a whole data set only the rows wanted.
+  if (index && !same_layout(x, batch_strides(x))) return mixed_samples(caller, rows_of(x, *index), std::nullopt, partner, lam, mask);
+  Batch batch = read_batch(x, "x");
+  if (index) {
+    batch.rows = rows.data();
+    batch.samples = index->size(0);
+  }
+  const Tensor out = result_for(batch);
+  mix(batch, partner, lam, mask, out.mutable_data_ptr());
+  return out;
+}
+
+namespace {
 
 Tensor masked_mixup(const Tensor& x, const Tensor& partner, const Tensor& lam, const std::optional<Tensor>& mask) {
   const Batch batch = read_batch(x, "x");

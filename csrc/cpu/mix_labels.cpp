@@ -2,9 +2,10 @@
 // imbalance of the classes.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <tuple>
 
-#include "binding.h"
+#include "mixing.h"
 
 namespace gradmix::cpu {
 namespace {
@@ -27,45 +28,69 @@ void weigh(const int64_t* label, int64_t samples, double balance, float* weight)
     std::fill_n(weight, samples, 1.0f);
     return;
   }
-  std::vector<int64_t> sorted(label, label + samples);
-  std::sort(sorted.begin(), sorted.end());
+  std::vector<int64_t> order(samples);
+  std::iota(order.begin(), order.end(), int64_t{0});
+  std::sort(order.begin(), order.end(), [label](int64_t i, int64_t j) { return label[i] < label[j]; });
   double sum = 0;
-  for (int64_t i = 0; i < samples; ++i) {
-    const auto [first, last] = std::equal_range(sorted.begin(), sorted.end(), label[i]);
-    weight[i] = static_cast<float>(std::pow(static_cast<double>(last - first), -balance));
-    sum += static_cast<double>(weight[i]);
+  for (int64_t first = 0, last; first < samples; first = last) {
+    for (last = first + 1; last < samples && label[order[last]] == label[order[first]];) ++last;
+    const float each = static_cast<float>(std::pow(static_cast<double>(last - first), -balance));
+    for (int64_t s = first; s < last; ++s) weight[order[s]] = each;
+    sum += static_cast<double>(last - first) * static_cast<double>(each);
   }
   const float scale = static_cast<float>(static_cast<double>(samples) / sum);
   for (int64_t i = 0; i < samples; ++i) weight[i] *= scale;
 }
 
+}  // namespace
+
+DType lam_type(const Tensor& lam_x, const Tensor& lam_y, const char* op) {
+  return is_wide(data_type(lam_x, op, "lam_x")) || is_wide(data_type(lam_y, op, "lam_y")) ? DType::f64 : DType::f32;
+}
+
+LabelTerms::LabelTerms(const char* op, int64_t samples, DType used, const Lam& lam_x, const Lam& lam_y, double strength, double balance)
+    : partner_target(empty({samples}, ScalarType::Long)),
+      used_x(empty({samples}, scalar_type(used))),
+      used_y(empty({samples}, scalar_type(used))),
+      weight(empty({samples}, ScalarType::Float)),
+      samples_(samples),
+      strength_(strength),
+      balance_(balance),
+      dtype_(used),
+      lam_x_(lam_x),
+      lam_y_(lam_y) {
+  check(strength >= 0 && strength <= 1, op, ": strength must be in [0, 1], got ", strength);
+  check(balance >= 0 && balance <= 1, op, ": balance must be in [0, 1], got ", balance);
+}
+
+void LabelTerms::fill(const int64_t* target, const int64_t* partner, const uint8_t* mask) {
+  int64_t* labels = static_cast<int64_t*>(partner_target.mutable_data_ptr());
+  for (int64_t i = 0; i < samples_; ++i) labels[i] = target[partner[i]];
+  with_acc(dtype_, [&](auto zero) {
+    using A = decltype(zero);
+    use_lam(lam_x_, mask, samples_, strength_, static_cast<A*>(used_x.mutable_data_ptr()));
+    use_lam(lam_y_, mask, samples_, strength_, static_cast<A*>(used_y.mutable_data_ptr()));
+  });
+  weigh(target, samples_, balance_, static_cast<float*>(weight.mutable_data_ptr()));
+}
+
+namespace {
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> mix_labels(const Tensor& target, const Tensor& partner, const Tensor& mask, const Tensor& lam_x,
                                                       const Tensor& lam_y, double strength, double balance) {
   check_cpu(target, op, "target");
   check_dim(target, 1, op, "target");
-  check(strength >= 0 && strength <= 1, op, ": strength must be in [0, 1], got ", strength);
-  check(balance >= 0 && balance <= 1, op, ": balance must be in [0, 1], got ", balance);
   const int64_t samples = target.size(0);
   const Column<int64_t> label(target, samples, op, "target"), other(partner, samples, op, "partner");
   const Column<uint8_t> mixed(mask, samples, op, "mask");
-  const DType dtype = is_wide(data_type(lam_x, op, "lam_x")) || is_wide(data_type(lam_y, op, "lam_y")) ? DType::f64 : DType::f32;
-  const Lam own_x(lam_x, samples, dtype, op, "lam_x"), own_y(lam_y, samples, dtype, op, "lam_y");
-
-  const Tensor partner_target = empty({samples}, ScalarType::Long), weight = empty({samples}, ScalarType::Float);
-  const Tensor used_x = empty({samples}, scalar_type(dtype)), used_y = empty({samples}, scalar_type(dtype));
-  int64_t* labels = static_cast<int64_t*>(partner_target.mutable_data_ptr());
-  for (int64_t i = 0; i < samples; ++i) {
-    const int64_t j = other[i];
-    check(j >= 0 && j < samples, op, ": partner[", i, "] = ", j, " is out of range for a batch of ", samples, " samples");
-    labels[i] = label[j];
-  }
-  with_acc(dtype, [&](auto zero) {
-    using A = decltype(zero);
-    use_lam(own_x, mixed.data(), samples, strength, static_cast<A*>(used_x.mutable_data_ptr()));
-    use_lam(own_y, mixed.data(), samples, strength, static_cast<A*>(used_y.mutable_data_ptr()));
-  });
-  weigh(label.data(), samples, balance, static_cast<float*>(weight.mutable_data_ptr()));
-  return {partner_target, used_x, used_y, weight};
+  for (int64_t i = 0; i < samples; ++i)
+    check(other[i] >= 0 && other[i] < samples, op, ": partner[", i, "] = ", other[i], " is out of range for a batch of ", samples,
+          " samples");
+  const DType used = lam_type(lam_x, lam_y, op);
+  const Lam own_x(lam_x, samples, used, op, "lam_x"), own_y(lam_y, samples, used, op, "lam_y");
+  LabelTerms terms(op, samples, used, own_x, own_y, strength, balance);
+  terms.fill(label.data(), other.data(), mixed.data());
+  return {terms.partner_target, terms.used_x, terms.used_y, terms.weight};
 }
 
 }  // namespace

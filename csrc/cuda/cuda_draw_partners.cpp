@@ -1,12 +1,12 @@
 // draw_partners on CUDA tensors.
 #include <tuple>
 
-#include "cuda/binding.h"
+#include "cuda/mixing.h"
 
 namespace gradmix::cuda {
 namespace {
-
 constexpr const char* op = "draw_partners";
+}  // namespace
 
 std::tuple<Tensor, Tensor> draw_partners(const Tensor& target, const Tensor& allowed, std::string policy,
                                          const std::optional<Tensor>& noise_given, double exploration) {
@@ -37,7 +37,6 @@ std::tuple<Tensor, Tensor> draw_partners(const Tensor& target, const Tensor& all
   return {partner, mask};
 }
 
-}  // namespace
 }  // namespace gradmix::cuda
 
 GRADMIX_CUDA_LIBRARY(m) { m.impl("draw_partners", TORCH_BOX(&gradmix::cuda::draw_partners)); }

@@ -1,12 +1,12 @@
 // draw_softly on CUDA tensors.
 #include <tuple>
 
-#include "cuda/binding.h"
+#include "cuda/mixing.h"
 
 namespace gradmix::cuda {
 namespace {
-
 constexpr const char* op = "draw_softly";
+}  // namespace
 
 std::tuple<Tensor, Tensor> draw_softly(const Tensor& target, const Tensor& preference, const std::optional<Tensor>& noise_given) {
   check_device(target, op, "target");
@@ -31,7 +31,6 @@ std::tuple<Tensor, Tensor> draw_softly(const Tensor& target, const Tensor& prefe
   return {partner, mask};
 }
 
-}  // namespace
 }  // namespace gradmix::cuda
 
 GRADMIX_CUDA_LIBRARY(m) { m.impl("draw_softly", TORCH_BOX(&gradmix::cuda::draw_softly)); }

@@ -1,7 +1,7 @@
 // masked_mixup, its out= form and its adjoint on CUDA tensors.
 #include <algorithm>
 
-#include "cuda/binding.h"
+#include "cuda/mixing.h"
 
 namespace gradmix::cuda {
 namespace {
@@ -21,7 +21,7 @@ struct Batch {
     partner = indices(partner_given, given, samples, op, "partner");
     mask = flags(mask_given, given, samples, op, "mask");
     params = {x.const_data_ptr(), nullptr, partner.indices(), weights(lam, given, samples, op, "lam"), mask.flags(), samples,
-              samples > 0 ? x.numel() / samples : 0, dtype};
+              samples > 0 ? x.numel() / samples : 0, dtype, nullptr, samples};
   }
   int64_t bytes() const { return params.samples * params.sample_size * element_bytes(dtype); }
   Tensor result() const {
@@ -49,6 +49,31 @@ Tensor masked_mixup(const Tensor& x, const Tensor& partner, const Tensor& lam, c
   mix(batch, out.mutable_data_ptr(), scope);
   return out;
 }
+
+}  // namespace
+
+Tensor mixed_samples(const Tensor& x, const std::optional<Tensor>& index, const Tensor& partner, const Tensor& lam, const Tensor& mask) {
+  if (!index) return masked_mixup(x, partner, lam, mask);
+  check_device(x, op, "x");
+  const DeviceScope scope(x);
+  check(x.dim() >= 1, op, ": x must have a batch dimension");
+  const std::vector<int64_t> strides = batch_strides(x);
+  // PyTorch's own gather would stop the device at an index out of range.
+  const Tensor data = same_layout(x, strides) ? x : make_contiguous(x);
+  const DType dtype = data_type(x, op, "x");
+  const int64_t samples = partner.size(0), stored = x.size(0);
+  const Column rows = indices(*index, x, samples, op, "index");
+  std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
+  sizes[0] = samples;
+  Tensor out = empty_strided(x, Shape(sizes.data(), sizes.size()), Shape(strides.data(), strides.size()), scalar_type(dtype));
+  const Column other = indices(partner, x, samples, op, "partner"), mixed = flags(mask, x, samples, op, "mask");
+  const MixupParams params{data.const_data_ptr(), out.mutable_data_ptr(), other.indices(), weights(lam, x, samples, op, "lam"), mixed.flags(),
+                           samples, samples > 0 ? out.numel() / samples : 0, dtype, rows.indices(), stored};
+  check_launch(launch_masked_mixup(params, scope.stream()), op);
+  return out;
+}
+
+namespace {
 
 void masked_mixup_out(const Tensor& x, const Tensor& partner, const Tensor& lam, const std::optional<Tensor>& mask,
                       Tensor out) {

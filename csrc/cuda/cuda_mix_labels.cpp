@@ -1,12 +1,12 @@
 // mix_labels on CUDA tensors.
 #include <tuple>
 
-#include "cuda/binding.h"
+#include "cuda/mixing.h"
 
 namespace gradmix::cuda {
 namespace {
-
 constexpr const char* op = "mix_labels";
+}  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> mix_labels(const Tensor& target, const Tensor& partner, const Tensor& mask, const Tensor& lam_x,
                                                       const Tensor& lam_y, double strength, double balance) {
@@ -40,7 +40,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mix_labels(const Tensor& target, cons
   return {partner_target, used_x, used_y, weight};
 }
 
-}  // namespace
 }  // namespace gradmix::cuda
 
 GRADMIX_CUDA_LIBRARY(m) { m.impl("mix_labels", TORCH_BOX(&gradmix::cuda::mix_labels)); }

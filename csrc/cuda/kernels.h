@@ -29,6 +29,8 @@ struct MixupParams {
   int64_t samples;
   int64_t sample_size;  // elements
   DType dtype;
+  const int64_t* rows;  // where in x each sample is; null: the batch is all of x, in order
+  int64_t stored;       // rows of x
 };
 cudaError_t launch_masked_mixup(const MixupParams&, cudaStream_t);
 

@@ -10,19 +10,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gradmix_ext.continual.data import RawInputs, input_count, read
-from gradmix_ext.mixers.images import ImageBatch, ImageTransform, Inputs
+from gradmix_ext.mixers.images import ImageBatch, ImageTransform, Inputs, TensorBatch
 
 __all__ = ["STORAGE", "Feed", "fits"]
 
 STORAGE = ("auto", "device", "host")
 
-Batch = tuple[Tensor | ImageBatch, Tensor]
+Batch = tuple[Tensor | TensorBatch | ImageBatch, Tensor]
 
 
 class Feed:
     """Brings raw samples to the device.
 
-    Tensors that live on the device are only indexed there. What is in host memory or on disk comes
+    Tensors that live on the device stay there until a batch is mixed. What is in host memory or on disk comes
     through a :class:`torch.utils.data.DataLoader`, with pinned memory and, if wanted, in worker
     processes; a batch of either kind holds the same samples.
 
@@ -58,7 +58,7 @@ class Feed:
         """Training batches of the samples at each index [n] (int64) into ``x`` and ``y``."""
         if isinstance(x, Tensor) and x.device == self.device:
             for index in indices:
-                yield self._at(x, index), y[index]
+                yield self._at(x, index), y.index_select(0, index)
             return
         loader: DataLoader[Any] = DataLoader(
             _Reader(x, y),
@@ -82,9 +82,9 @@ class Feed:
             return x
         return self._at(x, torch.arange(len(x), device=x.device))
 
-    def _at(self, x: Tensor, index: Tensor) -> Tensor | ImageBatch:
+    def _at(self, x: Tensor, index: Tensor) -> TensorBatch | ImageBatch:
         if self.transform is None:
-            return x[index]
+            return TensorBatch(x, index)
         return ImageBatch(x, index, self.transform, self.generator)
 
 

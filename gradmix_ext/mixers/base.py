@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gradmix_ext import _checks as checks
 from gradmix_ext import ops
 from gradmix_ext.mixers.batch import Draw, MixedBatch
-from gradmix_ext.mixers.images import ImageBatch, Inputs
+from gradmix_ext.mixers.images import ImageBatch, Inputs, TensorBatch
 from gradmix_ext.mixers.lam import LamLaw, Schedule
 from gradmix_ext.ranks import ONE, Ranks
 
@@ -71,23 +71,29 @@ class Mixer(ABC):
     def draw_partners(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """The partner [N] of each sample with labels ``y`` [N], and whether it is mixed [N]."""
 
-    def mix(self, x: Tensor | ImageBatch, y: Tensor) -> MixedBatch:
+    def mix(self, x: Tensor | TensorBatch | ImageBatch, y: Tensor) -> MixedBatch:
         """Mix a batch.
 
         Args:
-            x: Samples [N, ...], floating point, or images that are still in their data set.
+            x: Samples [N, ...], floating point, or such or images that are still in their data set.
             y: Labels [N], int64.
 
         Returns:
             The mixed batch; nothing waits for the device.
         """
-        if isinstance(x, Tensor):
-            checks.floating("mix", "x", x)
+        if not isinstance(x, ImageBatch):
+            checks.floating("mix", "x", x if isinstance(x, Tensor) else x.data)
         samples = 0 if isinstance(x, Tensor) and not x.dim() else len(x)
         checks.vector("mix", "y", y, samples, torch.int64, x.device)
         strength = self.schedule.strength(self.epoch)
         if strength == 0:
             return unmixed(x, y)
+        return self._mix(x, y, strength)
+
+    def _mix(self, x: Tensor | TensorBatch | ImageBatch, y: Tensor, strength: float) -> MixedBatch:
+        """Mix a batch at this strength."""
+        if isinstance(x, TensorBatch):
+            x = x.gathered()
         partner, mask = self.draw_partners(y)
         lam = self.lam_law.draw(y.shape[0], y.device, self.generator)
         partner_target, lam_x, lam_y, weight = ops.mix_labels(
@@ -163,8 +169,10 @@ class Mixer(ABC):
             self.generator.set_state(state["generator"])
 
 
-def unmixed(x: Tensor | ImageBatch, y: Tensor) -> MixedBatch:
+def unmixed(x: Tensor | TensorBatch | ImageBatch, y: Tensor) -> MixedBatch:
     """The batch as it is, every sample its own partner; a tensor is not copied."""
+    if isinstance(x, TensorBatch):
+        x = x.gathered()
     one = torch.ones(y.shape, device=y.device)
     return MixedBatch(
         x=x.augmented() if isinstance(x, ImageBatch) else x,

@@ -11,6 +11,7 @@ sums and counts are added up, and every rank ends with the same scores.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -89,14 +90,14 @@ class Probe:
                 # pass of a sharded model needs every one of them.
                 starts = range(0, max(self.ranks.most(total), 1), CHUNK)
                 chunks = [self.model(_rows(parts, start, start + CHUNK)) for start in starts]
-            features = torch.cat([captured.of(chunk) for chunk in chunks])
+            features = _joined([captured.of(chunk) for chunk in chunks])
         finally:
             captured.remove()
         if features.dim() != 2:
             raise ValueError(
                 f"the head must be applied to features [N, d], got {list(features.shape)}"
             )
-        return in_one_dtype(features, torch.cat(chunks))
+        return in_one_dtype(features, _joined(chunks))
 
     def mean_gradient(self, samples: Samples) -> Direction:
         """The mean gradient over samples, such as g_buf over the replay buffer."""
@@ -142,7 +143,11 @@ def _rows(parts: Sequence[Inputs], start: int, end: int) -> Tensor:
         before += len(x)
     if not found:
         return parts[0][:0]
-    return found[0] if len(found) == 1 else torch.cat(found)
+    return _joined(found)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def few(samples: Samples, limit: int, generator: torch.Generator | None) -> Samples:
@@ -158,17 +163,47 @@ def few(samples: Samples, limit: int, generator: torch.Generator | None) -> Samp
     return x[chosen], y[chosen]
 
 
-def few_of_each(samples: Samples, limit: int, generator: torch.Generator | None) -> Samples:
-    """At most ``limit`` samples of each class, drawn where it has more."""
-    x, y = samples
-    count = y.unique(return_counts=True)[1]
-    if not (count > limit).any():
-        return samples
-    noise = torch.rand(len(y), dtype=torch.float64, device=y.device, generator=generator)
-    order = (y + noise).argsort()  # by class, at random within one
-    begin = (count.cumsum(0) - count).repeat_interleave(count)
-    chosen = order[torch.arange(len(y), device=y.device) < begin + limit]
-    return x[chosen], y[chosen]
+class FewOfEach:
+    """Draws at most ``limit`` samples of each class, anew each time.
+
+    The samples of a class have a fixed random order, through which a draw takes steps of equal
+    length from anywhere within the first. What stays the same is worked out once.
+
+    Args:
+        y: Labels [N] of the samples.
+        limit: Most samples of each class.
+    """
+
+    def __init__(self, y: Tensor, limit: int) -> None:
+        self._of: weakref.ref[Tensor] = weakref.ref(y)
+        self._limit = limit
+        shuffled = torch.randperm(len(y), generator=torch.Generator().manual_seed(0)).to(y.device)
+        self._order: Tensor = shuffled[y[shuffled].argsort(stable=True)]
+        count = y.unique(return_counts=True)[1]
+        taken = count.clamp(max=limit)
+        class_of = torch.arange(len(count), device=y.device).repeat_interleave(taken)
+        number = torch.arange(len(class_of), device=y.device) - (taken.cumsum(0) - taken)[class_of]
+        step = (count.double() / taken)[class_of]
+        self._class_of: Tensor = class_of
+        self._classes = len(count)
+        self._first: Tensor = (count.cumsum(0) - count)[class_of] + number * step
+        # A little less than a step, which rounding might lead into the next class.
+        self._freedom: Tensor = torch.where(step > 1, step * (1 - 1e-9), 0.0)
+
+    def fits(self, y: Tensor, limit: int) -> bool:
+        """Whether it draws from samples with these labels."""
+        return self._of() is y and self._limit == limit
+
+    def draw(self, samples: Samples, generator: torch.Generator | None) -> Samples:
+        """A draw from the samples; all of them where no class has more than the limit."""
+        x, y = samples
+        if len(self._class_of) == len(y):
+            return samples
+        noise = torch.rand(self._classes, dtype=torch.float64, device=y.device, generator=generator)
+        noise = noise.index_select(0, self._class_of)
+        place = torch.addcmul(self._first, noise, self._freedom)
+        chosen = self._order.index_select(0, place.long())
+        return x[chosen], y.index_select(0, chosen)
 
 
 class Pool:
@@ -207,7 +242,8 @@ class Pool:
             index.shape, dtype=torch.float64, device=index.device, generator=generator
         )
         order, count, start = self._runs
-        return order[start[index] + (noise * count[index]).long()]
+        place = start.index_select(0, index) + (noise * count.index_select(0, index)).long()
+        return order.index_select(0, place)
 
     def take(self, index: Tensor) -> Tensor:
         """The samples at these positions of the pool."""
@@ -257,12 +293,11 @@ def score_pairs(
 
     y = pool.own_y
     features, logits = probe.forward(*(x for x, _ in pool.parts))
-    present = torch.zeros(probe.head.out_features, dtype=torch.bool, device=y.device)
-    present.index_fill_(0, pool.y, True)
-    scored = present[:, None] & present
     if criterion == "gram":
         gram = _gram if pool.ranks.size == 1 else _gram_of_all
-        return gram(probe, features, logits, y), scored
+        present = torch.zeros(probe.head.out_features, dtype=torch.bool, device=y.device)
+        present.index_fill_(0, pool.y, True)
+        return gram(probe, features, logits, y), present[:, None] & present
     # A sample paired with itself is one of the pair (k, k): the diagonal holds Σ <g, direction>.
     total, count = ops.pair_scores(
         features,
@@ -275,9 +310,10 @@ def score_pairs(
         num_classes=probe.head.out_features,
         class_mask=probe.class_mask,
     )
-    total, count = pool.ranks.sum(total), pool.ranks.sum(count)
-    s = total.diagonal() / count.diagonal().clamp(min=1)
-    return torch.where(scored, (s[:, None] + s) / 2, 0.0), scored
+    total, count = (pool.ranks.sum(part.diagonal()) for part in (total, count))
+    half, present = 0.5 * total / count.clamp(min=1), count > 0
+    scored = present[:, None] & present
+    return torch.where(scored, half[:, None] + half, 0.0), scored
 
 
 def _gram(probe: Probe, features: Tensor, logits: Tensor, y: Tensor) -> Tensor:

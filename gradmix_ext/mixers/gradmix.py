@@ -13,24 +13,23 @@ from torch import Tensor, nn
 
 from gradmix_ext import _checks as checks
 from gradmix_ext import ops
-from gradmix_ext.mixers.base import Mixer, Samples
+from gradmix_ext.mixers.base import Samples
 from gradmix_ext.mixers.batch import MixedBatch
 from gradmix_ext.mixers.criteria import (
     CRITERIA,
     Direction,
+    FewOfEach,
     Pool,
     Probe,
     few,
-    few_of_each,
     score_pairs,
 )
 from gradmix_ext.mixers.head import HeadInput, bare, find_head, in_one_dtype, is_compiled
+from gradmix_ext.mixers.pairs import PairMixer, PairRule
 from gradmix_ext.ranks import Ranks, ranks_of
-from gradmix_ext.reference.draw_partners import POLICIES as HARD_POLICIES
+from gradmix_ext.reference.mix_batch import POLICIES
 
 FIRST_TASK = ("mixup", "none")
-
-POLICIES = (*HARD_POLICIES, "soft")
 
 _STATE = ("scores", "scored", "allowed", "preference")
 
@@ -51,7 +50,7 @@ PRESETS = {
 }
 
 
-class GradMix(Mixer):
+class GradMix(PairMixer):
     """Selective mixup by the gradients of class pairs (Kim, Hwang, Whang; arXiv 2505.08528).
 
     An independent implementation from the published abstract. The score of a class pair is the
@@ -199,23 +198,19 @@ class GradMix(Mixer):
         self._direction: Direction | None = None
         self._class_mask: Tensor | None = None
         self._head_input: HeadInput | None = None
+        self._few: FewOfEach | None = None
         self._latest: Callable[[], MixedBatch | None] = _no_batch
 
     # Mixing ---------------------------------------------------------------------------------------
 
-    def draw_partners(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Partners by the policy."""
+    def pair_rule(self, device: torch.device) -> PairRule:
+        """Partners by the policy and what the scores say."""
         if self.policy == "soft":
-            self.preference = self.preference.to(y.device)
-            return ops.draw_softly(y, self.preference, generator=self.generator)
-        self.allowed = self.allowed.to(y.device)
-        return ops.draw_partners(
-            y,
-            self.allowed,
-            policy=self.policy,
-            generator=self.generator,
-            exploration=0.0 if self._head_input is None else self.exploration,
-        )
+            self.preference = self.preference.to(device)
+            return PairRule("soft", self.preference)
+        self.allowed = self.allowed.to(device)
+        exploration = 0.0 if self._head_input is None else self.exploration
+        return PairRule(self.policy, self.allowed, exploration)
 
     def _observer(self) -> Callable[[MixedBatch, Tensor], None] | None:
         return None if self._head_input is None else self._observe
@@ -267,7 +262,9 @@ class GradMix(Mixer):
         online = self.update_every == "online"
         if not online and self.criterion != "mixed":
             each = math.ceil(self.samples_per_class / self.ranks.size)
-            current, buffer = few_of_each(current, each, self.generator), held
+            if self._few is None or not self._few.fits(current[1], each):
+                self._few = FewOfEach(current[1], each)
+            current, buffer = self._few.draw(current, self.generator), held
             probe.look(current[0], held[0])
         direction = probe.mean_gradient(held)
         if online:
@@ -363,8 +360,8 @@ class GradMix(Mixer):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy watches no model until its own update: the head it would watch is the original's.
-        watching = {"_direction": None, "_class_mask": None, "_head_input": None}
-        return self.__dict__ | watching | {"_latest": _no_batch}
+        own = {"_direction": None, "_class_mask": None, "_head_input": None, "_few": None}
+        return self.__dict__ | own | {"_latest": _no_batch}
 
     # State ----------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Batches of images that are still in their data set, gathered, augmented and mixed in one pass."""
+"""Batches whose samples are still in their data set, gathered, augmented and mixed in one pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradmix_ext import ops
 
-__all__ = ["ImageBatch", "ImageTransform", "Inputs"]
+__all__ = ["ImageBatch", "ImageTransform", "Inputs", "TensorBatch"]
 
 
 class Inputs(Protocol):
@@ -27,6 +27,37 @@ class Inputs(Protocol):
     def __getitem__(self, index: slice | Tensor, /) -> Tensor:
         """Samples ready for the model, on its device."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class TensorBatch:
+    """Samples of a floating-point data set, named by their positions.
+
+    A mixer takes it in the place of a tensor, and gathers and mixes the samples in one pass.
+
+    Attributes:
+        data: The data set [M, ...].
+        index: Positions [N] (int64) of the batch in it.
+    """
+
+    data: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        """Samples of the batch."""
+        return self.data[self.index[index]]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data is."""
+        return self.data.device
+
+    def gathered(self) -> Tensor:
+        """The batch [N, ...] as a tensor."""
+        return self.data.index_select(0, self.index)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,11 @@ class LamLaw:
             if not 0 <= value <= 1:
                 raise ValueError(f"fixed_lam must be in [0, 1], got {name} = {value}")
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether every sample has one λ of its own, uniform in [0, 1)."""
+        return self.alpha == 1 and self.per_sample and self.coupling == "same"
+
     def draw(
         self, samples: int, device: torch.device, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
@@ -55,12 +60,18 @@ class LamLaw:
         if self.fixed is not None:
             x, y = (torch.full((samples,), value, device=device) for value in self.fixed)
             return x, y
-        count = samples if self.per_sample else 1
-        lam_x = beta(self.alpha, count, device, generator).expand(samples)
+        lam_x = self._beta(samples, device, generator)
         if self.coupling == "same":
             return lam_x, lam_x
-        lam_y = beta(self.alpha, count, device, generator).expand(samples)
+        lam_y = self._beta(samples, device, generator)
         return torch.maximum(lam_x, 1 - lam_x), torch.maximum(lam_y, 1 - lam_y)
+
+    def _beta(
+        self, samples: int, device: torch.device, generator: torch.Generator | None
+    ) -> Tensor:
+        if self.per_sample:
+            return beta(self.alpha, samples, device, generator)
+        return beta(self.alpha, 1, device, generator).expand(samples)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradmix_ext import ops
 from gradmix_ext.mixers.base import Mixer
+from gradmix_ext.mixers.pairs import PairMixer, PairRule
 
 
 class Mixup(Mixer):
@@ -34,7 +34,7 @@ class NoMix(Mixup):
         super().__init__(generator=generator, stop_epoch=0)
 
 
-class BalancedMixup(Mixer):
+class BalancedMixup(PairMixer):
     """Mixup with a class-balanced partner: a class of the batch is drawn, then one of its samples.
 
     The control that shows how much of a selective mixer's gain is mere re-balancing of the classes.
@@ -50,8 +50,7 @@ class BalancedMixup(Mixer):
         self.num_classes = num_classes
         self._alike = torch.zeros(1, 1)
 
-    def draw_partners(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def pair_rule(self, device: torch.device) -> PairRule:
         """Partner j with probability ∝ 1 / (number of samples of y_j in the batch)."""
-        self._alike = self._alike.to(y.device)
-        alike = self._alike.expand(self.num_classes, self.num_classes)
-        return ops.draw_softly(y, alike, generator=self.generator)
+        self._alike = self._alike.to(device)
+        return PairRule("soft", self._alike.expand(self.num_classes, self.num_classes))

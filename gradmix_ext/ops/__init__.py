@@ -11,6 +11,7 @@ from gradmix_ext.ops.draw_partners import draw_partners
 from gradmix_ext.ops.draw_softly import draw_softly
 from gradmix_ext.ops.gather_augment_mixup import gather_augment_mixup
 from gradmix_ext.ops.masked_mixup import masked_mixup
+from gradmix_ext.ops.mix_batch import mix_batch
 from gradmix_ext.ops.mix_labels import mix_labels
 from gradmix_ext.ops.mixup_cross_entropy import mixup_cross_entropy
 from gradmix_ext.ops.pair_preferences import pair_preferences
@@ -25,6 +26,7 @@ __all__ = [
     "draw_softly",
     "gather_augment_mixup",
     "masked_mixup",
+    "mix_batch",
     "mix_labels",
     "mixup_cross_entropy",
     "pair_preferences",

@@ -59,17 +59,28 @@ def call(op: torch._ops.OpOverload, *args: Any) -> Any:
     """Call a differentiable op, past its gradient formula where no gradient is asked for.
 
     PyTorch goes through the formula even then; it is Python, which costs more than a small op. The
-    condition is its own, and what happens is what it would do in the end; but tensors inside of a
-    ``torch.func`` transform do not tell whether what they wrap requires a gradient.
+    condition is its own, and what happens is what it would do in the end.
     """
     if (
         torch.compiler.is_compiling()
         or (torch.is_grad_enabled() and torch._C._any_requires_grad(*args))
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        or is_transforming()
     ):
         return op(*args)
     with torch._C._AutoDispatchBelowAutograd():
         return op(*args)
+
+
+def is_transforming() -> bool:
+    """Whether this is inside of a ``torch.func`` transform.
+
+    Tensors there do not tell whether what they wrap requires a gradient. A compiler that traces
+    does not look in here: it traces transforms itself.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 def in_full_precision(name: str) -> None:

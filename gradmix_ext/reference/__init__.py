@@ -11,6 +11,7 @@ from gradmix_ext.reference.draw_partners import draw_partners
 from gradmix_ext.reference.draw_softly import draw_softly
 from gradmix_ext.reference.gather_augment_mixup import gather_augment_mixup
 from gradmix_ext.reference.masked_mixup import masked_mixup, masked_mixup_backward
+from gradmix_ext.reference.mix_batch import mix_batch
 from gradmix_ext.reference.mix_labels import mix_labels
 from gradmix_ext.reference.mixup_cross_entropy import (
     mixup_cross_entropy,
@@ -28,6 +29,7 @@ __all__ = [
     "gather_augment_mixup",
     "masked_mixup",
     "masked_mixup_backward",
+    "mix_batch",
     "mix_labels",
     "mixup_cross_entropy",
     "mixup_cross_entropy_backward",

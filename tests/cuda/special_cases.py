@@ -16,6 +16,7 @@ OPS = (
     "draw_partners",
     "draw_softly",
     "mix_labels",
+    "mix_batch",
     "pair_preferences",
     "gather_augment_mixup",
 )

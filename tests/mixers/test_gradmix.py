@@ -63,16 +63,17 @@ class TestFewSamples:
         before = g.get_state()
         samples = (self.x, self.y)
         assert criteria.few(samples, 100, g) is samples
-        assert criteria.few_of_each(samples, 60, g) is samples
+        assert criteria.FewOfEach(self.y, 60).draw(samples, g) is samples
         assert torch.equal(g.get_state(), before)
 
     @pytest.mark.parametrize("limit", [1, 11, 59])
     def test_of_each_class_as_many(self, limit):
         shuffled = torch.randperm(100, generator=torch.Generator().manual_seed(1))
         hits = torch.zeros(100)
+        samples = self.x[shuffled], self.y[shuffled]
+        few = criteria.FewOfEach(samples[1], limit)
         for seed in range(1000):
-            g = torch.Generator().manual_seed(seed)
-            x, y = criteria.few_of_each((self.x[shuffled], self.y[shuffled]), limit, g)
+            x, y = few.draw(samples, torch.Generator().manual_seed(seed))
             assert len(x.unique()) == len(x)
             assert torch.equal(y, self.y[x.long()])
             assert y.bincount(minlength=6).tolist() == [
@@ -86,7 +87,8 @@ class TestFewSamples:
 
     def test_no_samples(self):
         none = self.x[:0], self.y[:0]
-        assert criteria.few(none, 0, None) is criteria.few_of_each(none, 1, None) is none
+        of_each = criteria.FewOfEach(none[1], 1)
+        assert criteria.few(none, 0, None) is of_each.draw(none, None) is none
         assert len(criteria.few((self.x, self.y), 0, None)[1]) == 0
 
     @pytest.mark.parametrize("criterion", ["linear", "gram", "mixed"])

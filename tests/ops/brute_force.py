@@ -190,6 +190,21 @@ def mix_labels(y, partner, mask, lam_x, lam_y, strength=1.0, balance=0.0):
     return y[partner], *used, weight / weight.mean() if n else weight
 
 
+def mix_batch(
+    x, y, pairs, policy, index=None, lam_x=None, lam_y=None, *, noise, exploration=0.0, **shares
+):
+    n = len(y)
+    if lam_x is None:
+        lam_x = lam_y = noise[n:].astype(np.float32).astype(float)
+    if policy == "soft":
+        partner, mask = draw_softly(y, pairs, noise[:n])
+    else:
+        partner, mask = draw_partners(y, pairs, policy, noise[:n], exploration)
+    label, lam_x, lam_y, weight = mix_labels(y, partner, mask, lam_x, lam_y, **shares)
+    batch = x if index is None else x[index]
+    return masked_mixup(batch, partner, lam_x, mask), partner, mask, label, lam_x, lam_y, weight
+
+
 def pair_preferences(scores, scored, temperature):
     known = scores[scored]
     preference = np.zeros(scores.shape)

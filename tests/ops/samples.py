@@ -57,6 +57,7 @@ def samples(op: str, dtype: torch.dtype, sizes=SIZES) -> list[Sample]:
         "draw_partners": _partners,
         "draw_softly": _soft_partners,
         "mix_labels": _labels_to_mix,
+        "mix_batch": _batch_to_mix,
         "pair_preferences": _preferences,
         "gather_augment_mixup": _gather,
     }[op]
@@ -249,6 +250,32 @@ def _labels_to_mix(n, c, d, dtype, make):
         yield Sample("mix_labels", f"{n}x{c}-{name}", (y, partner, mask, *lams), options)
     apart = tuple(t.repeat_interleave(2)[::2] for t in (y, partner, mask, lam, other))
     yield Sample("mix_labels", f"{n}x{c}-strided", apart, {"balance": 0.5})
+
+
+def _batch_to_mix(n, c, d, dtype, make):
+    y = _labels(make, n, torch.arange(c))
+    odds = _randn(make, dtype, c, c)
+    allowed = torch.rand(c, c, generator=make) < 0.6
+    flat, image = _randn(make, dtype, n, d), _randn(make, dtype, n, 3, 2, d)
+    stored = _randn(make, dtype, 2 * n + 1, 3, c, 2)
+    index = torch.randint(len(stored), (n,), generator=make)
+    lam, other = _lam(make, n), torch.tensor(0.25).to(dtype)
+    noise = torch.rand(2 * n, generator=make, dtype=torch.float64)
+    own = {"lam_x": lam, "lam_y": lam, "noise": noise[:n]}
+    weak = {"lam_x": other, "lam_y": lam, "noise": noise[::2], "strength": 0.5, "balance": 0.5}
+    last = stored.contiguous(memory_format=torch.channels_last)
+    apart = stored.repeat_interleave(2, dim=0)[::2]
+    for name, args, options in (
+        ("soft", (flat, y, odds, "soft"), own),
+        ("redraw", (image, y, allowed, "redraw"), own | {"exploration": 0.2, "balance": 1.0}),
+        ("skip", (flat, y, allowed, "skip"), weak),
+        ("uniform", (image.transpose(1, 2), y, odds, "soft"), {"noise": noise, "balance": 0.5}),
+        ("stored", (stored, y, odds, "soft", index), {"noise": noise}),
+        ("stored-flat", (stored.flatten(1), y, allowed, "redraw", index), weak),
+        ("stored-last", (last, y, odds.T, "soft", index), own),
+        ("stored-apart", (apart, y, allowed, "skip", index), {"noise": noise}),
+    ):
+        yield Sample("mix_batch", f"{n}x{c}x{d}-{name}", args, options)
 
 
 def _preferences(n, c, d, dtype, make):

@@ -24,6 +24,7 @@ OPS = (
     "draw_partners",
     "draw_softly",
     "mix_labels",
+    "mix_batch",
     "pair_preferences",
     "gather_augment_mixup",
 )
@@ -158,6 +159,7 @@ def test_compiles_without_a_graph_break(dynamic, backend):
         other, _ = gx.ops.draw_softly(y, allowed.float(), noise=noise)
         partner = torch.where(mask, partner, other)
         mixed = gx.ops.masked_mixup(x, partner, lam, mask)
+        mixed = gx.ops.mix_batch(mixed, y, allowed, "skip", None, lam, lam, noise=noise)[0]
         logits = mixed @ weight
         label, _, own, weight = gx.ops.mix_labels(y, partner, mask, lam, lam, balance=0.5)
         loss = gx.ops.mixup_cross_entropy(logits, y, label, own, sample_weight=weight)
@@ -193,6 +195,22 @@ def test_gradients_through_vmap(backend):
     (grad,) = torch.autograd.grad(mixed.square().sum(), x)
     each = torch.stack([gx.ops.masked_mixup(one, partner, lam) for one in x])
     torch.testing.assert_close(grad, torch.autograd.grad(each.square().sum(), x)[0])
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_gradient_goes_through_mix_batch(stored, backend):
+    x, y = torch.randn(6, 3, dtype=torch.float64, requires_grad=True), torch.arange(6) % 3
+    index = torch.tensor([5, 0, 0, 3, 1, 2]) if stored else None
+    noise = torch.rand(12, dtype=torch.float64)
+
+    def mixed(x):
+        return gx.ops.mix_batch(x, y, torch.zeros(3, 3), "soft", index, noise=noise)[0]
+
+    gradcheck(mixed, (x,))
+    gradgradcheck(mixed, (x,), fast_mode=True)
+    assert torch.equal(mixed(x), mixed(x.detach()))
+    several = torch.stack([x, 2 * x])
+    assert torch.equal(torch.func.vmap(mixed)(several), torch.stack([mixed(x), mixed(2 * x)]))
 
 
 def test_no_gradient_where_none_is_asked_for(backend):

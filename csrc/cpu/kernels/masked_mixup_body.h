@@ -106,10 +106,11 @@ struct Tasks {
     const int64_t i = p.order != nullptr ? p.order[turn] : turn;
     const bool mixed = p.mask == nullptr || p.mask[i] != 0;
     const int64_t j = i + mixed * (p.partner[i] - i);  // no branch: masks are random
+    const int64_t own = p.rows != nullptr ? p.rows[i] : i, other = p.rows != nullptr ? p.rows[j] : j;
     const int64_t left = p.sample_size - first;
     const T* const x = static_cast<const T*>(p.x) + first;
     T* const out = static_cast<T*>(p.out) + first;
-    const Piece<T> piece{x + i * p.sample_size, x + j * p.sample_size, out + i * p.sample_size, left < p.chunk ? left : p.chunk,
+    const Piece<T> piece{x + own * p.sample_size, x + other * p.sample_size, out + i * p.sample_size, left < p.chunk ? left : p.chunk,
                          static_cast<const acc_t<T>*>(p.lam)[i * p.lam_stride], mixed};
     if (++turn == p.samples) {
       turn = 0;

@@ -1,0 +1,41 @@
+// mix_batch: what a mixer does to a batch of tensors, in one call. The arguments are read once, and nothing that a step has made is
+// checked by the next; on a small batch that is most of the time of four calls.
+#include <tuple>
+
+#include "mixing.h"
+
+namespace gradmix::cpu {
+namespace {
+
+constexpr const char* op = "mix_batch";
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mix_batch(const Tensor& x, const Tensor& target, const Tensor& pairs,
+                                                                             std::string policy, const std::optional<Tensor>& index,
+                                                                             const std::optional<Tensor>& lam_x,
+                                                                             const std::optional<Tensor>& lam_y,
+                                                                             const std::optional<Tensor>& noise, double exploration,
+                                                                             double strength, double balance) {
+  check(exploration >= 0 && exploration < 1, op, ": exploration must be in [0, 1), got ", exploration);
+  check(lam_x.has_value() == lam_y.has_value(), op, ": lam_x and lam_y come together");
+  const PartnerDraw draw(op, target, pairs, "pairs", noise, lam_x ? 1 : 2);
+  const Drawing d = draw.drawing();
+  check(x.dim() >= 1 && (index ? *index : x).size(0) == d.samples, op, ": target must have one label per sample of the batch");
+  const DType used = lam_x ? lam_type(*lam_x, *lam_y, op) : DType::f32;
+  const auto read = [&](const std::optional<Tensor>& lam, const char* name) {
+    return lam ? Lam(*lam, d.samples, used, op, name) : Lam(d.noise + d.samples);
+  };
+  const Lam own_x = read(lam_x, "lam_x"), own_y = read(lam_y, "lam_y");
+  LabelTerms terms(op, d.samples, used, own_x, own_y, strength, balance);
+  if (policy == "soft")
+    soft_partners(d, pairs);
+  else
+    hard_partners(d, pairs, policy, exploration);
+  terms.fill(d.target, d.partner, d.mask);
+  return {mixed_samples(op, x, index, d.partner, terms.used_x, d.mask), draw.partner, draw.mask, terms.partner_target, terms.used_x, terms.used_y,
+          terms.weight};
+}
+
+}  // namespace
+}  // namespace gradmix::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(gradmix_ext, CPU, m) { m.impl("mix_batch", TORCH_BOX(&gradmix::cpu::mix_batch)); }

@@ -1,0 +1,86 @@
+"""Mixers that draw partners by what they know of class pairs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from gradmix_ext import ops
+from gradmix_ext.mixers.base import Mixer
+from gradmix_ext.mixers.batch import MixedBatch
+from gradmix_ext.mixers.images import ImageBatch, TensorBatch
+
+
+class PairRule(NamedTuple):
+    """How partners are drawn, in the terms of :func:`~gradmix_ext.ops.mix_batch`.
+
+    Attributes:
+        policy: ``"soft"``, ``"redraw"`` or ``"skip"``.
+        pairs: Class pairs [C, C]: the logarithms of their odds, or which may be mixed (bool).
+        exploration: Share of the samples that take any partner.
+    """
+
+    policy: str
+    pairs: Tensor
+    exploration: float = 0.0
+
+
+class PairMixer(Mixer):
+    """Base of the mixers to whom only the classes of two samples matter: one op mixes a batch."""
+
+    @abstractmethod
+    def pair_rule(self, device: torch.device) -> PairRule:
+        """How partners are drawn now, with its tensor on ``device``."""
+
+    @final
+    def draw_partners(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Partners by :meth:`pair_rule`."""
+        rule, generator = self.pair_rule(y.device), self.generator
+        if rule.policy == "soft":
+            return ops.draw_softly(y, rule.pairs, generator=generator)
+        return ops.draw_partners(
+            y,
+            rule.pairs,
+            policy=rule.policy,
+            generator=generator,
+            exploration=rule.exploration,
+        )
+
+    @final
+    def _mix(self, x: Tensor | TensorBatch | ImageBatch, y: Tensor, strength: float) -> MixedBatch:
+        if isinstance(x, ImageBatch):
+            return super()._mix(x, y, strength)
+        data, index = (x.data, x.index) if isinstance(x, TensorBatch) else (x, None)
+        rule = self.pair_rule(y.device)
+        law, generator = self.lam_law, self.generator
+        noise, lam = None, ()  # both drawn by the op
+        if not law.is_uniform:
+            noise = torch.rand(len(y), dtype=torch.float64, device=y.device, generator=generator)
+            lam = law.draw(len(y), y.device, generator)
+        mixed, partner, mask, partner_target, lam_x, lam_y, weight = ops.mix_batch(
+            data,
+            y,
+            rule.pairs,
+            rule.policy,
+            index,
+            *lam,
+            noise=noise,
+            generator=generator,
+            exploration=rule.exploration,
+            strength=strength,
+            balance=self.balance,
+        )
+        return MixedBatch(
+            x=mixed,
+            target=y,
+            partner_target=partner_target,
+            lam=lam_y,
+            mask=mask,
+            partner=partner,
+            lam_x=lam_x,
+            weight=weight if self.balance else None,
+            observe=self._observer(),
+        )
