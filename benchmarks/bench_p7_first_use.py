@@ -149,6 +149,12 @@ def each_op(device):
             ),
             None,
         ),
+        "mix_batch": (
+            lambda h, z, y, y2, lam, images: gx.ops.mix_batch(
+                h, y, preference, "soft", None, lam, lam, noise=drawn, balance=0.5
+            ),
+            None,
+        ),
         "pair_preferences": (
             lambda h, z, y, y2, lam, images: gx.ops.pair_preferences(preference, known, 4.0),
             None,

@@ -274,6 +274,7 @@ def call_each() -> None:
         gx.ops.draw_softly(y, scores)
         gx.ops.pair_preferences(scores, scores > 0, 4.0)
         gx.ops.mix_labels(y, partner, y > 3, lam, lam, balance=0.5)
+        gx.ops.mix_batch(h, y, scores, "soft", partner, balance=0.5)
     torch.cuda.synchronize()
 
 

@@ -22,9 +22,9 @@ Batch = tuple[Tensor | TensorBatch | ImageBatch, Tensor]
 class Feed:
     """Brings raw samples to the device.
 
-    Tensors that live on the device stay there until a batch is mixed. What is in host memory or on disk comes
-    through a :class:`torch.utils.data.DataLoader`, with pinned memory and, if wanted, in worker
-    processes; a batch of either kind holds the same samples.
+    Of tensors that live on the device a batch is but the positions, until it is mixed. What is in
+    host memory or on disk comes through a :class:`torch.utils.data.DataLoader`, with pinned memory
+    and, if wanted, in worker processes; a batch of either kind holds the same samples.
 
     Args:
         transform: Normalisation and augmentation of uint8 images.
@@ -80,7 +80,8 @@ class Feed:
     def _whole(self, x: Tensor) -> Tensor | ImageBatch:
         if self.transform is None:
             return x
-        return self._at(x, torch.arange(len(x), device=x.device))
+        index = torch.arange(len(x), device=x.device)
+        return ImageBatch(x, index, self.transform, self.generator)
 
     def _at(self, x: Tensor, index: Tensor) -> TensorBatch | ImageBatch:
         if self.transform is None:

@@ -10,9 +10,10 @@ from gradmix_ext.mixers.batch import Draw, MixedBatch
 from gradmix_ext.mixers.controls import RandomMaskMixup, ShuffledScoresMixup
 from gradmix_ext.mixers.cutmix import CutMix
 from gradmix_ext.mixers.gradmix import GradMix
-from gradmix_ext.mixers.images import ImageBatch, ImageTransform, Inputs
+from gradmix_ext.mixers.images import ImageBatch, ImageTransform, Inputs, TensorBatch
 from gradmix_ext.mixers.manifold import ManifoldMixup
 from gradmix_ext.mixers.mixup import BalancedMixup, Mixup, NoMix
+from gradmix_ext.mixers.pairs import PairMixer, PairRule
 from gradmix_ext.mixers.pooled import mix_shares
 
 __all__ = [
@@ -29,8 +30,11 @@ __all__ = [
     "Mixer",
     "Mixup",
     "NoMix",
+    "PairMixer",
+    "PairRule",
     "RandomMaskMixup",
     "ShuffledScoresMixup",
+    "TensorBatch",
     "by_name",
     "mix_shares",
     "option_names",

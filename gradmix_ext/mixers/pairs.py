@@ -56,8 +56,9 @@ class PairMixer(Mixer):
         data, index = (x.data, x.index) if isinstance(x, TensorBatch) else (x, None)
         rule = self.pair_rule(y.device)
         law, generator = self.lam_law, self.generator
-        noise, lam = None, ()  # both drawn by the op
-        if not law.is_uniform:
+        noise: Tensor | None = None
+        lam: tuple[Tensor | None, Tensor | None] = None, None
+        if not law.is_uniform:  # which the op draws itself, both at once
             noise = torch.rand(len(y), dtype=torch.float64, device=y.device, generator=generator)
             lam = law.draw(len(y), y.device, generator)
         mixed, partner, mask, partner_target, lam_x, lam_y, weight = ops.mix_batch(

@@ -45,8 +45,8 @@ def mix_batch(
             (floating point), else which may be mixed (bool).
         policy: How partners are drawn: ``"soft"`` as draw_softly does, ``"redraw"`` or ``"skip"``
             as draw_partners does.
-        index: Positions [N] (int64) of the batch's samples in ``x``, which are gathered and mixed in
-            one pass; without it the batch is ``x``.
+        index: Positions [N] (int64) of the batch's samples in ``x``, which are gathered and mixed
+            in one pass; without it the batch is ``x``.
         lam_x: Weight of the sample's own input, one for all or one per sample [N].
         lam_y: Weight of the sample's own label, likewise. Without both, every sample draws one λ
             for both uniformly, which is Beta(1, 1).
@@ -69,20 +69,17 @@ def mix_batch(
             ``gx.debug_checks()``; otherwise a sample without a label stays unmixed, and one without
             a position is 0).
     """
+    shares = exploration, strength, balance
     if checks.debug_enabled():
-        check(x, target, pairs, policy, index, lam_x, lam_y, noise, exploration, strength, balance)
+        check(x, target, pairs, policy, index, lam_x, lam_y, noise, *shares)
         check_values(x, target, pairs, index)
     try:
         if noise is None:
-            noise = torch.rand(
-                numbers(target, lam_x),
-                dtype=torch.float64,
-                device=target.device,
-                generator=generator,
-            )
+            count, where = numbers(target, lam_x), target.device
+            noise = torch.rand(count, dtype=torch.float64, device=where, generator=generator)
         if lam_x is not None and lam_y is not None and (lam_x.requires_grad or lam_y.requires_grad):
-            check(x, target, pairs, policy, index, lam_x, lam_y, noise, exploration, strength, balance)
-        rest = target, pairs, policy, index, lam_x, lam_y, noise, exploration, strength, balance
+            check(x, target, pairs, policy, index, lam_x, lam_y, noise, *shares)
+        rest = target, pairs, policy, index, lam_x, lam_y, noise, *shares
         if not x.requires_grad and not is_transforming():
             result: Mixed = _OP(x, *rest)
             return result
@@ -90,7 +87,7 @@ def mix_batch(
         batch = x if index is None else x.index_select(0, index)
         mixed = masked_mixup(batch, partner, used_x, mask)  # with its gradient
     except Exception:
-        check(x, target, pairs, policy, index, lam_x, lam_y, noise, exploration, strength, balance)
+        check(x, target, pairs, policy, index, lam_x, lam_y, noise, *shares)
         raise
     return mixed, partner, mask, partner_target, used_x, used_y, weight
 
@@ -124,7 +121,8 @@ def _fake(
 
 define(
     "mix_batch(Tensor x, Tensor target, Tensor pairs, str policy, Tensor? index=None,"
-    " Tensor? lam_x=None, Tensor? lam_y=None, Tensor? noise=None, float exploration=0.0, float strength=1.0, float balance=0.0)"
+    " Tensor? lam_x=None, Tensor? lam_y=None, Tensor? noise=None,"
+    " float exploration=0.0, float strength=1.0, float balance=0.0)"
     " -> (Tensor mixed, Tensor partner, Tensor mask, Tensor partner_target,"
     " Tensor used_x, Tensor used_y, Tensor weight)",
     reference.mix_batch,

@@ -127,11 +127,16 @@ def typical(op: str):
         "draw_partners": ((y, allowed), {"noise": noise}),
         "draw_softly": ((y, torch.randn(c, c, generator=make)), {"noise": noise}),
         "mix_labels": ((y, partner, lam > 0.3, lam, lam), {"balance": 0.5}),
+        "mix_batch": (
+            (h, y, torch.randn(c, c, generator=make), "soft", partner),
+            {"noise": noise.repeat(2)},
+        ),
         "pair_preferences": ((torch.randn(c, c, generator=make), allowed, 4.0), {}),
         "gather_augment_mixup": ((images, y, y2, lam), augmentation),
     }[op]
     moved = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()}
-    return getattr(gx.ops, op), [t.cuda() for t in args], moved
+    args = [t.cuda() if isinstance(t, torch.Tensor) else t for t in args]
+    return getattr(gx.ops, op), args, moved
 
 
 @pytest.mark.parametrize("op", OPS)

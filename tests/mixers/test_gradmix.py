@@ -85,6 +85,26 @@ class TestFewSamples:
             spread = (1000 * share * (1 - share)) ** 0.5
             assert (hits[self.y == label] - 1000 * share).abs().max() <= 4.5 * spread
 
+    def test_belongs_to_labels_and_a_limit(self):
+        y = self.y.clone()
+        few = criteria.FewOfEach(y, 3)
+        assert few.fits(y, 3)
+        assert not few.fits(y, 4)
+        assert not few.fits(y.clone(), 3)
+        del y
+        assert not few.fits(self.y, 3)
+
+    def test_of_another_task_other_samples(self):
+        mixer = gx.GradMix(C, criterion="linear", samples_per_class=2)
+        for classes in ([2, 3], [4, 5]):
+            for _ in range(2):
+                mixer.update(network(), samples(classes, 40), samples([0, 1], 4))
+            assert mixer.scored.any(0).nonzero().flatten().tolist() == [0, 1, *classes]
+        twin = copy.deepcopy(mixer)
+        twin.update(network(), samples([2, 3], 40), samples([0, 1], 4))
+        assert twin.scored[2, 3]
+        assert not mixer.scored[2, 3]
+
     def test_no_samples(self):
         none = self.x[:0], self.y[:0]
         of_each = criteria.FewOfEach(none[1], 1)

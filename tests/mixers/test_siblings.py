@@ -49,6 +49,30 @@ class TestEveryBlendingMixer:
 
 @pytest.mark.parametrize("name", NAMES)
 class TestEveryMixer:
+    @pytest.mark.parametrize("per_sample_lam", [False, True])
+    def test_samples_may_still_be_in_their_data_set(self, name, per_sample_lam):
+        data, labels = images(90)
+        index = torch.randint(90, (40,))
+        options = {} if name == "none" else {"per_sample_lam": per_sample_lam}
+        plain, stored = (by_name(name, C, generator=seeded(), **options) for _ in range(2))
+        want = plain.mix(data[index], labels[index])
+        samples = gx.mixers.TensorBatch(data, index)
+        assert len(samples) == 40
+        assert torch.equal(samples[3:5], data[index[3:5]])
+        got = stored.mix(samples, labels[index])
+        for field in ("x", "target", "partner", "partner_target", "mask", "lam", "lam_x"):
+            assert torch.equal(getattr(got, field), getattr(want, field)), field
+
+    def test_samples_of_a_data_set_are_checked_like_others(self, name):
+        data, labels = images(9)
+        mixer = by_name(name, C)
+        with pytest.raises(TypeError, match=r"mix: x must be float32, .* got torch.uint8"):
+            mixer.mix(gx.mixers.TensorBatch(data.byte(), torch.arange(9)), labels)
+        with pytest.raises(ValueError, match=r"mix: y must have shape \[4\], got \[9\]"):
+            mixer.mix(gx.mixers.TensorBatch(data, torch.arange(4)), labels)
+        with pytest.raises((RuntimeError, IndexError), match="out of range"):
+            mixer.mix(gx.mixers.TensorBatch(data, torch.arange(9) + 1), labels)
+
     def test_loss_is_the_soft_target_cross_entropy(self, name):
         x, y = images()
         mixed = by_name(name, C, generator=seeded(), balance=0.0).mix(x, y)
