@@ -75,7 +75,7 @@ class Mixer(ABC):
         """Mix a batch.
 
         Args:
-            x: Samples [N, ...], floating point, or such or images that are still in their data set.
+            x: Samples [N, ...], floating point, or positions of samples or images in a data set.
             y: Labels [N], int64.
 
         Returns:

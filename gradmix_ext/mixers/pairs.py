@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -29,7 +29,19 @@ class PairRule(NamedTuple):
 
 
 class PairMixer(Mixer):
-    """Base of the mixers to whom only the classes of two samples matter: one op mixes a batch."""
+    """Base of the mixers to whom only the classes of two samples matter: one op mixes a batch.
+
+    Subclasses choose the partner by :meth:`pair_rule` alone.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in ("draw_partners", "combine"):
+            if name in vars(cls):
+                raise TypeError(
+                    f"{cls.__name__} must not override {name}, which mixing a tensor does not "
+                    "call: override pair_rule, or derive from Mixer"
+                )
 
     @abstractmethod
     def pair_rule(self, device: torch.device) -> PairRule:

@@ -26,7 +26,7 @@ def mix_shares(
     Args:
         mixer: The mixer; one that cannot take partners of other ranks, or does not mix in this
             epoch, sees the share alone, and nothing is sent.
-        x: The share: samples [n, ...], or such or images that are still in their data set.
+        x: The share: samples [n, ...], or positions of samples or images in a data set.
         y: Its labels [n], int64.
         ranks: Those that have shares of the batch.
 

@@ -233,6 +233,12 @@ class TestAsymmetricLam:
             torch.testing.assert_close(mixed.x, lam * x + (1 - lam) * x[mixed.partner])
 
 
+@pytest.mark.parametrize("hook", ["draw_partners", "combine"])
+def test_a_hook_that_would_not_be_called_is_refused(hook):
+    with pytest.raises(TypeError, match=f"Own must not override {hook}, .* override pair_rule"):
+        type("Own", (gx.GradMix,), {hook: lambda self, *args: None})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
