@@ -16,6 +16,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mix_batch(con
                                                                              const std::optional<Tensor>& noise, double exploration,
                                                                              double strength, double balance) {
   check(exploration >= 0 && exploration < 1, op, ": exploration must be in [0, 1), got ", exploration);
+  if (index) check_dim(*index, 1, op, "index");
   check(lam_x.has_value() == lam_y.has_value(), op, ": lam_x and lam_y come together");
   const PartnerDraw draw(op, target, pairs, "pairs", noise, lam_x ? 1 : 2);
   const Drawing d = draw.drawing();

@@ -19,6 +19,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mix_batch(con
   check_device(target, x, op, "target");
   check_dim(target, 1, op, "target");
   check(exploration >= 0 && exploration < 1, op, ": exploration must be in [0, 1), got ", exploration);
+  if (index) check_dim(*index, 1, op, "index");
   check(lam_x.has_value() == lam_y.has_value(), op, ": lam_x and lam_y come together");
   const int64_t samples = target.size(0), numbers = (lam_x ? 1 : 2) * samples;
   check(x.dim() >= 1 && (index ? *index : x).size(0) == samples, op, ": target must have one label per sample of the batch");

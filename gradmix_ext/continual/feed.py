@@ -22,9 +22,9 @@ Batch = tuple[Tensor | TensorBatch | ImageBatch, Tensor]
 class Feed:
     """Brings raw samples to the device.
 
-    Of tensors that live on the device a batch is but the positions, until it is mixed. What is in
-    host memory or on disk comes through a :class:`torch.utils.data.DataLoader`, with pinned memory
-    and, if wanted, in worker processes; a batch of either kind holds the same samples.
+    Tensors that live on the device are only indexed there. What is in host memory or on disk comes
+    through a :class:`torch.utils.data.DataLoader`, with pinned memory and, if wanted, in worker
+    processes; a batch of either kind holds the same samples.
 
     Args:
         transform: Normalisation and augmentation of uint8 images.
@@ -32,6 +32,8 @@ class Feed:
         generator: Source of the augmentation, on that device.
         workers: Processes that read samples which are not on the device.
         reading: Source, on the CPU, of what random data sets draw in those processes.
+        positions: Whether a batch of floating-point samples on the device is a
+            :class:`~gradmix_ext.mixers.TensorBatch`, gathered only when it is mixed.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class Feed:
         generator: torch.Generator | None = None,
         workers: int = 0,
         reading: torch.Generator | None = None,
+        positions: bool = False,
     ) -> None:
         self.transform = transform
         self.device = device
         self.generator = generator
         self.workers = workers
         self.reading = reading
+        self.positions = positions
 
     def view(self, x: RawInputs) -> Inputs:
         """Samples as criteria, tests and exemplar selection take them: ready when indexed."""
@@ -83,9 +87,9 @@ class Feed:
         index = torch.arange(len(x), device=x.device)
         return ImageBatch(x, index, self.transform, self.generator)
 
-    def _at(self, x: Tensor, index: Tensor) -> TensorBatch | ImageBatch:
+    def _at(self, x: Tensor, index: Tensor) -> Tensor | TensorBatch | ImageBatch:
         if self.transform is None:
-            return TensorBatch(x, index)
+            return TensorBatch(x, index) if self.positions else x.index_select(0, index)
         return ImageBatch(x, index, self.transform, self.generator)
 
 

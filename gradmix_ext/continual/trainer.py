@@ -295,12 +295,14 @@ class Trainer:
         if stored == "auto":
             stored = "device" if fits(inputs, self.device) else "host"
         scenario = scenario.to(self.device if stored == "device" else "cpu")
+        mixer = self._build_mixer(scenario)
         feed = Feed(
             scenario.transform,
             self.device,
             random_stream(self.seed, 4, self.device, self.ranks.rank),
             self.workers,
             random_stream(self.seed, 6, "cpu", self.ranks.rank),
+            mixer.takes_positions,
         )
         model = self._build_model(scenario)
         if self.sync_batch_norm and self.ranks.size > 1:
@@ -316,7 +318,7 @@ class Trainer:
             feed=feed,
             model=model,
             replica=replica,
-            mixer=self._build_mixer(scenario),
+            mixer=mixer,
             order=random_stream(self.seed, 1, self.device),
             scaler=torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16),
             evaluator=evaluator,

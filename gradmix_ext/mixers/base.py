@@ -44,6 +44,9 @@ class Mixer(ABC):
     #: Whose samples :meth:`update` is about.
     ranks: Ranks = ONE
 
+    #: Whether positions in a data set (:class:`TensorBatch`) are mixed faster than the samples.
+    takes_positions = False
+
     #: Whether a partner may be a sample of another rank, of which only the input is at hand.
     pools_ranks = True
 
@@ -81,8 +84,10 @@ class Mixer(ABC):
         Returns:
             The mixed batch; nothing waits for the device.
         """
+        if isinstance(x, TensorBatch):
+            checks.vector("mix", "x.index", x.index, x.index.numel(), torch.int64, x.data.device)
         if not isinstance(x, ImageBatch):
-            checks.floating("mix", "x", x if isinstance(x, Tensor) else x.data)
+            checks.floating("mix", "x", x.data if isinstance(x, TensorBatch) else x)
         samples = 0 if isinstance(x, Tensor) and not x.dim() else len(x)
         checks.vector("mix", "y", y, samples, torch.int64, x.device)
         strength = self.schedule.strength(self.epoch)

@@ -176,7 +176,7 @@ class FewOfEach:
 
     def __init__(self, y: Tensor, limit: int) -> None:
         self._of: weakref.ref[Tensor] = weakref.ref(y)
-        self._limit = limit
+        self._state: tuple[int, ...] = _state_of(y, limit)
         shuffled = torch.randperm(len(y), generator=torch.Generator().manual_seed(0)).to(y.device)
         self._order: Tensor = shuffled[y[shuffled].argsort(stable=True)]
         count = y.unique(return_counts=True)[1]
@@ -191,8 +191,8 @@ class FewOfEach:
         self._freedom: Tensor = torch.where(step > 1, step * (1 - 1e-9), 0.0)
 
     def fits(self, y: Tensor, limit: int) -> bool:
-        """Whether it draws from samples with these labels."""
-        return self._of() is y and self._limit == limit
+        """Whether it draws from samples with these labels, which have not changed since."""
+        return self._of() is y and self._state == _state_of(y, limit)
 
     def draw(self, samples: Samples, generator: torch.Generator | None) -> Samples:
         """A draw from the samples; all of them where no class has more than the limit."""
@@ -204,6 +204,11 @@ class FewOfEach:
         place = torch.addcmul(self._first, noise, self._freedom)
         chosen = self._order.index_select(0, place.long())
         return x[chosen], y.index_select(0, chosen)
+
+
+def _state_of(y: Tensor, limit: int) -> tuple[int, ...]:
+    """What is another where labels or the limit are; inference tensors do not count changes."""
+    return limit, len(y), *(() if y.is_inference() else (y._version,))
 
 
 class Pool:

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gradmix_ext import _checks as checks
 from gradmix_ext import ops
 
 __all__ = ["ImageBatch", "ImageTransform", "Inputs", "TensorBatch"]
@@ -33,7 +34,7 @@ class Inputs(Protocol):
 class TensorBatch:
     """Samples of a floating-point data set, named by their positions.
 
-    A mixer takes it in the place of a tensor, and gathers and mixes the samples in one pass.
+    A mixer takes it in the place of a tensor; a :class:`PairMixer` gathers and mixes in one pass.
 
     Attributes:
         data: The data set [M, ...].
@@ -57,6 +58,9 @@ class TensorBatch:
 
     def gathered(self) -> Tensor:
         """The batch [N, ...] as a tensor."""
+        if checks.values_checked(self.device):
+            rows = len(self.data)
+            checks.in_range("mix", "x.index", self.index, rows, f"{rows} samples")
         return self.data.index_select(0, self.index)
 
 

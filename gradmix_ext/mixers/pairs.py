@@ -12,6 +12,7 @@ from gradmix_ext import ops
 from gradmix_ext.mixers.base import Mixer
 from gradmix_ext.mixers.batch import MixedBatch
 from gradmix_ext.mixers.images import ImageBatch, TensorBatch
+from gradmix_ext.ops._library import uniform
 
 
 class PairRule(NamedTuple):
@@ -34,10 +35,12 @@ class PairMixer(Mixer):
     Subclasses choose the partner by :meth:`pair_rule` alone.
     """
 
+    takes_positions = True
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         for name in ("draw_partners", "combine"):
-            if name in vars(cls):
+            if getattr(cls, name) is not getattr(PairMixer, name):
                 raise TypeError(
                     f"{cls.__name__} must not override {name}, which mixing a tensor does not "
                     "call: override pair_rule, or derive from Mixer"
@@ -71,7 +74,7 @@ class PairMixer(Mixer):
         noise: Tensor | None = None
         lam: tuple[Tensor | None, Tensor | None] = None, None
         if not law.is_uniform:  # which the op draws itself, both at once
-            noise = torch.rand(len(y), dtype=torch.float64, device=y.device, generator=generator)
+            noise = uniform(len(y), y.device, generator)
             lam = law.draw(len(y), y.device, generator)
         mixed, partner, mask, partner_target, lam_x, lam_y, weight = ops.mix_batch(
             data,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gradmix_ext import _checks as checks
 from gradmix_ext import reference
-from gradmix_ext.ops._library import define
+from gradmix_ext.ops._library import define, uniform
 from gradmix_ext.reference.draw_partners import check, check_values
 
 
@@ -48,9 +48,7 @@ def draw_partners(
         check_values(target, allowed)
     try:
         if noise is None:
-            noise = torch.rand(
-                target.shape, dtype=torch.float64, device=target.device, generator=generator
-            )
+            noise = uniform(target.shape[0], target.device, generator)
         result: tuple[Tensor, Tensor] = _OP(target, allowed, policy, noise, exploration)
     except Exception:
         check(target, allowed, policy, noise, exploration)

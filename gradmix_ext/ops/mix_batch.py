@@ -7,10 +7,10 @@ from torch import Tensor
 
 from gradmix_ext import _checks as checks
 from gradmix_ext import reference
-from gradmix_ext.ops._library import define, is_transforming
+from gradmix_ext.ops._library import define, is_transforming, uniform
 from gradmix_ext.ops.masked_mixup import masked_mixup
 from gradmix_ext.reference.masked_mixup import result_strides
-from gradmix_ext.reference.mix_batch import check, check_values, numbers
+from gradmix_ext.reference.mix_batch import batch_of, check, check_values, numbers
 from gradmix_ext.reference.mix_labels import lam_dtype
 
 Mixed = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -75,17 +75,17 @@ def mix_batch(
         check_values(x, target, pairs, index)
     try:
         if noise is None:
-            count, where = numbers(target, lam_x), target.device
-            noise = torch.rand(count, dtype=torch.float64, device=where, generator=generator)
+            noise = uniform(numbers(target, lam_x), target.device, generator)
         if lam_x is not None and lam_y is not None and (lam_x.requires_grad or lam_y.requires_grad):
             check(x, target, pairs, policy, index, lam_x, lam_y, noise, *shares)
+        if pairs.requires_grad or noise.requires_grad:  # a draw has no gradient
+            pairs, noise = pairs.detach(), noise.detach()
         rest = target, pairs, policy, index, lam_x, lam_y, noise, *shares
         if not x.requires_grad and not is_transforming():
             result: Mixed = _OP(x, *rest)
             return result
         _, partner, mask, partner_target, used_x, used_y, weight = _OP(x.detach(), *rest)
-        batch = x if index is None else x.index_select(0, index)
-        mixed = masked_mixup(batch, partner, used_x, mask)  # with its gradient
+        mixed = masked_mixup(batch_of(x, index), partner, used_x, mask)  # with its gradient
     except Exception:
         check(x, target, pairs, policy, index, lam_x, lam_y, noise, *shares)
         raise

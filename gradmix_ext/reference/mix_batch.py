@@ -79,7 +79,7 @@ def batch_of(x: Tensor, index: Tensor | None) -> Tensor:
     rows = len(x)
     inside = (index >= 0) & (index < rows)
     shape = (len(index), *x.shape[1:])
-    batch = torch.empty_strided(shape, result_strides(x), dtype=x.dtype, device=x.device)
+    batch = x.new_empty_strided(shape, result_strides(x))
     if not rows:
         return batch.zero_()
     found = x.index_select(0, torch.where(inside, index, 0))

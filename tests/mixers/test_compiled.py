@@ -37,3 +37,18 @@ def test_a_step_compiles_without_a_graph_break(name):
         outcomes.append((loss, partner, *torch.autograd.grad(loss, [*model.parameters()])))
     assert not torch.equal(outcomes[0][1], torch.arange(40))
     torch.testing.assert_close(*outcomes)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_batches_of_other_sizes(name):
+    """The last batch of an epoch is smaller."""
+    model = nn.Linear(D, C)
+    mixer = MIXERS[name]()
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def step(x, y):
+        batch = mixer.mix(x, y)
+        return batch.loss(model(batch.x))
+
+    for n in (12, 7, 9):
+        step(torch.randn(n, D), torch.arange(n) % C).backward()

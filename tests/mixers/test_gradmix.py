@@ -91,6 +91,11 @@ class TestFewSamples:
         assert few.fits(y, 3)
         assert not few.fits(y, 4)
         assert not few.fits(y.clone(), 3)
+        y[0] = 1
+        assert not few.fits(y, 3)
+        with torch.inference_mode():
+            unversioned = self.y.clone()
+        assert criteria.FewOfEach(unversioned, 3).fits(unversioned, 3)
         del y
         assert not few.fits(self.y, 3)
 

@@ -70,8 +70,14 @@ class TestEveryMixer:
             mixer.mix(gx.mixers.TensorBatch(data.byte(), torch.arange(9)), labels)
         with pytest.raises(ValueError, match=r"mix: y must have shape \[4\], got \[9\]"):
             mixer.mix(gx.mixers.TensorBatch(data, torch.arange(4)), labels)
-        with pytest.raises((RuntimeError, IndexError), match="out of range"):
+        with pytest.raises(RuntimeError, match=r"index\[8\] = 9 is out of range for 9"):
             mixer.mix(gx.mixers.TensorBatch(data, torch.arange(9) + 1), labels)
+        with pytest.raises(TypeError, match=r"mix: x.index must be torch.int64, got torch.int32"):
+            mixer.mix(gx.mixers.TensorBatch(data, torch.arange(9).int()), labels)
+        with pytest.raises(ValueError, match=r"mix: x.index must have shape \[9\], got \[3, 3\]"):
+            mixer.mix(gx.mixers.TensorBatch(data, torch.arange(9).view(3, 3)), labels)
+        with pytest.raises(TypeError, match="mix: x must be a tensor, got list"):
+            mixer.mix([1.0, 2.0], labels)
 
     def test_loss_is_the_soft_target_cross_entropy(self, name):
         x, y = images()
@@ -235,8 +241,24 @@ class TestAsymmetricLam:
 
 @pytest.mark.parametrize("hook", ["draw_partners", "combine"])
 def test_a_hook_that_would_not_be_called_is_refused(hook):
-    with pytest.raises(TypeError, match=f"Own must not override {hook}, .* override pair_rule"):
-        type("Own", (gx.GradMix,), {hook: lambda self, *args: None})
+    hooks = {hook: lambda self, *args: None}
+    for bases, own in (((gx.GradMix,), hooks), ((type("Mixin", (), hooks), gx.BalancedMixup), {})):
+        with pytest.raises(TypeError, match=f"Own must not override {hook}, .* override pair_rule"):
+            type("Own", bases, own)
+
+
+def test_odds_that_are_learned_elsewhere():
+    class Learned(gx.mixers.PairMixer):
+        odds = torch.nn.Parameter(torch.zeros(C, C))
+
+        def pair_rule(self, device):
+            return gx.mixers.PairRule("soft", self.odds)
+
+    x, y = batch()
+    for samples in (x, x.clone().requires_grad_()):
+        mixed = Learned().mix(samples, y)
+        assert mixed.x.requires_grad == samples.requires_grad
+        assert not mixed.lam.requires_grad
 
 
 @pytest.mark.parametrize(

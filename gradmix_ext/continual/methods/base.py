@@ -104,7 +104,12 @@ class Method:
         return None
 
     def batches(self, stage: Stage) -> Iterator[Batch]:
-        """The batches (x [N, ...], y [N]) of one epoch, before mixing."""
+        """The batches (x [N, ...], y [N]) of one epoch, before mixing.
+
+        Of what lives on the device, ``x`` may be positions in it: an
+        :class:`~gradmix_ext.mixers.ImageBatch` or, where the mixer takes it, a
+        :class:`~gradmix_ext.mixers.TensorBatch`.
+        """
         raise NotImplementedError
 
     def loss(self, stage: Stage, batch: MixedBatch, logits: Tensor) -> Tensor:
