@@ -44,7 +44,8 @@ class Mixer(ABC):
     #: Whose samples :meth:`update` is about.
     ranks: Ranks = ONE
 
-    #: Whether positions in a data set (:class:`TensorBatch`) are mixed faster than the samples.
+    #: Whether positions in a data set, a
+    #: :class:`~gradmix_ext.mixers.TensorBatch`, are mixed faster than the samples.
     takes_positions = False
 
     #: Whether a partner may be a sample of another rank, of which only the input is at hand.

@@ -34,7 +34,8 @@ class Inputs(Protocol):
 class TensorBatch:
     """Samples of a floating-point data set, named by their positions.
 
-    A mixer takes it in the place of a tensor; a :class:`PairMixer` gathers and mixes in one pass.
+    A mixer takes it in the place of a tensor; a
+    :class:`~gradmix_ext.mixers.PairMixer` gathers and mixes in one pass.
 
     Attributes:
         data: The data set [M, ...].
