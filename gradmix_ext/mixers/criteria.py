@@ -26,6 +26,7 @@ from gradmix_ext.mixers.head import HeadInput, evaluation, in_one_dtype
 from gradmix_ext.mixers.images import Inputs
 from gradmix_ext.mixers.lam import LamLaw
 from gradmix_ext.ranks import ONE, Ranks
+from gradmix_ext.reference._terms import uniform
 
 # Samples per forward pass, so that scoring many pairs does not take more memory than training.
 CHUNK = 1024
@@ -155,7 +156,7 @@ def few(samples: Samples, limit: int, generator: torch.Generator | None) -> Samp
     x, y = samples
     if len(y) <= limit:
         return samples
-    noise = torch.rand(len(y) + 1, dtype=torch.float64, device=y.device, generator=generator)
+    noise = uniform(len(y) + 1, y.device, generator)
     order = (y + noise[1:]).argsort()  # by class, at random within one
     # Steps of equal length through them, from anywhere within the first.
     place = torch.arange(limit, device=y.device) + noise[0]
@@ -199,8 +200,7 @@ class FewOfEach:
         x, y = samples
         if len(self._class_of) == len(y):
             return samples
-        noise = torch.rand(self._classes, dtype=torch.float64, device=y.device, generator=generator)
-        noise = noise.index_select(0, self._class_of)
+        noise = uniform(self._classes, y.device, generator).index_select(0, self._class_of)
         place = torch.addcmul(self._first, noise, self._freedom)
         chosen = self._order.index_select(0, place.long())
         return x[chosen], y.index_select(0, chosen)
@@ -243,9 +243,7 @@ class Pool:
 
     def draw(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
         """One uniformly drawn sample of the class ``classes[index]``, for each index."""
-        noise = torch.rand(
-            index.shape, dtype=torch.float64, device=index.device, generator=generator
-        )
+        noise = uniform(len(index), index.device, generator)
         order, count, start = self._runs
         place = start.index_select(0, index) + (noise * count.index_select(0, index)).long()
         return order.index_select(0, place)

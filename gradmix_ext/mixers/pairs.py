@@ -10,9 +10,9 @@ from torch import Tensor
 
 from gradmix_ext import ops
 from gradmix_ext.mixers.base import Mixer
-from gradmix_ext.mixers.batch import MixedBatch
+from gradmix_ext.mixers.batch import Draw, MixedBatch
 from gradmix_ext.mixers.images import ImageBatch, TensorBatch
-from gradmix_ext.ops._library import uniform
+from gradmix_ext.reference._terms import uniform
 
 
 class PairRule(NamedTuple):
@@ -89,14 +89,5 @@ class PairMixer(Mixer):
             strength=strength,
             balance=self.balance,
         )
-        return MixedBatch(
-            x=mixed,
-            target=y,
-            partner_target=partner_target,
-            lam=lam_y,
-            mask=mask,
-            partner=partner,
-            lam_x=lam_x,
-            weight=weight if self.balance else None,
-            observe=self._observer(),
-        )
+        drawn = partner, mask, partner_target, lam_x, lam_y
+        return Draw(*drawn, weight if self.balance else None, self._observer()).batch(mixed, y)

@@ -71,16 +71,6 @@ def call(op: torch._ops.OpOverload, *args: Any) -> Any:
         return op(*args)
 
 
-def uniform(count: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-    """Uniform numbers [count] (float64) in [0, 1), also where ``count`` is a symbol of a compiler.
-
-    To which ``generator=None`` is more than it can trace.
-    """
-    if generator is None:
-        return torch.rand(count, dtype=torch.float64, device=device)
-    return torch.rand(count, dtype=torch.float64, device=device, generator=generator)
-
-
 def is_transforming() -> bool:
     """Whether this is inside of a ``torch.func`` transform.
 

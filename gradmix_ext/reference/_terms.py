@@ -60,3 +60,13 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 def softmax(logits: Tensor, class_mask: Tensor | None) -> Tensor:
     """The probabilities p [N, C] over the classes that the mask allows; 0 elsewhere."""
     return masked_logits(logits, class_mask).softmax(dim=1)
+
+
+def uniform(count: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    """Uniform numbers [count] (float64) in [0, 1), also where ``count`` is a symbol of a compiler.
+
+    To which ``generator=None`` is more than it can trace.
+    """
+    if generator is None:
+        return torch.rand(count, dtype=torch.float64, device=device)
+    return torch.rand(count, dtype=torch.float64, device=device, generator=generator)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradmix_ext import _checks as checks
-from gradmix_ext.reference._terms import one_hot
+from gradmix_ext.reference._terms import one_hot, uniform
 
 POLICIES = ("redraw", "skip")
 
@@ -51,7 +51,7 @@ def draw_partners(
         check_values(target, allowed)
     samples, classes = target.shape[0], allowed.shape[0]
     if noise is None:
-        noise = torch.rand(samples, dtype=torch.float64, device=target.device, generator=generator)
+        noise = uniform(samples, target.device, generator)
     own = torch.arange(samples, device=target.device)
     if classes == 0:
         return own, torch.zeros_like(own, dtype=torch.bool)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradmix_ext import _checks as checks
-from gradmix_ext.reference._terms import one_hot
+from gradmix_ext.reference._terms import one_hot, uniform
 
 # Steps of the most preferred class. Odds are integers: their sums are exact in any order.
 _RESOLUTION = 2**40
@@ -43,7 +43,7 @@ def draw_softly(
         check_values(target, preference)
     samples, classes = target.shape[0], preference.shape[0]
     if noise is None:
-        noise = torch.rand(samples, dtype=torch.float64, device=target.device, generator=generator)
+        noise = uniform(samples, target.device, generator)
     own = torch.arange(samples, device=target.device)
     if samples == 0 or classes == 0:
         return own, torch.zeros_like(own, dtype=torch.bool)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gradmix_ext import _checks as checks
+from gradmix_ext.reference._terms import uniform
 from gradmix_ext.reference.draw_partners import POLICIES as HARD_POLICIES
 from gradmix_ext.reference.draw_partners import draw_partners
 from gradmix_ext.reference.draw_softly import draw_softly
@@ -111,9 +112,7 @@ def mix_batch(
     if checks.values_checked(target.device):
         check_values(x, target, pairs, index)
     if noise is None:
-        noise = torch.rand(
-            numbers(target, lam_x), dtype=torch.float64, device=target.device, generator=generator
-        )
+        noise = uniform(numbers(target, lam_x), target.device, generator)
     samples = target.shape[0]
     if lam_x is None or lam_y is None:
         lam_x = lam_y = noise[samples:].float()
