@@ -26,14 +26,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mix_batch(con
     return lam ? Lam(*lam, d.samples, used, op, name) : Lam(d.noise + d.samples);
   };
   const Lam own_x = read(lam_x, "lam_x"), own_y = read(lam_y, "lam_y");
-  LabelTerms terms(op, d.samples, used, own_x, own_y, strength, balance);
   if (policy == "soft")
     soft_partners(d, pairs);
   else
     hard_partners(d, pairs, policy, exploration);
-  terms.fill(d.target, d.partner, d.mask);
-  return {mixed_samples(op, x, index, d.partner, terms.used_x, d.mask), draw.partner, draw.mask, terms.partner_target, terms.used_x, terms.used_y,
-          terms.weight};
+  const auto [partner_target, used_x, used_y, weight] =
+      label_terms(op, d.samples, used, own_x, own_y, strength, balance, d.target, d.partner, d.mask);
+  return {mixed_samples(op, x, index, d.partner, used_x, d.mask), draw.partner, draw.mask, partner_target, used_x, used_y, weight};
 }
 
 }  // namespace

@@ -48,30 +48,21 @@ DType lam_type(const Tensor& lam_x, const Tensor& lam_y, const char* op) {
   return is_wide(data_type(lam_x, op, "lam_x")) || is_wide(data_type(lam_y, op, "lam_y")) ? DType::f64 : DType::f32;
 }
 
-LabelTerms::LabelTerms(const char* op, int64_t samples, DType used, const Lam& lam_x, const Lam& lam_y, double strength, double balance)
-    : partner_target(empty({samples}, ScalarType::Long)),
-      used_x(empty({samples}, scalar_type(used))),
-      used_y(empty({samples}, scalar_type(used))),
-      weight(empty({samples}, ScalarType::Float)),
-      samples_(samples),
-      strength_(strength),
-      balance_(balance),
-      dtype_(used),
-      lam_x_(lam_x),
-      lam_y_(lam_y) {
+LabelTerms label_terms(const char* op, int64_t samples, DType used, const Lam& lam_x, const Lam& lam_y, double strength, double balance,
+                       const int64_t* target, const int64_t* partner, const uint8_t* mask) {
   check(strength >= 0 && strength <= 1, op, ": strength must be in [0, 1], got ", strength);
   check(balance >= 0 && balance <= 1, op, ": balance must be in [0, 1], got ", balance);
-}
-
-void LabelTerms::fill(const int64_t* target, const int64_t* partner, const uint8_t* mask) {
-  int64_t* labels = static_cast<int64_t*>(partner_target.mutable_data_ptr());
-  for (int64_t i = 0; i < samples_; ++i) labels[i] = target[partner[i]];
-  with_acc(dtype_, [&](auto zero) {
+  LabelTerms terms{empty({samples}, ScalarType::Long), empty({samples}, scalar_type(used)), empty({samples}, scalar_type(used)),
+                   empty({samples}, ScalarType::Float)};
+  int64_t* labels = static_cast<int64_t*>(terms.partner_target.mutable_data_ptr());
+  for (int64_t i = 0; i < samples; ++i) labels[i] = target[partner[i]];
+  with_acc(used, [&](auto zero) {
     using A = decltype(zero);
-    use_lam(lam_x_, mask, samples_, strength_, static_cast<A*>(used_x.mutable_data_ptr()));
-    use_lam(lam_y_, mask, samples_, strength_, static_cast<A*>(used_y.mutable_data_ptr()));
+    use_lam(lam_x, mask, samples, strength, static_cast<A*>(terms.used_x.mutable_data_ptr()));
+    use_lam(lam_y, mask, samples, strength, static_cast<A*>(terms.used_y.mutable_data_ptr()));
   });
-  weigh(target, samples_, balance_, static_cast<float*>(weight.mutable_data_ptr()));
+  weigh(target, samples, balance, static_cast<float*>(terms.weight.mutable_data_ptr()));
+  return terms;
 }
 
 namespace {
@@ -88,9 +79,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mix_labels(const Tensor& target, cons
           " samples");
   const DType used = lam_type(lam_x, lam_y, op);
   const Lam own_x(lam_x, samples, used, op, "lam_x"), own_y(lam_y, samples, used, op, "lam_y");
-  LabelTerms terms(op, samples, used, own_x, own_y, strength, balance);
-  terms.fill(label.data(), other.data(), mixed.data());
-  return {terms.partner_target, terms.used_x, terms.used_y, terms.weight};
+  const auto [partner_target, used_x, used_y, weight] =
+      label_terms(op, samples, used, own_x, own_y, strength, balance, label.data(), other.data(), mixed.data());
+  return {partner_target, used_x, used_y, weight};
 }
 
 }  // namespace

@@ -37,20 +37,12 @@ class PartnerDraw {
 void soft_partners(const Drawing& draw, const Tensor& preference);
 void hard_partners(const Drawing& draw, const Tensor& allowed, const std::string& policy, double exploration);
 
-// The label side of a batch: has room for what mix_labels gives. Partners are samples of the batch. λ are numbers of the type that is
-// used.
-class LabelTerms {
- public:
-  LabelTerms(const char* op, int64_t samples, DType used, const Lam& lam_x, const Lam& lam_y, double strength, double balance);
-  void fill(const int64_t* target, const int64_t* partner, const uint8_t* mask);
+// What mix_labels gives: of the type in which λ are used, which the numbers given have too. Partners are samples of the batch.
+struct LabelTerms {
   Tensor partner_target, used_x, used_y, weight;
-
- private:
-  int64_t samples_;
-  double strength_, balance_;
-  DType dtype_;
-  const Lam &lam_x_, &lam_y_;
 };
+LabelTerms label_terms(const char* op, int64_t samples, DType used, const Lam& lam_x, const Lam& lam_y, double strength, double balance,
+                       const int64_t* target, const int64_t* partner, const uint8_t* mask);
 
 // The type that both λ are used in.
 DType lam_type(const Tensor& lam_x, const Tensor& lam_y, const char* op);
