@@ -70,8 +70,8 @@ namespace {
 std::tuple<Tensor, Tensor> draw_partners(const Tensor& target, const Tensor& allowed, std::string policy,
                                          const std::optional<Tensor>& noise, double exploration) {
   const PartnerDraw draw("draw_partners", target, allowed, "allowed", noise);
-  hard_partners(draw.drawing(), allowed, policy, exploration);
-  return {draw.partner, draw.mask};
+  hard_partners(draw, allowed, policy, exploration);
+  return {draw.partners, draw.masks};
 }
 
 }  // namespace

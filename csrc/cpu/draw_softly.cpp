@@ -66,8 +66,8 @@ namespace {
 
 std::tuple<Tensor, Tensor> draw_softly(const Tensor& target, const Tensor& preference, const std::optional<Tensor>& noise) {
   const PartnerDraw draw("draw_softly", target, preference, "preference", noise);
-  soft_partners(draw.drawing(), preference);
-  return {draw.partner, draw.mask};
+  soft_partners(draw, preference);
+  return {draw.partners, draw.masks};
 }
 
 }  // namespace

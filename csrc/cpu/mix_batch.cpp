@@ -18,8 +18,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mix_batch(con
   check(exploration >= 0 && exploration < 1, op, ": exploration must be in [0, 1), got ", exploration);
   if (index) check_dim(*index, 1, op, "index");
   check(lam_x.has_value() == lam_y.has_value(), op, ": lam_x and lam_y come together");
-  const PartnerDraw draw(op, target, pairs, "pairs", noise, lam_x ? 1 : 2);
-  const Drawing d = draw.drawing();
+  const PartnerDraw d(op, target, pairs, "pairs", noise, lam_x ? 1 : 2);
   check(x.dim() >= 1 && (index ? *index : x).size(0) == d.samples, op, ": target must have one label per sample of the batch");
   const DType used = lam_x ? lam_type(*lam_x, *lam_y, op) : DType::f32;
   const auto read = [&](const std::optional<Tensor>& lam, const char* name) {
@@ -32,7 +31,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mix_batch(con
     hard_partners(d, pairs, policy, exploration);
   const auto [partner_target, used_x, used_y, weight] =
       label_terms(op, d.samples, used, own_x, own_y, strength, balance, d.target, d.partner, d.mask);
-  return {mixed_samples(op, x, index, d.partner, used_x, d.mask), draw.partner, draw.mask, partner_target, used_x, used_y, weight};
+  return {mixed_samples(op, x, index, d.partner, used_x, d.mask), d.partners, d.masks, partner_target, used_x, used_y, weight};
 }
 
 }  // namespace

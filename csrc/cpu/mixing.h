@@ -20,16 +20,13 @@ struct Drawing {
 
 // Reads what every draw needs, and has room for its result. `pairs` [K, K] is checked by shape alone. Of the noise the first numbers,
 // one per sample, are for the draw; there may be as many for something else behind them.
-class PartnerDraw {
+class PartnerDraw : public Drawing {
  public:
   PartnerDraw(const char* op, const Tensor& target, const Tensor& pairs, const char* pairs_name, const std::optional<Tensor>& noise,
               int64_t numbers_per_sample = 1);
-  Drawing drawing() const;
-  Tensor partner, mask;
+  Tensor partners, masks;
 
  private:
-  const char *op_, *pairs_name_;
-  int64_t samples_, classes_;
   Column<int64_t> target_;
   Column<double> noise_;
 };
