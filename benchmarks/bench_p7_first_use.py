@@ -169,6 +169,26 @@ def each_op(device):
             ),
             None,
         ),
+        "observe_scores": (
+            lambda h, z, y, y2, lam, images: gx.ops.observe_scores(
+                preference,
+                known,
+                allowed,
+                h,
+                z,
+                y,
+                y2,
+                lam,
+                *direction,
+                momentum=0.9,
+                threshold=0.0,
+            ),
+            None,
+        ),
+        "linear_scores": (
+            lambda h, z, y, y2, lam, images: gx.ops.linear_scores(h, z, y, 2),
+            None,
+        ),
         "gather_augment_mixup": (
             lambda h, z, y, y2, lam, images: gx.ops.gather_augment_mixup(
                 images, order, order, lam, mean=mean, std=std, noise=noise

@@ -271,6 +271,9 @@ def call_each() -> None:
         scores = torch.randn(11, 11, device="cuda", dtype=value.dtype)
         pairs = scores, scores > 0, scores > 1
         gx.ops.blend_scores(*pairs, value, y, y2, momentum=0.9, threshold=0.0)
+        mixed = h, z, y, y2, lam, *direction
+        gx.ops.observe_scores(*pairs, *mixed, momentum=0.9, threshold=0.0)
+        gx.ops.linear_scores(h, z, y, 20)
         gx.ops.draw_softly(y, scores)
         gx.ops.pair_preferences(scores, scores > 0, 4.0)
         gx.ops.mix_labels(y, partner, y > 3, lam, lam, balance=0.5)

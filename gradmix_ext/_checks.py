@@ -98,11 +98,17 @@ def same_device(op: str, name: str, value: Tensor, device: torch.device) -> None
         raise ValueError(f"{op}: {name} must be on {device}, got {value.device}")
 
 
+def without_grad(op: str, **values: Tensor) -> None:
+    """No gradient is asked for, since none is computed."""
+    for name, value in values.items():
+        if value.requires_grad:
+            raise ValueError(f"{op}: {name} must not require grad: no gradient is computed for it")
+
+
 def as_lam(op: str, value: Tensor | float, like: Tensor, name: str = "lam") -> Tensor:
     """λ as a tensor, for which no gradient is computed; a Python number becomes a 0-dim tensor."""
     if isinstance(value, Tensor):
-        if value.requires_grad:
-            raise ValueError(f"{op}: {name} must not require grad: no gradient is computed for it")
+        without_grad(op, **{name: value})
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{op}: {name} must be a tensor or a number, got {type(value).__name__}")

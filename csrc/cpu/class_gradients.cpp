@@ -23,34 +23,38 @@ std::tuple<Tensor, Tensor, Tensor> class_gradients(const Tensor& features, const
   const GroupReduction reduce = group_reduction(op, reduction);
   const LastLayer in(op, features, logits, target, partner_target, lam, class_mask, logits.dim() == 2 ? logits.size(1) : 0);
   const Groups grouped(op, in, groups, num_groups);
-  const ScalarType acc = acc_scalar_type(in.dtype);
-  // Groups without samples and masked classes are zero; the kernel writes everything else.
-  const bool full = static_cast<int64_t>(grouped.present.size()) == grouped.total && !in.mask.given;
-  Tensor weight = empty({grouped.total, in.classes, in.feature_count}, acc);
-  Tensor bias = empty({grouped.total, in.classes}, acc);
-  const int64_t bytes = weight.numel() * (is_wide(in.dtype) ? 8 : 4);
-  if (bytes >= huge_page_bytes) advise_huge_pages(weight.mutable_data_ptr(), bytes);
-  if (!full) {
-    torch::stable::zero_(weight);
-    torch::stable::zero_(bias);
-  }
+  const auto [weight, bias] = group_gradients(in, grouped, reduce);
   const Tensor count = empty({grouped.total}, ScalarType::Long);
   std::copy(grouped.count.begin(), grouped.count.end(), static_cast<int64_t*>(count.mutable_data_ptr()));
-  if (in.samples == 0) return {weight, bias, count};
-
-  with_acc(in.dtype, [&](auto zero) {
-    const GroupedSamples<decltype(zero)> sorted(in, grouped, reduce, SampleLayout::panels, false);
-    const GroupGradientParams params{sorted.params(), grouped.present.data(), in.allowed_columns(),
-                                     in.classes, weight.mutable_data_ptr(), bias.mutable_data_ptr()};
-    const int64_t present = params.in.groups;
-    const int64_t each = in.samples / present * in.mask.allowed * in.feature_count + 1;
-    parallel(present, std::max<int64_t>(1, grain_multiply_adds / each),
-             [&](int64_t begin, int64_t end) { kernels::group_gradients(params, begin, end); });
-  });
   return {weight, bias, count};
 }
 
 }  // namespace
+
+GroupGradients group_gradients(const LastLayer& in, const Groups& groups, GroupReduction reduction) {
+  const ScalarType acc = acc_scalar_type(in.dtype);
+  const int64_t present = groups.present.size(), rows = groups.order.size();
+  Tensor weight = empty({groups.total, in.classes, in.feature_count}, acc);
+  Tensor bias = empty({groups.total, in.classes}, acc);
+  const int64_t bytes = weight.numel() * (is_wide(in.dtype) ? 8 : 4);
+  if (bytes >= huge_page_bytes) advise_huge_pages(weight.mutable_data_ptr(), bytes);
+  // Groups without samples and masked classes are zero; the kernel writes everything else.
+  if (present < groups.total || in.mask.given) {
+    torch::stable::zero_(weight);
+    torch::stable::zero_(bias);
+  }
+  if (rows == 0) return {weight, bias};
+  with_acc(in.dtype, [&](auto zero) {
+    const GroupedSamples<decltype(zero)> sorted(in, groups, reduction, SampleLayout::panels, false);
+    const GroupGradientParams params{sorted.params(), groups.present.data(), in.allowed_columns(),
+                                     in.classes, weight.mutable_data_ptr(), bias.mutable_data_ptr()};
+    const int64_t each = rows / present * in.mask.allowed * in.feature_count + 1;
+    parallel(present, std::max<int64_t>(1, grain_multiply_adds / each),
+             [&](int64_t begin, int64_t end) { kernels::group_gradients(params, begin, end); });
+  });
+  return {weight, bias};
+}
+
 }  // namespace gradmix::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(gradmix_ext, CPU, m) { m.impl("class_gradients", TORCH_BOX(&gradmix::cpu::class_gradients)); }

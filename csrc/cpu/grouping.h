@@ -12,13 +12,15 @@ namespace gradmix::cpu {
 // The group of each sample and how many groups there are: the classes unless told otherwise.
 struct Groups {
   Groups(const char* op, const LastLayer& in, const std::optional<Tensor>& groups, std::optional<int64_t> num_groups);
+  // One group of the samples from `first` on; the others are in none.
+  Groups(const LastLayer& in, int64_t first);
 
   int64_t total;                   // K
   std::vector<int64_t> count;      // [K]
   std::vector<int64_t> present;    // the groups that have samples, in order
   std::vector<int64_t> offsets;    // [present + 1] into order
-  std::vector<int64_t> order;      // [N] samples, by group and then by index
-  std::vector<int64_t> row_group;  // [N] position in present of the group of each row of order
+  std::vector<int64_t> order;      // samples, by group and then by index
+  std::vector<int64_t> row_group;  // position in present of the group of each row of order
 };
 
 enum class GroupReduction { mean, sum };
@@ -41,5 +43,11 @@ class GroupedSamples {
   std::vector<A> scale_;
   GroupedParams params_{};
 };
+
+// The gradients [K, C, d] and [K, C] of the groups in the accumulation type; 0 where a group has no samples.
+struct GroupGradients {
+  Tensor weight, bias;
+};
+GroupGradients group_gradients(const LastLayer& in, const Groups& groups, GroupReduction reduction);
 
 }  // namespace gradmix::cpu

@@ -1,58 +1,100 @@
-// blend_scores on CUDA tensors.
-#include "cuda/binding.h"
+// blend_scores and observe_scores on CUDA tensors.
+#include "cuda/cuda_last_layer.h"
 
 namespace gradmix::cuda {
 namespace {
 
-constexpr const char* op = "blend_scores";
+// The moving averages [K, K] of the class pairs, checked.
+class Averages {
+ public:
+  Averages(const char* op, const Tensor& scores, const Tensor& scored, const Tensor& allowed, double momentum, double threshold)
+      : type(scores.scalar_type()), classes(score_classes(op, scores)), op_(op), scores_(scores), scored_(scored), allowed_(allowed),
+        momentum_(momentum), threshold_(threshold) {
+    check_pairs(scores, type, "scores");
+    check_pairs(scored, ScalarType::Bool, "scored");
+    check_pairs(allowed, ScalarType::Bool, "allowed");
+  }
 
-void check_pairs(const Tensor& t, const Tensor& like, int64_t classes, ScalarType type, const char* name) {
-  check_device(t, like, op, name);
-  check(t.scalar_type() == type, op, ": ", name, " has the wrong dtype");
-  check(t.dim() == 2 && t.size(0) == classes && t.size(1) == classes, op, ": ", name, " must be square and as large as scores");
-}
+  // The values [N] of this type enter the averages of the cells [N] of their pairs.
+  void blend(const Tensor& value, const int64_t* cells, const DeviceScope& scope) {
+    const int64_t samples = value.size(0);
+    const Order order = order_by_cell(scores_, cells, samples, classes * classes, op_, scope.stream());
+    check_launch(launch_blend_scores({{value.const_data_ptr(), order.samples(), order.keys(), samples},
+                                      classes,
+                                      scores_.mutable_data_ptr(),
+                                      scores_.stride(0),
+                                      scores_.stride(1),
+                                      static_cast<uint8_t*>(scored_.mutable_data_ptr()),
+                                      scored_.stride(0),
+                                      scored_.stride(1),
+                                      static_cast<uint8_t*>(allowed_.mutable_data_ptr()),
+                                      allowed_.stride(0),
+                                      allowed_.stride(1),
+                                      momentum_,
+                                      threshold_,
+                                      type == ScalarType::Double},
+                                     scope.stream()),
+                 op_);
+  }
+
+  const ScalarType type;
+  const int64_t classes;
+
+ private:
+  static int64_t score_classes(const char* op, const Tensor& scores) {
+    const ScalarType type = scores.scalar_type();
+    check(type == ScalarType::Float || type == ScalarType::Double, op, ": scores must be float32 or float64");
+    check_dim(scores, 2, op, "scores");
+    return scores.size(0);
+  }
+  void check_pairs(const Tensor& t, ScalarType wanted, const char* name) const {
+    check_device(t, scores_, op_, name);
+    check(t.scalar_type() == wanted, op_, ": ", name, " has the wrong dtype");
+    check(t.dim() == 2 && t.size(0) == classes && t.size(1) == classes, op_, ": ", name, " must be square and as large as scores");
+  }
+
+  const char* op_;
+  Tensor scores_, scored_, allowed_;
+  double momentum_, threshold_;
+};
 
 void blend_scores(Tensor scores, Tensor scored, Tensor allowed, const Tensor& value, const Tensor& target,
                   const Tensor& partner_target, double momentum, double threshold) {
+  constexpr const char* op = "blend_scores";
   check_device(scores, op, "scores");
   const DeviceScope scope(scores);
-  const ScalarType type = scores.scalar_type();
-  check(type == ScalarType::Float || type == ScalarType::Double, op, ": scores must be float32 or float64");
-  check_dim(scores, 2, op, "scores");
-  const int64_t classes = scores.size(0);
-  check_pairs(scores, scores, classes, type, "scores");
-  check_pairs(scored, scores, classes, ScalarType::Bool, "scored");
-  check_pairs(allowed, scores, classes, ScalarType::Bool, "allowed");
+  Averages averages(op, scores, scored, allowed, momentum, threshold);
   check_device(value, scores, op, "value");
   check_dim(value, 1, op, "value");
-  check(value.scalar_type() == type, op, ": value must have the dtype of scores");
+  check(value.scalar_type() == averages.type, op, ": value must have the dtype of scores");
   const int64_t samples = value.size(0);
   const Column own = indices(target, scores, samples, op, "target"), other = indices(partner_target, scores, samples, op, "partner_target");
   if (samples == 0) return;
-  const Tensor values = make_contiguous(value);
   Tensor cell = empty(scores, {samples}, ScalarType::Long);
   int64_t* cells = static_cast<int64_t*>(cell.mutable_data_ptr());
-  check_launch(launch_pair_cells({own.indices(), other.indices(), samples, classes, cells}, scope.stream()), op);
-  const Order order = order_by_cell(scores, cells, samples, classes * classes, op, scope.stream());
-  check_launch(launch_blend_scores({{values.const_data_ptr(), order.samples(), order.keys(), samples},
-                                    classes,
-                                    scores.mutable_data_ptr(),
-                                    scores.stride(0),
-                                    scores.stride(1),
-                                    static_cast<uint8_t*>(scored.mutable_data_ptr()),
-                                    scored.stride(0),
-                                    scored.stride(1),
-                                    static_cast<uint8_t*>(allowed.mutable_data_ptr()),
-                                    allowed.stride(0),
-                                    allowed.stride(1),
-                                    momentum,
-                                    threshold,
-                                    type == ScalarType::Double},
-                                   scope.stream()),
-               op);
+  check_launch(launch_pair_cells({own.indices(), other.indices(), samples, averages.classes, cells}, scope.stream()), op);
+  averages.blend(make_contiguous(value), cells, scope);
+}
+
+void observe_scores(Tensor scores, Tensor scored, Tensor allowed, const Tensor& features, const Tensor& logits, const Tensor& target,
+                    const Tensor& partner_target, const Tensor& lam, const Tensor& direction_weight, const Tensor& direction_bias,
+                    double momentum, double threshold, const std::optional<Tensor>& class_mask) {
+  constexpr const char* op = "observe_scores";
+  check_device(scores, op, "scores");
+  const DeviceScope scope(scores);
+  Averages averages(op, scores, scored, allowed, momentum, threshold);
+  check_device(logits, scores, op, "logits");
+  const LastLayer in(op, features, logits, target, partner_target, lam, class_mask);
+  Tensor cell = empty(logits, {in.samples}, ScalarType::Long);
+  int64_t* cells = static_cast<int64_t*>(cell.mutable_data_ptr());
+  const Tensor value = score_samples(op, in, direction_weight, direction_bias, averages.classes, cells, scope);
+  if (in.samples > 0) averages.blend(to_dtype(value, averages.type), cells, scope);
 }
 
 }  // namespace
 }  // namespace gradmix::cuda
 
-GRADMIX_CUDA_LIBRARY(m) { m.impl("blend_scores", TORCH_BOX(&gradmix::cuda::blend_scores)); }
+GRADMIX_CUDA_LIBRARY(m) {
+  m.impl("blend_scores", TORCH_BOX(&gradmix::cuda::blend_scores));
+  m.impl("observe_scores", TORCH_BOX(&gradmix::cuda::observe_scores));
+}

@@ -16,18 +16,24 @@ std::tuple<Tensor, Tensor, Tensor> class_gradients(const Tensor& features, const
   check_device(logits, op, "logits");
   const DeviceScope scope(logits);
   const LastLayer in(op, features, logits, target, partner_target, lam, class_mask);
-  GroupedSamples grouped(op, in, groups, num_groups, reduction, scope);
-  const int64_t total = grouped.params.groups;
-  const ScalarType acc = acc_scalar_type(in.dtype);
-  Tensor weight = empty(logits, {total, in.classes, in.depth}, acc), bias = empty(logits, {total, in.classes}, acc);
-  check_launch(launch_class_gradients({grouped.params, 0, in.classes, weight.mutable_data_ptr(), in.depth,
-                                       bias.mutable_data_ptr(), 1, 0},
-                                      scope.stream()),
-               op);
+  const GroupedSamples grouped(op, in, groups, num_groups, reduction, scope);
+  const auto [weight, bias] = group_gradients(op, in, grouped, scope);
   return {weight, bias, grouped.count};
 }
 
 }  // namespace
+
+std::tuple<Tensor, Tensor> group_gradients(const char* op, const LastLayer& in, const GroupedSamples& grouped,
+                                           const DeviceScope& scope) {
+  const int64_t total = grouped.params.groups;
+  const ScalarType acc = acc_scalar_type(in.dtype);
+  Tensor weight = empty(in.logits, {total, in.classes, in.depth}, acc), bias = empty(in.logits, {total, in.classes}, acc);
+  check_launch(launch_class_gradients({grouped.params, 0, in.classes, weight.mutable_data_ptr(), in.depth,
+                                       bias.mutable_data_ptr(), 1, 0},
+                                      scope.stream()),
+               op);
+  return {weight, bias};
+}
 }  // namespace gradmix::cuda
 
 GRADMIX_CUDA_LIBRARY(m) { m.impl("class_gradients", TORCH_BOX(&gradmix::cuda::class_gradients)); }

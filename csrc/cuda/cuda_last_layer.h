@@ -1,6 +1,9 @@
 // The common inputs of the ops on logits and last-layer features: checked, and as the kernels take them.
 #pragma once
 
+#include <string>
+#include <tuple>
+
 #include "cuda/binding.h"
 
 namespace gradmix::cuda {
@@ -37,5 +40,16 @@ struct GroupedSamples {
   Tensor delta;  // [N, C] in the accumulation type
   GroupedParams params{};
 };
+
+// The gradients [K, C, d] and [K, C] of the groups in the accumulation type; 0 where a group has no samples.
+std::tuple<Tensor, Tensor> group_gradients(const char* op, const LastLayer& in, const GroupedSamples& grouped, const DeviceScope& scope);
+
+// <g_i, direction> [N] for every sample, and the cells of the pairs in [pair_classes, pair_classes] where `cell` is not null.
+Tensor score_samples(const char* op, const LastLayer& in, const Tensor& direction_weight, const Tensor& direction_bias,
+                     int64_t pair_classes, int64_t* cell, const DeviceScope& scope);
+
+// Sums of <g_i, direction> over the samples of each class pair, and their numbers, [K, K] both.
+std::tuple<Tensor, Tensor> pair_sums(const char* op, const LastLayer& in, const Tensor& direction_weight, const Tensor& direction_bias,
+                                     int64_t num_classes, const DeviceScope& scope);
 
 }  // namespace gradmix::cuda

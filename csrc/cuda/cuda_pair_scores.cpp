@@ -12,7 +12,8 @@ Tensor direction(const char* op, const Tensor& t, const Tensor& like, DType dtyp
   return make_contiguous(to_dtype(t, acc_scalar_type(dtype)));
 }
 
-// The values [N] of the samples, and the cells of their pairs where `cell` is not null.
+}  // namespace
+
 Tensor score_samples(const char* op, const LastLayer& in, const Tensor& direction_weight, const Tensor& direction_bias,
                      int64_t pair_classes, int64_t* cell, const DeviceScope& scope) {
   check_dim(direction_weight, 2, op, "direction_weight");
@@ -38,6 +39,8 @@ Tensor score_samples(const char* op, const LastLayer& in, const Tensor& directio
   return value;
 }
 
+namespace {
+
 Tensor sample_scores(const Tensor& features, const Tensor& logits, const Tensor& target, const Tensor& partner_target,
                      const Tensor& lam, const Tensor& direction_weight, const Tensor& direction_bias,
                      const std::optional<Tensor>& class_mask) {
@@ -57,6 +60,14 @@ std::tuple<Tensor, Tensor> pair_scores(const Tensor& features, const Tensor& log
   const DeviceScope scope(logits);
   check(num_classes >= 0, op, ": num_classes must not be negative, got ", num_classes);
   const LastLayer in(op, features, logits, target, partner_target, lam, class_mask);
+  return pair_sums(op, in, direction_weight, direction_bias, num_classes, scope);
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> pair_sums(const char* op, const LastLayer& in, const Tensor& direction_weight, const Tensor& direction_bias,
+                                     int64_t num_classes, const DeviceScope& scope) {
+  const Tensor& logits = in.logits;
   Tensor cell = empty(logits, {in.samples}, ScalarType::Long);
   int64_t* cells = static_cast<int64_t*>(cell.mutable_data_ptr());
   const Tensor value = score_samples(op, in, direction_weight, direction_bias, num_classes, cells, scope);
@@ -74,7 +85,6 @@ std::tuple<Tensor, Tensor> pair_scores(const Tensor& features, const Tensor& log
   return {score_sum, count};
 }
 
-}  // namespace
 }  // namespace gradmix::cuda
 
 GRADMIX_CUDA_LIBRARY(m) {

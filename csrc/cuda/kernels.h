@@ -202,7 +202,7 @@ struct ProjectParams {
 };
 cudaError_t launch_project_features(const ProjectParams&, cudaStream_t);
 
-// value_i = sum_c delta_ic (projected_ic + bias_c), and the cell of the sample's pair (bound: none).
+// value_i = sum_c delta_ic (projected_ic + bias_c), and the cell of the sample's pair (bound: none); a sample without a partner is its own.
 struct PairValueParams {
   LogitParams in;
   const void* projected;  // [N, C] acc
@@ -230,6 +230,17 @@ struct PairSumParams {
   bool wide;
 };
 cudaError_t launch_pair_sums(const PairSumParams&, cudaStream_t);
+
+// scores = (mean_a + mean_b) / 2 from the sums and the numbers of samples on the diagonals, where both classes have samples.
+struct LinearPairParams {
+  const void* score_sum;  // [K, K] acc
+  const int64_t* count;   // [K, K]
+  int64_t classes;
+  void* scores;  // [K, K] acc
+  uint8_t* scored;
+  bool wide;
+};
+cudaError_t launch_linear_pairs(const LinearPairParams&, cudaStream_t);
 
 // The cells of the pairs of labels, for samples that have them.
 struct PairCellParams {

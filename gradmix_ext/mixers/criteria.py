@@ -15,7 +15,6 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from operator import is_
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from gradmix_ext.mixers.images import Inputs
 from gradmix_ext.mixers.lam import LamLaw
 from gradmix_ext.ranks import ONE, Ranks
 from gradmix_ext.reference._terms import uniform
+from gradmix_ext.reference.linear_scores import pairs_of_classes
 
 # Samples per forward pass, so that scoring many pairs does not take more memory than training.
 CHUNK = 1024
@@ -66,23 +66,9 @@ class Probe:
         self.head = head
         self.class_mask = class_mask
         self.ranks = ranks
-        self._known: list[tuple[Sequence[Inputs], Tensor, Tensor]] = []
 
     def forward(self, *parts: Inputs) -> tuple[Tensor, Tensor]:
         """Features [N, d] and logits [N, C] of sets of samples, one after the other."""
-        for known, features, logits in self._known:
-            if len(known) == len(parts) and all(map(is_, known, parts)):
-                return features, logits
-        return self._run(parts)
-
-    def look(self, *parts: Inputs) -> None:
-        """Forward several sets of samples as one, for :meth:`forward` to know them."""
-        features, logits = self._run(parts)
-        sizes = [len(x) for x in parts]
-        each = zip(parts, features.split(sizes), logits.split(sizes), strict=True)
-        self._known = [(parts, features, logits), *(((x,), h, z) for x, h, z in each)]
-
-    def _run(self, parts: Sequence[Inputs]) -> tuple[Tensor, Tensor]:
         total = sum(len(x) for x in parts)
         captured = HeadInput(self.head)
         try:
@@ -100,10 +86,8 @@ class Probe:
             )
         return in_one_dtype(features, _joined(chunks))
 
-    def mean_gradient(self, samples: Samples) -> Direction:
-        """The mean gradient over samples, such as g_buf over the replay buffer."""
-        x, y = samples
-        features, logits = self.forward(x)
+    def mean_gradient(self, features: Tensor, logits: Tensor, y: Tensor) -> Direction:
+        """The mean gradient over all ranks' samples, such as g_buf over the replay buffer."""
         weight, bias, _ = ops.class_gradients(
             features,
             logits,
@@ -114,24 +98,12 @@ class Probe:
         )
         weight, bias = (self.ranks.mean(part[0], len(y)) for part in (weight, bias))
         # A head without bias has no gradient there.
-        return Direction(weight, bias if self.head.bias is not None else bias * 0)
+        return Direction(weight, bias if self.has_bias else bias * 0)
 
-    def pair_scores(
-        self, x: Tensor, y: Tensor, partner_y: Tensor, lam: Tensor, direction: Direction
-    ) -> tuple[Tensor, Tensor]:
-        """Sums [C, C] of <g~, direction> over samples ``x`` mixed from classes y and partner_y."""
-        features, logits = self.forward(x)
-        return ops.pair_scores(
-            features,
-            logits,
-            y,
-            partner_y,
-            lam,
-            direction.weight,
-            direction.bias,
-            num_classes=self.head.out_features,
-            class_mask=self.class_mask,
-        )
+    @property
+    def has_bias(self) -> bool:
+        """Whether the head has one."""
+        return self.head.bias is not None
 
 
 def _rows(parts: Sequence[Inputs], start: int, end: int) -> Tensor:
@@ -263,60 +235,40 @@ class Pool:
         return result
 
 
-def score_pairs(
-    criterion: str,
-    probe: Probe,
-    pool: Pool,
-    direction: Direction,
-    *,
-    law: LamLaw,
-    samples_per_pair: int,
-    generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor]:
-    """Score every unordered pair of the pool's classes.
+def linear_scores(probe: Probe, current: Samples, held: Samples) -> tuple[Tensor, Tensor]:
+    """Score the classes of both by their own gradients: ½(s_a + s_b), s_k the mean of <g, g_buf>.
 
     Args:
-        criterion: ``"mixed"``: mean of <g~, direction> over ``samples_per_pair`` mixed samples,
-            from a forward pass of them; ``"linear"``: ½(s_a + s_b) with s_k the mean of
-            <g, direction> over class k; ``"gram"``: <g_a, g_b>, the classes' own mean gradients.
         probe: Gives the gradients.
-        pool: Samples of the classes.
-        direction: What the gradients are compared with; ``"gram"`` ignores it.
-        law: The law of λ; every sample has its own draw here.
-        samples_per_pair: Mixed samples per pair.
-        generator: Source of randomness.
+        current: Samples of the current task.
+        held: Samples of the replay buffer, whose mean gradient is g_buf.
 
     Returns:
         ``(scores, scored)``, [C, C] each and symmetric: the scores, 0 where not scored, and
         whether both classes had samples (bool).
     """
-    if criterion == "mixed":
-        total, count = _mixed_scores(probe, pool, direction, law, samples_per_pair, generator)
-        return total / count.clamp(min=1), count > 0
+    features, logits = probe.forward(current[0], held[0])
+    y = torch.cat([current[1], held[1]])
+    if probe.ranks.size == 1:
+        return ops.linear_scores(
+            features, logits, y, len(held[1]), bias=probe.has_bias, class_mask=probe.class_mask
+        )
+    first = len(current[1])
+    direction = probe.mean_gradient(features[first:], logits[first:], held[1])
+    # A sample paired with itself is one of the pair (k, k): the diagonal holds Σ <g, g_buf>.
+    total, count = _pair_scores(probe, features, logits, (y, y, torch.ones(())), direction)
+    total, count = (probe.ranks.sum(part.diagonal()) for part in (total, count))
+    return pairs_of_classes(total, count)
 
-    y = pool.own_y
-    features, logits = probe.forward(*(x for x, _ in pool.parts))
-    if criterion == "gram":
-        gram = _gram if pool.ranks.size == 1 else _gram_of_all
-        present = torch.zeros(probe.head.out_features, dtype=torch.bool, device=y.device)
-        present.index_fill_(0, pool.y, True)
-        return gram(probe, features, logits, y), present[:, None] & present
-    # A sample paired with itself is one of the pair (k, k): the diagonal holds Σ <g, direction>.
-    total, count = ops.pair_scores(
-        features,
-        logits,
-        y,
-        y,
-        1.0,
-        direction.weight,
-        direction.bias,
-        num_classes=probe.head.out_features,
-        class_mask=probe.class_mask,
-    )
-    total, count = (pool.ranks.sum(part.diagonal()) for part in (total, count))
-    half, present = 0.5 * total / count.clamp(min=1), count > 0
-    scored = present[:, None] & present
-    return torch.where(scored, half[:, None] + half, 0.0), scored
+
+def gram_scores(probe: Probe, current: Samples, held: Samples) -> tuple[Tensor, Tensor]:
+    """The same with <g_a, g_b> as scores, the products of the classes' own mean gradients."""
+    features, logits = probe.forward(current[0], held[0])
+    y = torch.cat([current[1], held[1]])
+    present = torch.zeros(probe.head.out_features, dtype=torch.bool, device=y.device)
+    present.index_fill_(0, probe.ranks.joined(y)[0], True)
+    gram = _gram if probe.ranks.size == 1 else _gram_of_all
+    return gram(probe, features, logits, y), present[:, None] & present
 
 
 def _gram(probe: Probe, features: Tensor, logits: Tensor, y: Tensor) -> Tensor:
@@ -351,35 +303,75 @@ def _gram_of_all(probe: Probe, features: Tensor, logits: Tensor, y: Tensor) -> T
     return gram.to(total.dtype)
 
 
-def _mixed_scores(
+def mixed_scores(
     probe: Probe,
-    pool: Pool,
-    direction: Direction,
+    current: Samples,
+    buffer: Samples,
+    held: Samples,
+    *,
     law: LamLaw,
     samples_per_pair: int,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Sums [C, C] of the scores of mixed samples, and how many they are.
+    """The same with the mean of <g~, g_buf> over mixed samples as scores.
 
     All ranks draw the same samples from those of all, and each rank forwards its share of them: the
     scores are those that one process with all samples would have.
+
+    Args:
+        probe: Gives the gradients.
+        current: Samples of the current task.
+        buffer: Samples of the replay buffer.
+        held: Those of them whose mean gradient is g_buf.
+        law: The law of λ; every sample has its own draw here.
+        samples_per_pair: Mixed samples per pair.
+        generator: Source of randomness.
     """
-    device, ranks = pool.y.device, pool.ranks
+    ranks = probe.ranks
+    pool = Pool(current, buffer, ranks)
+    device = pool.y.device
     generator = ranks.common(generator, device)
     law = replace(law, per_sample=True)
     pairs = torch.combinations(
         torch.arange(pool.classes.shape[0], device=device), with_replacement=True
     ).repeat_interleave(samples_per_pair, dim=0)
-    classes = probe.head.out_features
-    total = direction.bias.new_zeros(classes, classes)
-    count = torch.zeros_like(total, dtype=torch.int64)
+    direction: Direction | None = None
+    sums = []
     for a, b in ((part[:, 0], part[:, 1]) for part in pairs.split(CHUNK)):
         lam_x, lam_y = law.draw(a.shape[0], device, generator)
         first = pool.take(pool.draw(a, generator))
         second = pool.take(pool.draw(b, generator))
         weight = lam_x.to(first.dtype).reshape(-1, *[1] * (first.dim() - 1))
         mixed = torch.lerp(second, first, weight)
-        x, y, partner_y, lam = map(ranks.share, (mixed, pool.classes[a], pool.classes[b], lam_y))
-        part_sum, part_count = probe.pair_scores(x, y, partner_y, lam, direction)
-        total, count = total + part_sum, count + part_count
-    return ranks.sum(total), ranks.sum(count)
+        x, *labels = map(ranks.share, (mixed, pool.classes[a], pool.classes[b], lam_y))
+        if direction is None:  # the buffer goes through the model with the first of them
+            features, logits = probe.forward(x, held[0])
+            direction = probe.mean_gradient(features[len(x) :], logits[len(x) :], held[1])
+            features, logits = features[: len(x)], logits[: len(x)]
+        else:
+            features, logits = probe.forward(x)
+        sums.append(_pair_scores(probe, features, logits, labels, direction))
+    total, count = (ranks.sum(sum(parts[1:], parts[0])) for parts in zip(*sums, strict=True))
+    return total / count.clamp(min=1), count > 0
+
+
+def _pair_scores(
+    probe: Probe,
+    features: Tensor,
+    logits: Tensor,
+    labels: Sequence[Tensor],
+    direction: Direction,
+) -> tuple[Tensor, Tensor]:
+    """Sums [C, C] of <g, direction> over samples with labels (y, partner's y, λ), and counts."""
+    y, partner_y, lam = labels
+    return ops.pair_scores(
+        features,
+        logits,
+        y,
+        partner_y,
+        lam,
+        direction.weight,
+        direction.bias,
+        num_classes=probe.head.out_features,
+        class_mask=probe.class_mask,
+    )

@@ -19,10 +19,11 @@ from gradmix_ext.mixers.criteria import (
     CRITERIA,
     Direction,
     FewOfEach,
-    Pool,
     Probe,
     few,
-    score_pairs,
+    gram_scores,
+    linear_scores,
+    mixed_scores,
 )
 from gradmix_ext.mixers.head import HeadInput, bare, find_head, in_one_dtype, is_compiled
 from gradmix_ext.mixers.pairs import PairMixer, PairRule
@@ -259,33 +260,35 @@ class GradMix(PairMixer):
         class_mask = as_class_mask(seen_classes, self.num_classes, device)
         probe = Probe(model, head, class_mask, self.ranks)
         held = few(buffer, self.ranks.quota(self.buffer_samples, len(buffer[1])), self.generator)
-        online = self.update_every == "online"
-        if not online and self.criterion != "mixed":
-            each = math.ceil(self.samples_per_class / self.ranks.size)
-            if self._few is None or not self._few.fits(current[1], each):
-                self._few = FewOfEach(current[1], each)
-            current, buffer = self._few.draw(current, self.generator), held
-            probe.look(current[0], held[0])
-        direction = probe.mean_gradient(held)
-        if online:
+        if self.update_every == "online":
             if is_compiled(model):
                 raise ValueError(
                     "update='online' cannot see into a compiled model: use update='epoch', or give "
                     "the model itself and compile parts of it"
                 )
-            self._watch(head, direction, class_mask)
+            self._watch(head, probe.mean_gradient(*probe.forward(held[0]), held[1]), class_mask)
             return
-        scores, scored = score_pairs(
-            self.criterion,
-            probe,
-            Pool(current, buffer, self.ranks),
-            direction,
-            law=self.lam_law,
-            samples_per_pair=self.samples_per_pair,
-            generator=self.generator,
-        )
-        self.scores, self.scored = scores, scored
+        if self.criterion == "mixed":
+            self.scores, self.scored = mixed_scores(
+                probe,
+                current,
+                buffer,
+                held,
+                law=self.lam_law,
+                samples_per_pair=self.samples_per_pair,
+                generator=self.generator,
+            )
+        else:
+            score = linear_scores if self.criterion == "linear" else gram_scores
+            self.scores, self.scored = score(probe, self._few_of_each(current), held)
         self._decide()
+
+    def _few_of_each(self, samples: Samples) -> Samples:
+        """At most :attr:`samples_per_class` of each class."""
+        limit = math.ceil(self.samples_per_class / self.ranks.size)
+        if self._few is None or not self._few.fits(samples[1], limit):
+            self._few = FewOfEach(samples[1], limit)
+        return self._few.draw(samples, self.generator)
 
     def _begin(self) -> None:
         """Mix every pair or none, as long as there is no buffer."""
@@ -329,29 +332,17 @@ class GradMix(PairMixer):
         if self.policy == "skip":  # elsewhere what stays unmixed is its own partner
             partner_target = torch.where(batch.mask, partner_target, batch.target)
         features, logits = in_one_dtype(self._head_input.of(logits), logits.detach())
-        value = ops.sample_scores(
-            features,
-            logits,
-            batch.target,
-            partner_target,
-            batch.lam,
-            self._direction.weight,
-            self._direction.bias,
-            class_mask=self._class_mask,
-        ).to(self.scores)
-        value, target, partner_target = (
-            self.ranks.joined(part)[0] for part in (value, batch.target, partner_target)
-        )
-        ops.blend_scores(
-            self.scores,
-            self.scored,
-            self.allowed,
-            value,
-            target,
-            partner_target,
-            momentum=self.score_momentum,
-            threshold=self.threshold,
-        )
+        labels = batch.target, partner_target
+        of_head = self._direction.weight, self._direction.bias
+        mixed = features, logits, *labels, batch.lam, *of_head
+        averages = self.scores, self.scored, self.allowed
+        law: dict[str, Any] = {"momentum": self.score_momentum, "threshold": self.threshold}
+        if self.ranks.size == 1:
+            ops.observe_scores(*averages, *mixed, class_mask=self._class_mask, **law)
+        else:
+            value = ops.sample_scores(*mixed, class_mask=self._class_mask).to(self.scores)
+            each, *labels_of_each = (self.ranks.joined(part)[0] for part in (value, *labels))
+            ops.blend_scores(*averages, each, *labels_of_each, **law)
         self._decide_after_blending()
 
     def _decide_after_blending(self) -> None:

@@ -22,19 +22,23 @@ def find_head(model: nn.Module, head: nn.Linear | str | None = None) -> nn.Linea
     Raises:
         ValueError: There is no such layer.
     """
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     if isinstance(head, nn.Linear):
         return head
     if isinstance(head, str):
+        layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
         if head not in layers:
             raise ValueError(
                 f"head must name an nn.Linear of the model ({', '.join(layers) or 'it has none'}), "
                 f"got {head!r}"
             )
         return layers[head]
-    if not layers:
+    last = None
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            last = module
+    if last is None:
         raise ValueError(f"the model has no nn.Linear to take as head: {type(model).__name__}")
-    return list(layers.values())[-1]
+    return last
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -93,11 +97,14 @@ def is_compiled(model: nn.Module) -> bool:
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; each module's own mode is restored afterwards.
 
-    Otherwise looking at gradients would move the statistics of normalisation layers. A compiled
-    model runs eagerly meanwhile, since compiled code does not see hooks that were added later.
+    Otherwise looking at gradients would move the statistics of normalisation layers. Modules are
+    told one by one: what a model's own ``train`` does besides, such as merging weights, would have
+    to be undone. A compiled model runs eagerly meanwhile, since compiled code does not see hooks
+    that were added later.
     """
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    for module in training:
+        module.training = False
     eagerly = torch.compiler.set_stance("force_eager") if is_compiled(model) else nullcontext()
     try:
         with torch.no_grad(), eagerly:
@@ -109,5 +116,7 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 
 def in_one_dtype(features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Both in the wider dtype of the two; under autocast they may differ."""
+    if features.dtype == logits.dtype:
+        return features, logits
     dtype = torch.promote_types(features.dtype, logits.dtype)
     return features.to(dtype), logits.to(dtype)

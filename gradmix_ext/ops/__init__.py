@@ -10,10 +10,12 @@ from gradmix_ext.ops.class_gradients import class_gradients, class_gram
 from gradmix_ext.ops.draw_partners import draw_partners
 from gradmix_ext.ops.draw_softly import draw_softly
 from gradmix_ext.ops.gather_augment_mixup import gather_augment_mixup
+from gradmix_ext.ops.linear_scores import linear_scores
 from gradmix_ext.ops.masked_mixup import masked_mixup
 from gradmix_ext.ops.mix_batch import mix_batch
 from gradmix_ext.ops.mix_labels import mix_labels
 from gradmix_ext.ops.mixup_cross_entropy import mixup_cross_entropy
+from gradmix_ext.ops.observe_scores import observe_scores
 from gradmix_ext.ops.pair_preferences import pair_preferences
 from gradmix_ext.ops.pair_scores import pair_scores, sample_scores
 
@@ -25,10 +27,12 @@ __all__ = [
     "draw_partners",
     "draw_softly",
     "gather_augment_mixup",
+    "linear_scores",
     "masked_mixup",
     "mix_batch",
     "mix_labels",
     "mixup_cross_entropy",
+    "observe_scores",
     "pair_preferences",
     "pair_scores",
     "sample_scores",

@@ -10,6 +10,7 @@ from gradmix_ext.reference.class_gradients import class_gradients, class_gram
 from gradmix_ext.reference.draw_partners import draw_partners
 from gradmix_ext.reference.draw_softly import draw_softly
 from gradmix_ext.reference.gather_augment_mixup import gather_augment_mixup
+from gradmix_ext.reference.linear_scores import linear_scores
 from gradmix_ext.reference.masked_mixup import masked_mixup, masked_mixup_backward
 from gradmix_ext.reference.mix_batch import mix_batch
 from gradmix_ext.reference.mix_labels import mix_labels
@@ -17,6 +18,7 @@ from gradmix_ext.reference.mixup_cross_entropy import (
     mixup_cross_entropy,
     mixup_cross_entropy_backward,
 )
+from gradmix_ext.reference.observe_scores import observe_scores
 from gradmix_ext.reference.pair_preferences import pair_preferences
 from gradmix_ext.reference.pair_scores import pair_scores, sample_scores
 
@@ -27,12 +29,14 @@ __all__ = [
     "draw_partners",
     "draw_softly",
     "gather_augment_mixup",
+    "linear_scores",
     "masked_mixup",
     "masked_mixup_backward",
     "mix_batch",
     "mix_labels",
     "mixup_cross_entropy",
     "mixup_cross_entropy_backward",
+    "observe_scores",
     "pair_preferences",
     "pair_scores",
     "sample_scores",

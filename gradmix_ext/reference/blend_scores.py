@@ -18,6 +18,16 @@ def check(
 ) -> None:
     """Check shapes, dtypes and devices."""
     op = "blend_scores"
+    check_averages(op, scores, scored, allowed)
+    checks.labels_alone(op, target)
+    samples = target.shape[0]
+    checks.vector(op, "value", value, samples, scores.dtype, scores.device)
+    for name, label in (("target", target), ("partner_target", partner_target)):
+        checks.vector(op, name, label, samples, torch.int64, scores.device)
+
+
+def check_averages(op: str, scores: Tensor, scored: Tensor, allowed: Tensor) -> None:
+    """Check the matrices that change."""
     checks.matrix(op, "scores", scores)
     if scores.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{op}: scores must be float32 or float64, got {scores.dtype}")
@@ -32,11 +42,6 @@ def check(
                 f"{op}: {name} must have shape {list(scores.shape)}, got {list(pairs.shape)}"
             )
         checks.same_device(op, name, pairs, scores.device)
-    checks.labels_alone(op, target)
-    samples = target.shape[0]
-    checks.vector(op, "value", value, samples, scores.dtype, scores.device)
-    for name, label in (("target", target), ("partner_target", partner_target)):
-        checks.vector(op, name, label, samples, torch.int64, scores.device)
 
 
 def check_values(scores: Tensor, target: Tensor, partner_target: Tensor) -> None:
@@ -61,6 +66,20 @@ def blend_scores(
     check(scores, scored, allowed, value, target, partner_target)
     if checks.values_checked(target.device):
         check_values(scores, target, partner_target)
+    blend(scores, scored, allowed, value, target, partner_target, momentum, threshold)
+
+
+def blend(
+    scores: Tensor,
+    scored: Tensor,
+    allowed: Tensor,
+    value: Tensor,
+    target: Tensor,
+    partner_target: Tensor,
+    momentum: float,
+    threshold: float,
+) -> None:
+    """The same for arguments that have been checked."""
     classes = scores.shape[0]
     low, high = torch.minimum(target, partner_target), torch.maximum(target, partner_target)
     inside = (low >= 0) & (high < classes)

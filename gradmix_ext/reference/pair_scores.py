@@ -90,10 +90,10 @@ def sample_scores(
         classes = logits.shape[1]
         check_values("sample_scores", logits, target, partner_target, classes, class_mask)
     labels = target, partner_target, lam
-    return _inner_products(features, logits, *labels, direction_weight, direction_bias, class_mask)
+    return inner_products(features, logits, *labels, direction_weight, direction_bias, class_mask)
 
 
-def _inner_products(
+def inner_products(
     features: Tensor,
     logits: Tensor,
     target: Tensor,
@@ -132,7 +132,7 @@ def pair_scores(
     if checks.values_checked(logits.device):
         check_values("pair_scores", logits, target, partner_target, num_classes, class_mask)
     labels = target, partner_target, lam
-    value = _inner_products(features, logits, *labels, direction_weight, direction_bias, class_mask)
+    value = inner_products(features, logits, *labels, direction_weight, direction_bias, class_mask)
 
     # A sample of (a, b) counts in [a, b] and in [b, a]; one of (a, a) once. The extra last cell
     # takes samples whose label is out of range.

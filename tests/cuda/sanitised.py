@@ -62,7 +62,11 @@ def main() -> None:
         ops.blend_scores(*pairs, *batch, 0.9, 0.0)
         spoilt = out_of_range(Sample("blend_scores", "", batch)).args
         ops.blend_scores(*pairs, *spoilt, 0.9, 0.0)
-        calls += 2
+        h, z, lam, direction, mask = blending.head(n, c, torch.float32)
+        mixed = Sample("observe_scores", "", (h, z, *batch[1:], lam, *direction))
+        for each in (mixed, out_of_range(mixed)):
+            ops.observe_scores(*pairs, *each.args, 0.9, 0.0, mask)
+        calls += 4
     print(calls)
 
 

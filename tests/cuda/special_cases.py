@@ -13,6 +13,7 @@ OPS = (
     "class_gram",
     "pair_scores",
     "sample_scores",
+    "linear_scores",
     "draw_partners",
     "draw_softly",
     "mix_labels",

@@ -55,6 +55,7 @@ def test_long_samples(dtype, emulated):
 def test_scores_enter_their_moving_averages(schedule, emulated):
     emulated.schedule(*schedule)
     blending.check(emulated.blend_scores)
+    blending.check_observing(emulated.observe_scores)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -233,6 +234,31 @@ class TestOutOfRange:
             labels = (spoilt, y2) if label is y else (y, spoilt)
             emulated.blend_scores(*got, value, *labels, 0.9, 0.0)
             assert all(map(torch.equal, got, want))
+
+    @pytest.mark.parametrize("bad", bad)
+    def test_observing(self, bad, emulated):
+        """Such a sample is left out."""
+        (pairs, (_, y, y2)), others = blending.inputs(5, 3, torch.float32), torch.arange(5) != 1
+        h, z, lam, direction, _ = blending.head(5, 3, torch.float32)
+        want = [t.clone() for t in pairs]
+        kept = (t[others] for t in (h, z, y, y2, lam))
+        emulated.observe_scores(*want, *kept, *direction, 0.9, 0.0)
+        for label in (y, y2):
+            spoilt = label.clone()
+            spoilt[1] = bad
+            got = [t.clone() for t in pairs]
+            labels = (spoilt, y2) if label is y else (y, spoilt)
+            emulated.observe_scores(*got, h, z, *labels, lam, *direction, 0.9, 0.0)
+            assert all(map(torch.equal, got, want))
+
+    @pytest.mark.parametrize("bad", bad)
+    def test_linear_scores(self, bad, emulated):
+        """A sample with such a label belongs to no class."""
+        h, z, others = torch.randn(6, 3).double(), torch.randn(6, 4).double(), torch.arange(6) != 1
+        y = torch.tensor([0, bad, 3, 1, 3, 0])
+        got = emulated.linear_scores(h, z, y, 3)
+        want = gx.reference.linear_scores(h[others], z[others], y[others], 3)
+        torch.testing.assert_close(got, want)
 
     @pytest.mark.parametrize("bad", bad)
     def test_images(self, bad, emulated):

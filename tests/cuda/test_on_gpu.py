@@ -100,6 +100,7 @@ def test_gradients(op, dtype):
 
 def test_scores_enter_their_moving_averages():
     blending.check(torch.ops.gradmix_ext.blend_scores, "cuda")
+    blending.check_observing(torch.ops.gradmix_ext.observe_scores, "cuda")
 
 
 def typical(op: str):
@@ -124,6 +125,7 @@ def typical(op: str):
         "class_gram": ((h, z, y), {"algorithm": "pairwise"}),
         "pair_scores": ((h, z, y, y2, lam, *direction), {"num_classes": c}),
         "sample_scores": ((h, z, y, y2, lam, *direction), {}),
+        "linear_scores": ((h, z, y, 200), {}),
         "draw_partners": ((y, allowed), {"noise": noise}),
         "draw_softly": ((y, torch.randn(c, c, generator=make)), {"noise": noise}),
         "mix_labels": ((y, partner, lam > 0.3, lam, lam), {"balance": 0.5}),

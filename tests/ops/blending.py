@@ -1,4 +1,4 @@
-"""What blend_scores does to its matrices, against brute force; for every backend."""
+"""What ops do to the moving averages of scores, against brute force; for every backend."""
 
 from __future__ import annotations
 
@@ -35,10 +35,44 @@ def check(blend: Callable[..., None], device: str = "cpu") -> None:
                 brute_force.blend_scores(*want, value.astype(float), y, y2, 0.9, 0.1)
                 moved = [t.to(device) for t in pairs]
                 blend(*moved, *(t.to(device) for t in samples), 0.9, 0.1)
-                got = [t.cpu() for t in moved]
-                torch.testing.assert_close(
-                    got[0].double(), torch.from_numpy(want[0]), rtol=0,
-                    atol=64 * torch.finfo(dtype).eps,
-                )  # fmt: skip
-                assert torch.equal(got[1], torch.from_numpy(want[1]))
-                assert torch.equal(got[2], torch.from_numpy(want[2]))
+                assert_averages(moved, want, 64 * torch.finfo(dtype).eps)
+
+
+def assert_averages(got, want, tolerance):
+    """The matrices of a backend against those in NumPy."""
+    scores, *flags = (t.cpu() for t in got)
+    torch.testing.assert_close(scores.double(), torch.from_numpy(want[0]), rtol=0, atol=tolerance)
+    for a, b in zip(flags, want[1:], strict=True):
+        assert torch.equal(a, torch.from_numpy(b))
+
+
+def head(n: int, c: int, dtype: torch.dtype):
+    """Features, logits and λ of samples, a direction and a class mask that hides class C."""
+    make = torch.Generator().manual_seed(n - c)
+    d = 7
+    h = torch.randn(n, d, generator=make, dtype=torch.float64).to(dtype)
+    z = (3 * torch.randn(n, c + 1, generator=make, dtype=torch.float64)).to(dtype)
+    direction = torch.randn(c + 1, d, generator=make), torch.randn(c + 1, generator=make)
+    return h, z, torch.rand(n, generator=make), direction, torch.arange(c + 1) < c
+
+
+def check_observing(observe: Callable[..., None], device: str = "cpu") -> None:
+    """``observe`` is the op of a backend."""
+    law = {"momentum": 0.9, "threshold": 0.1}
+    for n, c in SIZES:
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            for layout, of_scores in (("rows", torch.float32), ("strided", torch.float64)):
+                pairs, (_, y, y2) = inputs(n, c, of_scores, layout)
+                h, z, lam, direction, mask = head(n, c, dtype)
+                want = [t.numpy().copy() for t in pairs]
+                want[0] = want[0].astype(float)
+                wide = [t.double().numpy() for t in (h, z, lam, *direction)]
+                value = brute_force.sample_scores(
+                    *wide[:2], y.numpy(), y2.numpy(), *wide[2:], mask.numpy()
+                )
+                brute_force.blend_scores(*want, value, y.numpy(), y2.numpy(), 0.9, 0.1)
+                moved = [t.to(device) for t in pairs]
+                rest = (t.to(device) for t in (h, z, y, y2, lam, *direction))
+                observe(*moved, *rest, **law, class_mask=mask.to(device))
+                scale = max(abs(value).max(initial=1), 1)
+                assert_averages(moved, want, 64 * torch.finfo(torch.float32).eps * scale)

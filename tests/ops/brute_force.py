@@ -143,6 +143,20 @@ def pair_scores(h, z, y, y2, lam, weight, bias, num_classes, class_mask=None):
     return total, count
 
 
+def linear_scores(h, z, y, held, bias=True, class_mask=None):
+    c, first = z.shape[1], len(y) - held
+    last = h[first:], z[first:], y[first:]
+    group = np.zeros(held, dtype=np.int64)
+    weight, offset, _ = class_gradients(*last, groups=group, num_groups=1, class_mask=class_mask)
+    value = sample_scores(h, z, y, y, None, weight[0], offset[0] * bias, class_mask)
+    mean = {k: value[y == k].mean() for k in set(y.tolist())}
+    scores, scored = np.zeros((c, c)), np.zeros((c, c), dtype=bool)
+    for a in mean:
+        for b in mean:
+            scores[a, b], scored[a, b] = (mean[a] + mean[b]) / 2, True
+    return scores, scored
+
+
 def draw_partners(y, allowed, policy="redraw", noise=None, exploration=0.0):
     n = len(y)
     partner, mask = np.arange(n), np.zeros(n, dtype=bool)

@@ -54,6 +54,7 @@ def samples(op: str, dtype: torch.dtype, sizes=SIZES) -> list[Sample]:
         "class_gram": _gram,
         "pair_scores": _scores,
         "sample_scores": _sample_scores,
+        "linear_scores": _linear_scores,
         "draw_partners": _partners,
         "draw_softly": _soft_partners,
         "mix_labels": _labels_to_mix,
@@ -203,6 +204,22 @@ def _sample_scores(n, c, d, dtype, make):
     for sample in _scores(n, c, d, dtype, make):
         options = {k: v for k, v in sample.kwargs.items() if k != "num_classes"}
         yield Sample("sample_scores", sample.name, sample.args, options)
+
+
+def _linear_scores(n, c, d, dtype, make):
+    h, z = _head(n, c, d, dtype, make)
+    every, mask = torch.arange(c), _class_mask(make, c)
+    strided = _randn(make, dtype, d, n).T, _randn(make, dtype, n, 2 * c)[:, ::2]
+    for name, head, classes, held, options in (
+        ("all", (h, z), every, n, {}),
+        ("some", (h, z), every, n // 3, {"bias": False}),
+        ("none", (h, z), every, 0, {}),
+        ("masked", (h, z), every[mask], n // 2, {"class_mask": mask}),
+        ("one", (h, z), every[:1], n // 2, {}),
+        ("strided", strided, every, (n + 1) // 2, {}),
+    ):
+        y = _labels(make, n, classes)
+        yield Sample("linear_scores", f"{n}x{c}x{d}-{name}", (*head, y, held), options)
 
 
 def _partners(n, c, d, dtype, make):

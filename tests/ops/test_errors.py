@@ -34,6 +34,13 @@ def arguments(op):
             "allowed": torch.ones(C, C, dtype=torch.bool), "value": torch.randn(N), "target": y,
             "partner_target": y2, "momentum": 0.9, "threshold": 0.0,
         },
+        "observe_scores": {
+            "scores": torch.randn(C, C), "scored": torch.ones(C, C, dtype=torch.bool),
+            "allowed": torch.ones(C, C, dtype=torch.bool), "features": h, "logits": z, "target": y,
+            "partner_target": y2, "lam": lam, "direction_weight": torch.randn(C, D),
+            "direction_bias": torch.randn(C), "momentum": 0.9, "threshold": 0.0,
+        },
+        "linear_scores": {"features": h, "logits": z, "target": y, "held": 2},
         "gather_augment_mixup": {
             "images": torch.zeros(M, 3, 2, 2, dtype=torch.uint8), "index": torch.arange(N),
             "partner_index": y, "lam": lam, "mean": [0.5] * 3, "std": torch.ones(3),
@@ -142,6 +149,32 @@ CASES = {
         ({"value": torch.randn(N).double()}, "value must be torch.float32, got torch.float64"),
         ({"target": at(2, 7, LABELS)}, r"target\[2\] = 7 is out of range for 4 classes"),
         ({"partner_target": at(0, -1, LABELS)}, r"partner_target\[0\] = -1 is out of range for 4"),
+    ],
+    "observe_scores": [
+        *LAST_LAYER,
+        ({"scores": torch.randn(C, 3)}, r"scores must be square, got shape \[4, 3\]"),
+        ({"scores": torch.randn(C)}, r"scores must have 2 dimensions, got shape \[4\]"),
+        ({"scored": torch.ones(C, C)}, "scored must be torch.bool, got torch.float32"),
+        ({"allowed": torch.ones(3, 3).bool()}, r"allowed must have shape \[4, 4\], got \[3, 3\]"),
+        ({"partner_target": at(4, 9, LABELS)}, r"partner_target\[4\] = 9 is out of range for 4"),
+        ({"lam": torch.rand(3)}, r"lam must be a scalar or have shape \[5\], got \[3\]"),
+        ({"direction_weight": torch.randn(C, 2)}, r"direction_weight must have shape \[4, 3\]"),
+        ({"direction_bias": torch.randn(3)}, r"direction_bias must have shape \[4\], got \[3\]"),
+        ({"logits": torch.randn(N, C, requires_grad=True)}, "logits must not require grad"),
+        (
+            {
+                "scores": torch.randn(3, 3),
+                "scored": torch.ones(3, 3).bool(),
+                "allowed": torch.ones(3, 3).bool(),
+            },
+            r"target\[3\] = 3 is out of range for 3 classes",
+        ),
+    ],
+    "linear_scores": [
+        *LAST_LAYER,
+        ({"held": 6}, r"held must be in \[0, 5\], got 6"),
+        ({"held": -1}, r"held must be in \[0, 5\], got -1"),
+        ({"features": torch.randn(N, D, requires_grad=True)}, "features must not require grad"),
     ],
     "gather_augment_mixup": [
         ({"images": torch.zeros(M, 3, 2, 2)}, "images must be torch.uint8, got torch.float32"),

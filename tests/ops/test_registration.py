@@ -21,6 +21,7 @@ DIFFERENTIABLE = (
 )
 OPS = (
     *DIFFERENTIABLE,
+    "linear_scores",
     "draw_partners",
     "draw_softly",
     "mix_labels",
@@ -116,6 +117,9 @@ def test_opcheck_of_the_helpers(backend):
 
     pairs = torch.randn(4, 4), torch.rand(4, 4) < 0.5, torch.rand(4, 4) < 0.5
     opcheck(ops.blend_scores, (*pairs, torch.randn(5), y, y2, 0.9, 0.0))
+    direction = torch.randn(4, 3), torch.randn(4)
+    mixed = x.detach(), z.detach(), y, y2, lam, *direction
+    opcheck(ops.observe_scores, (*pairs, *mixed, 0.9, 0.0))
 
 
 def test_expanded_gradient_reaches_the_kernels(backend):
@@ -170,8 +174,12 @@ def test_compiles_without_a_graph_break(dynamic, backend):
         value = gx.ops.sample_scores(*pair)
         blended = torch.zeros(3, 3), torch.zeros_like(allowed), allowed.clone()
         gx.ops.blend_scores(*blended, value.detach(), y, y[partner], momentum=0.9, threshold=0.0)
+        seen = [t.detach() for t in pair]
+        gx.ops.observe_scores(*blended, *seen, momentum=0.9, threshold=0.0)
         preference = gx.ops.pair_preferences(blended[0].detach(), blended[1], 4.0)
-        return loss + gram.sum() + score.sum() + value.sum() + (blended[0] + preference).sum()
+        linear, _ = gx.ops.linear_scores(*seen[:3], 2)
+        scores = score + blended[0] + preference + linear
+        return loss + gram.sum() + scores.sum() + value.sum()
 
     # Inductor generates C++ for the CPU, which needs the compiler that this backend lacks.
     code_generator = "aot_eager" if backend == "torch" else "inductor"

@@ -11,7 +11,8 @@ from samples import DTYPES, large_mixups, samples
 import gradmix_ext as gx
 from gradmix_ext.ops._library import has_kernel
 
-OPS = tuple(name for name in gx.ops.__all__ if name not in ("debug_checks", "blend_scores"))
+IN_PLACE = ("blend_scores", "observe_scores")
+OPS = tuple(name for name in gx.ops.__all__ if name not in ("debug_checks", *IN_PLACE))
 
 
 def truth(sample):
@@ -264,3 +265,4 @@ def test_scores_enter_their_moving_averages(module, backend):
     blending.check(
         lambda *args: module.blend_scores(*args[:-2], momentum=args[-2], threshold=args[-1])
     )
+    blending.check_observing(module.observe_scores)
