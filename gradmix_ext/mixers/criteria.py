@@ -14,7 +14,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -190,6 +189,7 @@ class Pool:
         parts: This rank's samples: current, buffered, or both.
         own_y: Their labels [n].
         y: The labels [N] of all ranks' samples, to which positions of the pool refer.
+        classes: The labels that occur, in order.
     """
 
     def __init__(self, current: Samples, buffer: Samples, ranks: Ranks = ONE) -> None:
@@ -201,17 +201,14 @@ class Pool:
         self.y: Tensor
         self.y, self._begin = ranks.joined(self.own_y)
 
-    @cached_property
-    def classes(self) -> Tensor:
-        """The labels that occur, in order."""
-        classes: Tensor = self.y.unique()
-        return classes
-
-    @cached_property
-    def _runs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The samples by class, and how many each class has and where it starts."""
-        count = self.y.unique(return_counts=True)[1]
-        return self.y.argsort(stable=True), count, count.cumsum(0) - count
+        self.classes: Tensor
+        self.classes, count = self.y.unique(return_counts=True)
+        # The samples by class, and how many each class has and where it starts.
+        self._runs: tuple[Tensor, Tensor, Tensor] = (
+            self.y.argsort(stable=True),
+            count,
+            count.cumsum(0) - count,
+        )
 
     def draw(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
         """One uniformly drawn sample of the class ``classes[index]``, for each index."""
