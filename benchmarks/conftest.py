@@ -42,31 +42,37 @@ def compiled_backend() -> str:
     return status.active
 
 
+class Clock:
+    """Goes through times that were measured, two readings a sample."""
+
+    def __init__(self) -> None:
+        self.readings: Iterator[float] = iter(())
+
+    def show(self, samples: tuple[float, ...]) -> None:
+        """From now on, these."""
+        self.readings = accumulate(step for sample in samples for step in (0.0, sample))
+
+    def __call__(self) -> float:
+        return next(self.readings)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test for each case of each setting of the module's workloads."""
     if "replay" not in metafunc.fixturenames:
         return
     kind = torch.device(metafunc.config.getoption("--device")).type
-    rows = [
-        (workload, setting, case.name)
-        for workload in metafunc.module.WORKLOADS
-        if kind in workload.devices
-        for setting in workload.chosen(metafunc.config.getoption("--quick"))
-        for case in workload.cases
-    ]
-    ids = [f"{w.name} {s.name}: {case}" for w, s, case in rows]
-    metafunc.parametrize("replay", rows, ids=ids, indirect=True)
-
-
-class Clock:
-    """Goes through the times that were measured, two readings a sample."""
-
-    def __init__(self, samples: tuple[float, ...]) -> None:
-        steps = (step for sample in samples for step in (0.0, sample))
-        self.readings: Iterator[float] = accumulate(steps)
-
-    def __call__(self) -> float:
-        return next(self.readings)
+    cases = []
+    for workload in metafunc.module.WORKLOADS:
+        if kind not in workload.devices:
+            continue
+        for setting in workload.chosen(metafunc.config.getoption("--quick")):
+            group = f"{workload.name} {setting.name}".strip()
+            for case in workload.cases:
+                clock = Clock()
+                marks = pytest.mark.benchmark(group=f"{workload.id} {group}", timer=clock)
+                row = workload, setting, case.name, clock
+                cases.append(pytest.param(row, id=f"{group}: {case.name}", marks=marks))
+    metafunc.parametrize("replay", cases, indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +82,7 @@ def measured() -> dict[tuple[str, str], Group]:
 
 
 @pytest.fixture
-def replay(request: pytest.FixtureRequest, device: torch.device, measured):
+def replay(request: pytest.FixtureRequest, benchmark, device: torch.device, measured):
     """Give pytest-benchmark the samples of a case.
 
     pytest-benchmark runs one case after the other, so that a machine that is busy for a minute
@@ -84,25 +90,22 @@ def replay(request: pytest.FixtureRequest, device: torch.device, measured):
     whole group, case by case in turn; each case then runs pytest-benchmark's pedantic mode with a
     clock that shows what was measured.
     """
-    workload, setting, name = request.param
+    workload, setting, name, clock = request.param
     key = workload.name, setting.name
     if key not in measured:
         quick = request.config.getoption("--quick")
         measured[key] = measure(workload, setting, Options(device, quick))
     group = measured[key]
     case = next(each for each in group.cases if each.name == name)
-    if case.skipped:
-        pytest.skip(f"{name}: {case.skipped}")
-    request.node.add_marker(
-        pytest.mark.benchmark(group=f"{workload.id} {group.name}", timer=Clock(case.samples))
-    )
-    benchmark = request.getfixturevalue("benchmark")
 
     def run() -> None:
+        if case.skipped:
+            pytest.skip(f"{name}: {case.skipped}")
         benchmark.extra_info.update(
             peak_bytes=case.peak_bytes, error=case.error, iterations=case.iterations,
             ratio=group.ratio(case), threads=torch.get_num_threads(), torch=torch.__version__,
         )  # fmt: skip
+        clock.show(case.samples)
         benchmark.pedantic(lambda: None, rounds=case.rounds)
 
     return run

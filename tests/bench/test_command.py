@@ -131,6 +131,7 @@ def test_as_tests_of_pytest_benchmark(workloads, tmp_path):
     command = [
         sys.executable, "-m", "pytest", str(workloads), "--quick", "-rs", "-c", os.devnull,
         "-o", "python_files=bench_*.py", f"--benchmark-json={saved}", "-p", "no:cacheprovider",
+        "--benchmark-only", "--benchmark-enable",  # as `make bench` asks for
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
