@@ -24,7 +24,7 @@ template <class A>
 Scratch<A> direction_panels(const Tensor& t, int64_t depth, const LastLayer& in, int64_t padded) {
   Scratch<A> out(padded * depth);
   kernels::pack_panels({t.const_data_ptr(), depth, in.allowed_columns(), in.mask.allowed, padded, depth, out.data(),
-                        data_type(t, "pair_scores", "direction")});
+                        data_type(t, "scores", "direction")});
   return out;
 }
 

@@ -74,7 +74,6 @@ cudaError_t launch_pair_sums(const PairSumParams& p, cudaStream_t stream) {
   });
 }
 
-
 cudaError_t launch_linear_pairs(const LinearPairParams& p, cudaStream_t stream) {
   return with_acc(p.wide, [&](auto zero) {
     return launch(linear_pairs<decltype(zero)>, blocks_for(p.classes * p.classes, row_threads), dim3(row_threads), p, stream);

@@ -83,7 +83,8 @@ class Probe:
             raise ValueError(
                 f"the head must be applied to features [N, d], got {list(features.shape)}"
             )
-        return in_one_dtype(features, _joined(chunks))
+        # A model may turn gradients on for itself.
+        return in_one_dtype(features, _joined(chunks).detach())
 
     def mean_gradient(self, features: Tensor, logits: Tensor, y: Tensor) -> Direction:
         """The mean gradient over all ranks' samples, such as g_buf over the replay buffer."""
@@ -253,19 +254,22 @@ def linear_scores(probe: Probe, current: Samples, held: Samples) -> tuple[Tensor
     first = len(current[1])
     direction = probe.mean_gradient(features[first:], logits[first:], held[1])
     # A sample paired with itself is one of the pair (k, k): the diagonal holds Σ <g, g_buf>.
-    total, count = _pair_scores(probe, features, logits, (y, y, torch.ones(())), direction)
+    total, count = _pair_scores(probe, features, logits, y, y, 1.0, direction)
     total, count = (probe.ranks.sum(part.diagonal()) for part in (total, count))
     return pairs_of_classes(total, count)
 
 
 def gram_scores(probe: Probe, current: Samples, held: Samples) -> tuple[Tensor, Tensor]:
-    """The same with <g_a, g_b> as scores, the products of the classes' own mean gradients."""
+    """Score pairs by <g_a, g_b>, the products of the classes' own mean gradients.
+
+    Takes and gives what :func:`linear_scores` does.
+    """
     features, logits = probe.forward(current[0], held[0])
     y = torch.cat([current[1], held[1]])
+    gram = (_gram if probe.ranks.size == 1 else _gram_of_all)(probe, features, logits, y)
     present = torch.zeros(probe.head.out_features, dtype=torch.bool, device=y.device)
     present.index_fill_(0, probe.ranks.joined(y)[0], True)
-    gram = _gram if probe.ranks.size == 1 else _gram_of_all
-    return gram(probe, features, logits, y), present[:, None] & present
+    return gram, present[:, None] & present
 
 
 def _gram(probe: Probe, features: Tensor, logits: Tensor, y: Tensor) -> Tensor:
@@ -310,7 +314,7 @@ def mixed_scores(
     samples_per_pair: int,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """The same with the mean of <g~, g_buf> over mixed samples as scores.
+    """Score pairs by the mean of <g~, g_buf> over mixed samples of their classes.
 
     All ranks draw the same samples from those of all, and each rank forwards its share of them: the
     scores are those that one process with all samples would have.
@@ -323,6 +327,9 @@ def mixed_scores(
         law: The law of λ; every sample has its own draw here.
         samples_per_pair: Mixed samples per pair.
         generator: Source of randomness.
+
+    Returns:
+        ``(scores, scored)`` as of :func:`linear_scores`.
     """
     ranks = probe.ranks
     pool = Pool(current, buffer, ranks)
@@ -332,23 +339,21 @@ def mixed_scores(
     pairs = torch.combinations(
         torch.arange(pool.classes.shape[0], device=device), with_replacement=True
     ).repeat_interleave(samples_per_pair, dim=0)
-    direction: Direction | None = None
-    sums = []
+    direction = probe.mean_gradient(*probe.forward(held[0]), held[1])
+    classes = probe.head.out_features
+    total = direction.bias.new_zeros(classes, classes)
+    count = torch.zeros_like(total, dtype=torch.int64)
     for a, b in ((part[:, 0], part[:, 1]) for part in pairs.split(CHUNK)):
         lam_x, lam_y = law.draw(a.shape[0], device, generator)
         first = pool.take(pool.draw(a, generator))
         second = pool.take(pool.draw(b, generator))
         weight = lam_x.to(first.dtype).reshape(-1, *[1] * (first.dim() - 1))
         mixed = torch.lerp(second, first, weight)
-        x, *labels = map(ranks.share, (mixed, pool.classes[a], pool.classes[b], lam_y))
-        if direction is None:  # the buffer goes through the model with the first of them
-            features, logits = probe.forward(x, held[0])
-            direction = probe.mean_gradient(features[len(x) :], logits[len(x) :], held[1])
-            features, logits = features[: len(x)], logits[: len(x)]
-        else:
-            features, logits = probe.forward(x)
-        sums.append(_pair_scores(probe, features, logits, labels, direction))
-    total, count = (ranks.sum(sum(parts[1:], parts[0])) for parts in zip(*sums, strict=True))
+        x, y, partner_y, lam = map(ranks.share, (mixed, pool.classes[a], pool.classes[b], lam_y))
+        features, logits = probe.forward(x)
+        part_total, part_count = _pair_scores(probe, features, logits, y, partner_y, lam, direction)
+        total, count = total + part_total, count + part_count
+    total, count = ranks.sum(total), ranks.sum(count)
     return total / count.clamp(min=1), count > 0
 
 
@@ -356,11 +361,12 @@ def _pair_scores(
     probe: Probe,
     features: Tensor,
     logits: Tensor,
-    labels: Sequence[Tensor],
+    y: Tensor,
+    partner_y: Tensor,
+    lam: Tensor | float,
     direction: Direction,
 ) -> tuple[Tensor, Tensor]:
-    """Sums [C, C] of <g, direction> over samples with labels (y, partner's y, λ), and counts."""
-    y, partner_y, lam = labels
+    """Sums [C, C] of <g, direction> over samples of class pairs, and how many they are."""
     return ops.pair_scores(
         features,
         logits,

@@ -336,13 +336,13 @@ class GradMix(PairMixer):
         of_head = self._direction.weight, self._direction.bias
         mixed = features, logits, *labels, batch.lam, *of_head
         averages = self.scores, self.scored, self.allowed
-        law: dict[str, Any] = {"momentum": self.score_momentum, "threshold": self.threshold}
+        blending: dict[str, Any] = {"momentum": self.score_momentum, "threshold": self.threshold}
         if self.ranks.size == 1:
-            ops.observe_scores(*averages, *mixed, class_mask=self._class_mask, **law)
+            ops.observe_scores(*averages, *mixed, class_mask=self._class_mask, **blending)
         else:
             value = ops.sample_scores(*mixed, class_mask=self._class_mask).to(self.scores)
             each, *labels_of_each = (self.ranks.joined(part)[0] for part in (value, *labels))
-            ops.blend_scores(*averages, each, *labels_of_each, **law)
+            ops.blend_scores(*averages, each, *labels_of_each, **blending)
         self._decide_after_blending()
 
     def _decide_after_blending(self) -> None:

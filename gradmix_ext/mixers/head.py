@@ -97,21 +97,23 @@ def is_compiled(model: nn.Module) -> bool:
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; each module's own mode is restored afterwards.
 
-    Otherwise looking at gradients would move the statistics of normalisation layers. Modules are
-    told one by one: what a model's own ``train`` does besides, such as merging weights, would have
-    to be undone. A compiled model runs eagerly meanwhile, since compiled code does not see hooks
-    that were added later.
+    Otherwise looking at gradients would move the statistics of normalisation layers. A module whose
+    own ``train`` does more than set the mode, such as merge weights, does so both ways. A compiled
+    model runs eagerly meanwhile, since compiled code does not see hooks that were added later.
     """
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
+    modes = [(module, module.training) for module in model.modules()]
     eagerly = torch.compiler.set_stance("force_eager") if is_compiled(model) else nullcontext()
     try:
+        model.eval()
         with torch.no_grad(), eagerly:
             yield
     finally:
-        for module in training:
-            module.training = True
+        for module, training in modes:
+            if training and type(module).train is not nn.Module.train:
+                module.train()
+        for module, training in modes:
+            if module.training is not training:
+                module.training = training
 
 
 def in_one_dtype(features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,8 @@ def linear_scores(
         TypeError: An argument has the wrong dtype.
         ValueError: An argument has the wrong shape, device or value, or requires grad.
         RuntimeError: A label is out of range or not allowed by ``class_mask`` (on a GPU only under
-            ``gx.debug_checks()``; otherwise such a label has no weight).
+            ``gx.debug_checks()``; otherwise a sample with a label out of range is of no class, and
+            in g_buf its label has no weight).
     """
     if checks.debug_enabled():
         check(features, logits, target, held, class_mask)
@@ -73,7 +74,7 @@ def _fake(
 
 
 define(
-    "linear_scores(Tensor features, Tensor logits, Tensor target, int held, bool bias=True,"
+    "linear_scores(Tensor features, Tensor logits, Tensor target, SymInt held, bool bias=True,"
     " Tensor? class_mask=None) -> (Tensor scores, Tensor scored)",
     reference.linear_scores,
     _fake,

@@ -61,7 +61,7 @@ def observe_scores(
         check(*pairs, *batch, lam, *head)
         check_values(scores, logits, target, partner_target, class_mask)
     try:
-        if features.requires_grad or logits.requires_grad:
+        if any(t.requires_grad for t in (scores, features, logits, *head[:2])):
             check(*pairs, *batch, lam, *head)
         weight = checks.as_lam("observe_scores", lam, logits)
         _OP(*pairs, *batch, weight, *head[:2], momentum, threshold, class_mask)

@@ -18,8 +18,9 @@ def check(
     """Check shapes, dtypes, devices and ``held``."""
     checks.last_layer(_OP, features, logits, target, None, class_mask)
     checks.without_grad(_OP, features=features, logits=logits)
-    if not 0 <= held <= len(target):
-        raise ValueError(f"{_OP}: held must be in [0, {len(target)}], got {held}")
+    samples = target.shape[0]  # len() would fix the number in a compiler
+    if not 0 <= held <= samples:
+        raise ValueError(f"{_OP}: held must be in [0, {samples}], got {held}")
 
 
 def linear_scores(
@@ -35,7 +36,7 @@ def linear_scores(
     check(features, logits, target, held, class_mask)
     if checks.values_checked(logits.device):
         checks.labels(_OP, "target", target, logits.shape[1], class_mask)
-    last = slice(len(target) - held, None)
+    last = slice(target.shape[0] - held, None)
     label = target[last]
     (weight,), (offset,), _ = class_gradients(
         features[last],

@@ -27,12 +27,16 @@ def check(
 ) -> Tensor:
     """Check shapes, dtypes and devices; return λ as a tensor."""
     check_averages(_OP, scores, scored, allowed)
-    checks.same_device(_OP, "logits", logits, scores.device)
-    checks.without_grad(_OP, features=features, logits=logits)
-    return check_samples(
+    lam = check_samples(
         _OP, features, logits, target, partner_target, lam, direction_weight, direction_bias,
         class_mask,
     )  # fmt: skip
+    checks.same_device(_OP, "logits", logits, scores.device)
+    checks.without_grad(
+        _OP, scores=scores, features=features, logits=logits, direction_weight=direction_weight,
+        direction_bias=direction_bias,
+    )  # fmt: skip
+    return lam
 
 
 def check_values(

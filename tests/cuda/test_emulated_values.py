@@ -243,6 +243,7 @@ class TestOutOfRange:
         want = [t.clone() for t in pairs]
         kept = (t[others] for t in (h, z, y, y2, lam))
         emulated.observe_scores(*want, *kept, *direction, 0.9, 0.0)
+        assert not torch.equal(want[0], pairs[0])
         for label in (y, y2):
             spoilt = label.clone()
             spoilt[1] = bad

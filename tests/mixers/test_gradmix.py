@@ -303,27 +303,52 @@ class TestModelIsLeftAlone:
 
     def test_modules_with_a_mode_of_their_own(self):
         class Noise(nn.Module):
-            noisy = True
+            noisy, seen = True, ()
 
             def train(self, mode=True):
                 self.noisy = mode
                 return super().train(mode)
 
             def forward(self, x):
-                return x + torch.randn_like(x) if self.noisy else x
+                self.seen += (self.noisy,)
+                return x
 
         scripted = torch.jit.script(nn.Sequential(nn.BatchNorm1d(D), nn.Dropout(0.5)).double())
         model = nn.Sequential(Noise(), scripted, nn.Linear(D, C).double())
         mean = scripted[0].running_mean.clone()
-        scores = []
-        for _ in range(2):
-            mixer = gx.GradMix(C)
-            mixer.update(model, samples([2, 3], 5), samples([0, 1], 5))
-            scores.append(mixer.scores)
-        assert torch.equal(*scores)
+        gx.GradMix(C).update(model, samples([2, 3], 5), samples([0, 1], 5))
+        assert model[0].seen
+        assert not any(model[0].seen)
+        assert model[0].noisy
         assert torch.equal(scripted[0].running_mean, mean)
         assert scripted.training
         assert not model.eval()[1].training
+
+    def test_modules_keep_a_mode_that_is_not_that_of_the_model(self):
+        class Frozen(nn.Sequential):
+            def train(self, mode=True):
+                super().train(mode)
+                self[0].eval()
+                return self
+
+        model = nn.Sequential(Frozen(nn.BatchNorm1d(D), nn.ReLU()), nn.Linear(D, C)).double()
+        model.train()
+        model[0][1].eval()
+        gx.GradMix(C).update(model, samples([2, 3], 5), samples([0, 1], 5))
+        assert [m.training for m in model.modules()] == [True, True, False, False, True]
+
+    def test_a_model_that_turns_gradients_on(self):
+        class Own(nn.Sequential):
+            def forward(self, x):
+                with torch.enable_grad():
+                    return super().forward(x)
+
+        model = Own(nn.Linear(D, C).double())
+        for criterion in ("linear", "gram", "mixed"):
+            mixer = gx.GradMix(C, criterion=criterion)
+            mixer.update(model, samples([2, 3], 5), samples([0, 1], 5))
+            assert not mixer.scores.requires_grad
+            assert mixer.scored.any()
 
     def test_mode_is_restored_after_an_error(self):
         class Broken(nn.Module):

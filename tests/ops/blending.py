@@ -66,13 +66,14 @@ def check_observing(observe: Callable[..., None], device: str = "cpu") -> None:
                 h, z, lam, direction, mask = head(n, c, dtype)
                 want = [t.numpy().copy() for t in pairs]
                 want[0] = want[0].astype(float)
-                wide = [t.double().numpy() for t in (h, z, lam, *direction)]
+                head_in = [t.double().numpy() for t in (h, z, lam, *direction)]
                 value = brute_force.sample_scores(
-                    *wide[:2], y.numpy(), y2.numpy(), *wide[2:], mask.numpy()
+                    *head_in[:2], y.numpy(), y2.numpy(), *head_in[2:], mask.numpy()
                 )
                 brute_force.blend_scores(*want, value, y.numpy(), y2.numpy(), 0.9, 0.1)
                 moved = [t.to(device) for t in pairs]
                 rest = (t.to(device) for t in (h, z, y, y2, lam, *direction))
                 observe(*moved, *rest, **law, class_mask=mask.to(device))
-                scale = max(abs(value).max(initial=1), 1)
-                assert_averages(moved, want, 64 * torch.finfo(torch.float32).eps * scale)
+                wide = dtype == torch.float64 == of_scores
+                eps = torch.finfo(torch.float64 if wide else torch.float32).eps
+                assert_averages(moved, want, 64 * eps * max(abs(value).max(initial=1), 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from samples import Sample, samples
+from torch._dynamo.testing import CompileCounter
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 from torch.nn import functional
@@ -193,6 +194,24 @@ def test_compiles_without_a_graph_break(dynamic, backend):
         torch.testing.assert_close(
             torch.autograd.grad(got, (x, weight)), torch.autograd.grad(want, (x, weight))
         )
+
+
+def test_one_graph_serves_batches_of_all_sizes(backend):
+    def criterion(h, z, y, held):
+        scores, scored = gx.ops.linear_scores(h, z, y, held)
+        allowed = scored.clone()
+        direction = torch.ones(4, 5), torch.ones(4)
+        gx.ops.observe_scores(
+            scores, scored, allowed, h, z, y, y, 0.5, *direction, momentum=0.5, threshold=0.0
+        )
+        return scores
+
+    counter = CompileCounter()
+    compiled = torch.compile(criterion, fullgraph=True, dynamic=True, backend=counter)
+    for n in (8, 11, 20):
+        h, z, y = torch.randn(n, 5), torch.randn(n, 4), torch.randint(4, (n,))
+        torch.testing.assert_close(compiled(h, z, y, n // 2), criterion(h, z, y, n // 2))
+    assert counter.frame_count == 1
 
 
 def test_gradients_through_vmap(backend):
