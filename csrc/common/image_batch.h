@@ -44,6 +44,12 @@ struct ImageBatch {
     return make_contiguous(noise);
   }
 
+  // Mean or std: one for each channel.
+  void check_channels(const Tensor& t, const char* op, const char* name) const {
+    check_dim(t, 1, op, name);
+    check(t.size(0) == channels, op, ": ", name, " must have ", channels, " elements, got ", t.size(0));
+  }
+
   DType dtype;
   bool channels_last;
   int64_t padding;

@@ -105,6 +105,8 @@ Tensor gather_augment_mixup(const Tensor& images, const Tensor& index, const std
   check(!mask || partner_index, op, ": mask needs partner_index");
   const Lam weight = lam ? Lam(*lam, samples, batch.dtype, op) : Lam();
   const Column<uint8_t> mixed = mask ? Column<uint8_t>(*mask, samples, op, "mask") : Column<uint8_t>();
+  batch.check_channels(mean, op, "mean");
+  batch.check_channels(std, op, "std");
   const Lam means(mean, batch.channels, DType::f64, op, "mean"), stds(std, batch.channels, DType::f64, op, "std");
   for (int64_t c = 0; c < batch.channels; ++c) check(stds.at<double>(c) != 0, op, ": std[", c, "] is zero");
   std::optional<Tensor> noise;

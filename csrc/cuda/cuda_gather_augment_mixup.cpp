@@ -22,6 +22,8 @@ Tensor gather_augment_mixup(const Tensor& images, const Tensor& index, const std
   check(!mask_given || partner_index, op, ": mask needs partner_index");
   const Column mask = flags(mask_given, images, samples, op, "mask");
   if (noise_given) check_device(*noise_given, images, op, "noise");
+  batch.check_channels(mean, op, "mean");
+  batch.check_channels(std, op, "std");
   std::optional<Tensor> noise;
   if (padding > 0 || hflip)
     noise = batch.readable_noise(noise_given ? *noise_given : fill_uniform(empty(images, {samples, roles, 3}, ScalarType::Float)), roles, op);

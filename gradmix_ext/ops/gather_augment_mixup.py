@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,21 +88,26 @@ def gather_augment_mixup(
 
     if checks.debug_enabled():
         static_checks()
-        check_values(images, index, partner_index, per_channel(images, layout, mean, std)[1])
+        check_values(images, index, partner_index, per_channel(std, images))
     try:
-        # What the kernels leave alone, or take in more shapes than one.
-        own_mean, own_std = per_channel(images, layout, mean, std)
         own_lam = 1.0 if lam is None else lam
         alone = partner_index is None and not isinstance(own_lam, Tensor) and own_lam == 1.0
         weight = None if alone else checks.as_lam(OP, own_lam, images)
-        if noise is not None:
+        if noise is not None:  # which the kernels look at where it is needed
             check_noise(images, index, partner_index, noise)
         else:
             noise = draw_noise(index, partner_index, padding, hflip, generator)
+        # On their way into C++ these take as long as a small batch, so defaults are left out.
+        chosen: dict[str, Any] = {}
+        if layout != "chw":
+            chosen["layout"] = layout
+        if dtype is not torch.float32:
+            chosen["dtype"] = dtype
+        if memory_format is not torch.contiguous_format:
+            chosen["memory_format"] = memory_format
         result: Tensor = _OP(
-            images, index, partner_index, weight, mask, mean=own_mean, std=own_std,
-            padding=padding, hflip=hflip, noise=noise, layout=layout, dtype=dtype,
-            memory_format=memory_format,
+            images, index, partner_index, weight, mask, mean=per_channel(mean, images),
+            std=per_channel(std, images), padding=padding, hflip=hflip, noise=noise, **chosen,
         )  # fmt: skip
     except Exception:
         static_checks()

@@ -62,7 +62,12 @@ def check(
         raise ValueError(
             f"{OP}: memory_format must be contiguous_format or channels_last, got {memory_format}"
         )
-    return lam, *per_channel(images, layout, mean, std)
+    mean, std = per_channel(mean, images), per_channel(std, images)
+    channels = images.shape[3 if layout == "hwc" else 1]
+    for name, value in (("mean", mean), ("std", std)):
+        checks.floating(OP, name, value)
+        checks.vector(OP, name, value, channels, value.dtype, images.device)
+    return lam, mean, std
 
 
 def check_noise(images: Tensor, index: Tensor, partner_index: Tensor | None, noise: Tensor) -> None:
@@ -76,26 +81,11 @@ def check_noise(images: Tensor, index: Tensor, partner_index: Tensor | None, noi
     checks.same_device(OP, "noise", noise, images.device)
 
 
-def per_channel(
-    images: Tensor, layout: str, mean: Tensor | Sequence[float], std: Tensor | Sequence[float]
-) -> tuple[Tensor, Tensor]:
-    """Mean and std as tensors [ch], checked."""
-    channels = images.shape[3 if layout == "hwc" else 1]
-    return (
-        _per_channel("mean", mean, channels, images),
-        _per_channel("std", std, channels, images),
-    )
-
-
-def _per_channel(
-    name: str, value: Tensor | Sequence[float], channels: int, images: Tensor
-) -> Tensor:
+def per_channel(value: Tensor | Sequence[float], images: Tensor) -> Tensor:
     """Mean or std as a tensor [ch]; numbers become float64, which float64 results see exactly."""
-    if not isinstance(value, Tensor):
-        value = torch.tensor(value, dtype=torch.float64, device=images.device)
-    checks.floating(OP, name, value)
-    checks.vector(OP, name, value, channels, value.dtype, images.device)
-    return value
+    if isinstance(value, Tensor):
+        return value
+    return torch.tensor(value, dtype=torch.float64, device=images.device)
 
 
 def check_values(images: Tensor, index: Tensor, partner_index: Tensor | None, std: Tensor) -> None:
