@@ -308,7 +308,9 @@ def test_bad_arguments_are_refused(emulated):
     with pytest.raises(RuntimeError, match="class_gram: algorithm must be auto, pairwise"):
         emulated.class_gram(x, x, partner.clamp(max=2), algorithm="none")
     images, one = torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.ones(3)
-    with pytest.raises(RuntimeError, match="gather_augment_mixup: mean must be a scalar or have 3"):
+    with pytest.raises(
+        RuntimeError, match="gather_augment_mixup: mean must have 3 elements, got 2"
+    ):
         emulated.gather_augment_mixup(images, partner, mean=one[:2], std=one)
     with pytest.raises(RuntimeError, match="gather_augment_mixup: layout must be chw or hwc"):
         emulated.gather_augment_mixup(images, partner, mean=one, std=one, layout="nchw")
