@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradmix_ext.bench.results import CaseResult, Group, Report, describe, same_machine
-from gradmix_ext.bench.workload import Role
+from gradmix_ext.bench.workload import GOAL, Role
 
 __all__ = ["TOLERANCE", "Change", "changes", "committed"]
 
@@ -50,9 +50,9 @@ def changes(old: Report, new: Report) -> list[Change]:
     """How the project's own cases changed, in the groups that both reports have.
 
     Times of different runs cannot be compared, ratios can. Each case of the project's own is held
-    against all alternatives of its group, and against all limits; the median over these yardsticks
-    says how it changed, so that one of them that was measured badly, or became faster itself,
-    raises no alarm. The kinder of the two medians counts: where the memory of a shared machine is
+    against all alternatives of its group, and against all limits but a goal in seconds; the median
+    over these yardsticks says how it changed, so that one of them that was measured badly, or
+    became faster itself, raises no alarm. The kinder of the two medians counts: where the memory of a shared machine is
     slow for a while, a copy is slow as well, but not what is busy with page faults or arithmetic.
     The medians of the samples are compared and their lower quartiles, and the kinder counts again:
     a call that finds its memory at hand in some samples and not in others has no one median.
@@ -76,6 +76,7 @@ def _change(was: Group, now: Group, case: CaseResult) -> Change | None:
         (yardstick, same)
         for yardstick in was.cases
         if yardstick.role is not Role.OURS
+        and yardstick.name != GOAL
         and not yardstick.skipped
         and (same := now.case(yardstick.name)) is not None
     ]

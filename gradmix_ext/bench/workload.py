@@ -10,10 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Case", "Missing", "Role", "Setting", "Target", "Timed", "Workload", "plain"]
+__all__ = ["GOAL", "Case", "Missing", "Role", "Setting", "Target", "Timed", "Workload", "plain"]
 
 Inputs = tuple[Any, ...]
 Call = Callable[..., Any]
+
+
+#: Name of a limit that is a given time: the same on every machine, so not for comparing reports.
+GOAL = "limit: the goal"
 
 
 class Role(str, Enum):

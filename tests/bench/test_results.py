@@ -19,6 +19,7 @@ from gradmix_ext.bench.tables import (
     size,
     skipped_table,
 )
+from gradmix_ext.bench.workload import GOAL
 
 # The file -----------------------------------------------------------------------------------------
 
@@ -154,6 +155,21 @@ def test_a_machine_twice_as_slow_has_lost_nothing(make_report, make_group):
     (change,) = changes(make_report(), slower)
     assert change.factor == 1
     assert not change.lost()
+
+
+def test_a_goal_in_seconds_is_no_yardstick(make_report, make_group):
+    """A slower machine is further from it, with the same code."""
+    ours, *_, limit = make_group().cases
+    goal = replace(limit, name=GOAL)
+    slower = replace(ours, low=2.0, median=2.0, high=2.0)
+
+    def report(*cases):
+        return make_report(replace(make_group(), cases=cases))
+
+    assert changes(report(ours, goal), report(slower, goal)) == []
+    (change,) = changes(report(ours, limit, goal), report(slower, limit, goal))
+    assert change.yardsticks == 1
+    assert change.lost()
 
 
 @pytest.mark.parametrize(("ours", "lost"), [(1.24, False), (1.26, True), (0.5, False)])
