@@ -52,8 +52,9 @@ def changes(old: Report, new: Report) -> list[Change]:
     Times of different runs cannot be compared, ratios can. Each case of the project's own is held
     against all alternatives of its group, and against all limits but a goal in seconds; the median
     over these yardsticks says how it changed, so that one of them that was measured badly, or
-    became faster itself, raises no alarm. The kinder of the two medians counts: where the memory of a shared machine is
-    slow for a while, a copy is slow as well, but not what is busy with page faults or arithmetic.
+    became faster itself, raises no alarm. The kinder of the two medians counts: where the memory of
+    a shared machine is slow for a while, a copy is slow as well, but not what is busy with page
+    faults or arithmetic.
     The medians of the samples are compared and their lower quartiles, and the kinder counts again:
     a call that finds its memory at hand in some samples and not in others has no one median.
     """
