@@ -41,9 +41,9 @@ def by_clock(code):
     return prepare
 
 
-def budget(seconds):
+def goal(seconds):
     """What it may take, as a row to compare with."""
-    return plain(lambda: Timed(seconds))
+    return Case(GOAL, plain(lambda *inputs: Timed(seconds)), Role.LIMIT, in_process=False)
 
 
 # With bytecode, as an installed package has it, also where nobody may write it on the way.
@@ -90,7 +90,7 @@ def process(name, code, limit, *others, slow=False):
         (
             Case("gradmix_ext", by_clock(code), Role.OURS, in_process=False),
             *others,
-            Case(GOAL, budget(limit), Role.LIMIT, in_process=False),
+            goal(limit),
         ),
         targets=(Target(GOAL, 1.0),),
     )  # fmt: skip
@@ -115,6 +115,7 @@ def each_op(device):
     preference = torch.zeros(C, C, device=device)
     allowed = torch.ones(C, C, dtype=torch.bool, device=device)
     known = allowed.clone()
+    averages = preference, known, allowed
     mean, std = torch.zeros(1, device=device), torch.ones(1, device=device)
     noise = torch.rand(4, 2, 3, device=device)
     order, drawn = torch.arange(4, device=device), torch.rand(4, dtype=torch.float64, device=device)
@@ -168,23 +169,13 @@ def each_op(device):
         ),
         "blend_scores": (
             lambda h, z, y, y2, lam, images: gx.ops.blend_scores(
-                preference, known, allowed, lam, y, y2, momentum=0.9, threshold=0.0
+                *averages, lam, y, y2, momentum=0.9, threshold=0.0
             ),
             None,
         ),
         "observe_scores": (
             lambda h, z, y, y2, lam, images: gx.ops.observe_scores(
-                preference,
-                known,
-                allowed,
-                h,
-                z,
-                y,
-                y2,
-                lam,
-                *direction,
-                momentum=0.9,
-                threshold=0.0,
+                *averages, h, z, y, y2, lam, *direction, momentum=0.9, threshold=0.0
             ),
             None,
         ),
@@ -216,7 +207,7 @@ def call_of(name, has_peer):
             Case("gradmix_ext", of_op(0), Role.OURS),
             *peer,
             Case("limit: torch.add", plain(lambda h, *rest: torch.add(h, h)), Role.LIMIT),
-            Case(GOAL, plain(lambda *batch: Timed(CALL)), Role.LIMIT, in_process=False),
+            goal(CALL),
         ),
         arguments,
         targets=(Target(GOAL, 1.0),),

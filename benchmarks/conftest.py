@@ -66,7 +66,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if kind not in workload.devices:
             continue
         for setting in workload.chosen(metafunc.config.getoption("--quick")):
-            group = f"{workload.name} {setting.name}".strip()
+            group = workload.title(setting)
             for case in workload.cases:
                 clock = Clock()
                 marks = pytest.mark.benchmark(group=f"{workload.id} {group}", timer=clock)

@@ -133,10 +133,7 @@ def sample_weight(op: str, value: Tensor, length: int, like: Tensor) -> None:
     """``value`` is a floating vector, for which no gradient is computed."""
     floating(op, "sample_weight", value)
     vector(op, "sample_weight", value, length, value.dtype, like.device)
-    if value.requires_grad:
-        raise ValueError(
-            f"{op}: sample_weight must not require grad: no gradient is computed for it"
-        )
+    without_grad(op, sample_weight=value)
 
 
 def choice(op: str, name: str, value: str, allowed: tuple[str, ...]) -> None:

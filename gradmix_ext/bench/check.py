@@ -54,9 +54,9 @@ def changes(old: Report, new: Report) -> list[Change]:
     over these yardsticks says how it changed, so that one of them that was measured badly, or
     became faster itself, raises no alarm. The kinder of the two medians counts: where the memory of
     a shared machine is slow for a while, a copy is slow as well, but not what is busy with page
-    faults or arithmetic.
-    The medians of the samples are compared and their lower quartiles, and the kinder counts again:
-    a call that finds its memory at hand in some samples and not in others has no one median.
+    faults or arithmetic. The medians of the samples are compared and their lower quartiles, and the
+    kinder counts again: a call that finds its memory at hand in some samples and not in others has
+    no one median.
     """
     before = {(group.workload, group.name): group for group in old.groups}
     found = []

@@ -58,7 +58,7 @@ def measure(workload: Workload, setting: Setting, options: Options, commit: str 
     Raises:
         WrongResult: one of the project's own cases is wrong.
     """
-    name = f"{workload.name} {setting.name}".strip()
+    name = workload.title(setting)
     inputs = _rotation(workload, setting, options.device)
     found: dict[str, CaseResult] = {}
     calls: dict[str, Callable[..., Any]] = {}

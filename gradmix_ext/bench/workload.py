@@ -146,6 +146,10 @@ class Workload:
     devices: tuple[str, ...] = ("cpu", "cuda")
     slow: bool = False
 
+    def title(self, setting: Setting) -> str:
+        """The name of the group at a setting."""
+        return f"{self.name} {setting.name}".strip()
+
     def chosen(self, quick: bool, match: str = "") -> list[Setting]:
         """The settings of a run."""
         return [

@@ -14,8 +14,7 @@ def check(scores: Tensor, scored: Tensor, temperature: float) -> None:
     checks.tensor(op, "scores", scores)
     if scores.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{op}: scores must be float32 or float64, got {scores.dtype}")
-    if scores.requires_grad:
-        raise ValueError(f"{op}: scores must not require grad: no gradient is computed for them")
+    checks.without_grad(op, scores=scores)
     if scores.dim() != 2 or scores.shape[0] != scores.shape[1]:
         raise ValueError(f"{op}: scores must be square, got shape {list(scores.shape)}")
     checks.tensor(op, "scored", scored)

@@ -161,6 +161,9 @@ CASES = {
         ({"direction_weight": torch.randn(C, 2)}, r"direction_weight must have shape \[4, 3\]"),
         ({"direction_bias": torch.randn(3)}, r"direction_bias must have shape \[4\], got \[3\]"),
         ({"logits": torch.randn(N, C, requires_grad=True)}, "logits must not require grad"),
+        ({"scores": torch.randn(C, C, requires_grad=True)}, "scores must not require grad"),
+        ({"features": [1.0]}, "features must be a tensor, got list"),
+        ({"logits": None}, "logits must be a tensor, got NoneType"),
         (
             {
                 "scores": torch.randn(3, 3),
