@@ -1,4 +1,7 @@
 // What the bindings of every device need: checks with plain messages, element types, strides.
+//
+// Every binding includes it first. PyTorch's headers are half of what it takes to compile one, so gradmix_ext/loader/compile.py compiles
+// this file in advance, and compilers accept that for the first include alone.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

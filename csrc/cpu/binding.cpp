@@ -1,3 +1,5 @@
+#include "common/binding.h"
+
 #include "binding.h"
 
 #include <sys/mman.h>

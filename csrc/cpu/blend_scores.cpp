@@ -1,5 +1,7 @@
 // blend_scores and observe_scores: the scores of a batch's samples enter the moving averages of their class pairs, in place; pairs that
 // the batch does not have are not even looked at.
+#include "common/binding.h"
+
 #include <algorithm>
 #include <numeric>
 

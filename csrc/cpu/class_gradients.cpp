@@ -1,4 +1,6 @@
 // class_gradients: one product delta_k^T h_k per group, never [N, C, d].
+#include "common/binding.h"
+
 #include <algorithm>
 #include <string>
 #include <tuple>

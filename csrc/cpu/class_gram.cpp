@@ -1,4 +1,6 @@
 // class_gram: the Gram matrix of the groups' gradients, by classes or by pairs of samples, whichever costs less.
+#include "common/binding.h"
+
 #include <algorithm>
 #include <string>
 
@@ -70,19 +72,21 @@ void gram_of(const LastLayer& in, const Groups& groups, GroupReduction reduction
   const int64_t threads = work < serial_multiply_adds ? 1 : static_cast<int64_t>(torch::stable::get_num_threads());
   const int64_t parts = std::max<int64_t>(1, std::min({tasks, affordable, threads}));
 
-  // Tasks are dealt to the parts forwards and backwards in turn, since they become shorter, and the parts are added in order, so that
-  // the result depends on the number of threads only.
+  // The parts are added in order, so that the result depends on the number of threads only.
   Scratch<A> partial(parts * cells);
   parallel(parts, 1, [&](int64_t begin, int64_t end) {
     Scratch<A> scratch(classwise ? kernels::classwise_scratch(p) : kernels::pairwise_scratch(p));
     for (int64_t part = begin; part < end; ++part) {
       A* gram = partial.data() + part * cells;
       std::fill_n(gram, cells, A(0));
+      if (classwise) {  // neighbouring tasks read the same features
+        kernels::gram_classwise(p, part * tasks / parts, (part + 1) * tasks / parts, gram, scratch.data());
+        continue;
+      }
+      // Tasks become shorter: dealt forwards and backwards in turn.
       for (int64_t round = 0; round * parts < tasks; ++round) {
         const int64_t t = round * parts + (round % 2 == 0 ? part : parts - 1 - part);
-        if (t >= tasks) break;
-        classwise ? kernels::gram_classwise(p, t, t + 1, gram, scratch.data())
-                  : kernels::gram_pairwise(p, t, t + 1, gram, scratch.data());
+        if (t < tasks) kernels::gram_pairwise(p, t, t + 1, gram, scratch.data());
       }
     }
   });

@@ -1,4 +1,6 @@
 // draw_partners: one uniform number per sample decides its partner, in O(N log K + K^2) instead of O(N^2).
+#include "common/binding.h"
+
 #include <algorithm>
 #include <numeric>
 #include <string>

@@ -1,5 +1,7 @@
 // draw_softly: the class of a sample's partner by the preferences of its own class, then any sample of that class. A class of samples is
 // worked out once, whatever the number of its samples.
+#include "common/binding.h"
+
 #include <algorithm>
 #include <cmath>
 #include <tuple>

@@ -1,4 +1,6 @@
 // gather_augment_mixup: prepares how each sample sees its images; the kernel does the rest.
+#include "common/binding.h"
+
 #include "../common/image_batch.h"
 #include "binding.h"
 #include "kernels/kernels.h"

@@ -1,3 +1,5 @@
+#include "common/binding.h"
+
 #include "grouping.h"
 
 #include <algorithm>

@@ -1,3 +1,5 @@
+#include "common/binding.h"
+
 #include "last_layer.h"
 
 #include <algorithm>

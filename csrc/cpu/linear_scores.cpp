@@ -1,4 +1,6 @@
 // linear_scores: the mean gradient of the held samples, the inner products of all with it, and what they mean for pairs of classes.
+#include "common/binding.h"
+
 #include <limits>
 #include <tuple>
 #include <vector>

@@ -1,4 +1,6 @@
 // masked_mixup, its out= form and its adjoint.
+#include "common/binding.h"
+
 #include <algorithm>
 #include <array>
 #include <utility>

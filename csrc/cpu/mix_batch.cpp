@@ -1,5 +1,7 @@
 // mix_batch: what a mixer does to a batch of tensors, in one call. The arguments are read once, and nothing that a step has made is
 // checked by the next; on a small batch that is most of the time of four calls.
+#include "common/binding.h"
+
 #include <tuple>
 
 #include "mixing.h"

@@ -1,5 +1,7 @@
 // mix_labels: what a mixed batch needs besides its inputs, in one call: the labels of the partners, λ as it is used, weights against the
 // imbalance of the classes.
+#include "common/binding.h"
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>

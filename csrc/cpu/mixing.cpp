@@ -1,3 +1,5 @@
+#include "common/binding.h"
+
 #include "mixing.h"
 
 namespace gradmix::cpu {

@@ -1,4 +1,6 @@
 // mixup_cross_entropy and its gradient: no [N, C] temporary, the logits are read once each way.
+#include "common/binding.h"
+
 #include <algorithm>
 #include <cmath>
 #include <string>

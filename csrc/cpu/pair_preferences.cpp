@@ -1,4 +1,6 @@
 // pair_preferences: the scores of class pairs, relative to their mean and spread.
+#include "common/binding.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>

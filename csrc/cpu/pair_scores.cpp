@@ -1,4 +1,6 @@
 // sample_scores and pair_scores: one product [N, d] x [d, C] in blocks that stay in the cache, softmax and dot product fused behind it.
+#include "common/binding.h"
+
 #include <algorithm>
 #include <limits>
 #include <tuple>

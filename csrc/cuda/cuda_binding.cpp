@@ -1,3 +1,5 @@
+#include "common/binding.h"
+
 #include "cuda/binding.h"
 
 #include <array>

@@ -1,4 +1,6 @@
 // blend_scores and observe_scores on CUDA tensors.
+#include "common/binding.h"
+
 #include "cuda/cuda_last_layer.h"
 
 namespace gradmix::cuda {

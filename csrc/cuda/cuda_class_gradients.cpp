@@ -1,4 +1,6 @@
 // class_gradients on CUDA tensors: one product of residuals and features per group, never [N, C, d].
+#include "common/binding.h"
+
 #include <tuple>
 
 #include "cuda/cuda_last_layer.h"

@@ -1,4 +1,6 @@
 // class_gram on CUDA tensors: by classes or by pairs of samples, whichever costs less.
+#include "common/binding.h"
+
 #include <algorithm>
 
 #include "cuda/cuda_last_layer.h"

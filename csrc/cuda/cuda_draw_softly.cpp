@@ -1,4 +1,6 @@
 // draw_softly on CUDA tensors.
+#include "common/binding.h"
+
 #include <tuple>
 
 #include "cuda/mixing.h"

@@ -1,4 +1,6 @@
 // gather_augment_mixup on CUDA tensors.
+#include "common/binding.h"
+
 #include "common/image_batch.h"
 #include "cuda/binding.h"
 

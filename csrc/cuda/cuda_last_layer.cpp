@@ -1,3 +1,5 @@
+#include "common/binding.h"
+
 #include "cuda/cuda_last_layer.h"
 
 namespace gradmix::cuda {

@@ -1,4 +1,6 @@
 // linear_scores on CUDA tensors: the launches of class_gradients and pair_scores, and one that makes pairs of the classes.
+#include "common/binding.h"
+
 #include <tuple>
 
 #include "cuda/cuda_last_layer.h"

@@ -1,4 +1,6 @@
 // masked_mixup, its out= form and its adjoint on CUDA tensors.
+#include "common/binding.h"
+
 #include <algorithm>
 
 #include "cuda/mixing.h"

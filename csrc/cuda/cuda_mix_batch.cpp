@@ -1,4 +1,6 @@
 // mix_batch on CUDA tensors: the launches of four ops, with one way through Python and the dispatcher.
+#include "common/binding.h"
+
 #include <tuple>
 
 #include "cuda/mixing.h"

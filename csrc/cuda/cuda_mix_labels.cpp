@@ -1,4 +1,6 @@
 // mix_labels on CUDA tensors.
+#include "common/binding.h"
+
 #include <tuple>
 
 #include "cuda/mixing.h"

@@ -1,4 +1,6 @@
 // mixup_cross_entropy and its gradient on CUDA tensors.
+#include "common/binding.h"
+
 #include "cuda/cuda_last_layer.h"
 
 namespace gradmix::cuda {

@@ -1,4 +1,6 @@
 // pair_preferences on CUDA tensors.
+#include "common/binding.h"
+
 #include "cuda/binding.h"
 
 namespace gradmix::cuda {

@@ -1,4 +1,6 @@
 // sample_scores and pair_scores on CUDA tensors: one product [N, d] x [d, C], everything else in one pass over it.
+#include "common/binding.h"
+
 #include <tuple>
 
 #include "cuda/cuda_last_layer.h"

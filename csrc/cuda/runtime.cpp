@@ -1,10 +1,10 @@
+#include "common/binding.h"
+
 #include "cuda/runtime.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 #include <stdexcept>
-
-#include "common/binding.h"
 
 // Only a CUDA build of PyTorch has it; this library loads with the others as well.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);

@@ -93,6 +93,11 @@ class Recipe:
             f'-DGRADMIX_EXT_FLAGS="{" ".join(self.flags)}"',
         ]
 
+    @property
+    def precompiled_header(self) -> str:
+        """The header, relative to `csrc`, that takes most of the time of every binding."""
+        return "common/binding.h"
+
     def nvcc_flags(self) -> list[str]:
         """Flags of nvcc, unquoted; empty without CUDA."""
         return [*_NVCC_FLAGS, *gencode_flags(self.cuda_archs)] if self.cuda else []

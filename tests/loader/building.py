@@ -19,10 +19,14 @@ SOURCES = {
         '#include "cpu/simd.h"\n'
         'namespace gradmix::cpu { const char* simd_level() { return "tiny"; } }\n'
     ),
-    "cpu/twice.cpp": """
+    "common/binding.h": """
+#pragma once
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+""",
+    "cpu/twice.cpp": """
+#include "common/binding.h"
 torch::stable::Tensor twice(const torch::stable::Tensor& x) {
   auto out = torch::stable::empty_like(x);
   auto* from = static_cast<const float*>(x.const_data_ptr());

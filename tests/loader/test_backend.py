@@ -116,14 +116,18 @@ print(loader.status().active)
 
 def test_import_is_cheap_and_touches_nothing(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Each fork of a process that has imported PyTorch imports the package anew, the first one also
-    # compiling it to bytecode. The least of the times is what it costs; processor time, because
-    # other programs on this machine should not decide about a test.
+    # compiling it to bytecode. The least of the times is what it costs; processor time, compared
+    # with that of PyTorch (a second or more, so 50 ms or more are allowed), because neither other
+    # programs nor the speed of this machine should decide about a test.
     settings.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     settings.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "bytecode"))
     out, _ = finish(
         start(
             """
-import os, sys, time, torch
+import os, sys, time
+start = time.process_time()
+import torch
+print(time.process_time() - start, flush=True)
 def measure():
     start = time.process_time()
     import gradmix_ext
@@ -143,8 +147,8 @@ for _ in range(8):
 """
         )
     )
-    lines = [line.split() for line in out.splitlines()]
+    of_torch, *lines = (line.split() for line in out.splitlines())
     assert len(lines) == 8, out
     assert [extra for _, *extra in lines] == [[]] * 8
-    assert min(float(line[0]) for line in lines) < 0.05
+    assert min(float(line[0]) for line in lines) < float(of_torch[0]) / 20
     assert not (tmp_path / "cache").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sysconfig
@@ -28,8 +29,46 @@ def test_two_processes_build_once(settings: pytest.MonkeyPatch, tmp_path: Path) 
     assert {out_1.split("|")[1], out_2.split("|")[1]} == {"just built", "cache"}
     assert out_1.split("|")[0] == out_2.split("|")[0] == "cpp"
     assert (err_1 + err_2).count("compiling the C++ kernels") == 1
-    # three sources and one link
-    assert len((tmp_path / "calls").read_text().split()) == 4
+    # a header, three sources and one link
+    assert len((tmp_path / "calls").read_text().split()) == 5
+
+
+@needs_compiler
+def test_header_is_compiled_in_advance(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if "clang" in find_cxx().version:
+        pytest.skip("clang does not look for it")
+    settings.setenv("CXX", str(fake_compiler(tmp_path, 'exec c++ -H "$@"')))
+    log = build(cuda=False).log
+    assert log is not None
+    # -H marks with "!" what is read precompiled, and with dots what is read as text
+    assert [Path(line[2:]).name for line in log.read_text().splitlines() if line[:2] == "! "] == [
+        "binding.h.gch"
+    ]
+
+
+@needs_compiler
+def test_header_that_does_not_compile_in_advance(
+    settings: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    damaged = 'case "$*" in *c++-header*) for last; do :; done; echo ill >"$last"; exit 1;; esac'
+    settings.setenv("CXX", str(fake_compiler(tmp_path, f'{damaged}\nexec c++ "$@"')))
+    assert build(cuda=False).origin == "just built"
+
+
+def test_bindings_begin_with_the_header_that_is_compiled_in_advance() -> None:
+    recipe = make_recipe(ROOT / "csrc", cuda=True)
+    without = {"simd.cpp", "cost_model.cpp"}
+    bindings = [
+        source
+        for source in recipe.sources
+        if source.parent.name in ("cpu", "cuda") and source.suffix == ".cpp"
+    ]
+    assert len(bindings) > 30
+    for source in bindings:
+        first = re.search(r"^#include (.*)$", source.read_text(), re.MULTILINE)
+        assert first is not None
+        expected = f'"{recipe.precompiled_header}"'
+        assert (first[1] == expected) == (source.name not in without), source
 
 
 @needs_compiler

@@ -34,11 +34,14 @@ template <class A, int R, int V>
 GRADMIX_INLINE void outer_tile(const A* delta, int64_t class_panel, const A* h, int64_t samples, int64_t c, int64_t classes,
                                const OuterTarget<A>& to) {
   constexpr int w = lanes<A>;
-  vec_t<A> sum[R][V] = {};
+  vec_t<A> sum[R][V];
+  clear<A, R, V>(sum);
   panel_tile<A, R, V>(delta, 1, class_panel, h, feature_panel_of<A>, samples, sum);
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     if (r >= classes) return;
     A* row = to.out + (to.class_index != nullptr ? to.class_index[c + r] : c + r) * to.class_step;
+#pragma GCC unroll 3
     for (int v = 0; v < V; ++v) {
       const vec_t<A> value = sum[r][v] * splat<A>(to.scale);
       const int64_t left = to.width - v * w;
@@ -136,7 +139,8 @@ void add_self_product(const A* block, int64_t strip_size, int64_t groups, int64_
     const int64_t end = strips - begin < kept ? strips : begin + kept;
     for (int64_t k = 0; k < end; ++k)
       for (int64_t l = k > begin ? k : begin; l < end; ++l) {
-        vec_t<A> sum[count] = {};
+        vec_t<A> sum[count];
+        clear<A, count>(sum);
         dot_tile<A>(block + k * strip_size, block + l * strip_size, vectors, sum);
         A totals[(count / lanes<A> + 2) * lanes<A>];
         sum_each<A, count>(sum, totals);
@@ -213,7 +217,8 @@ template <class A, int R>
 GRADMIX_INLINE void pair_tile(const GroupedParams& p, int64_t i, const A* delta_panel, const A* feature_panel,
                               A* sums) {
   constexpr int w = lanes<A>;
-  vec_t<A> by_delta[R][tile_vectors] = {}, by_features[R][tile_vectors];
+  vec_t<A> by_delta[R][tile_vectors], by_features[R][tile_vectors];
+  clear<A, R, tile_vectors>(by_delta);
   panel_tile<A, R, tile_vectors>(static_cast<const A*>(p.delta) + i * p.delta_panels.width, p.delta_panels.width, 1, delta_panel,
                                  panel_width<A>, p.classes, by_delta);
   A kept[R * tile_vectors * w];

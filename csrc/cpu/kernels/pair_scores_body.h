@@ -7,7 +7,8 @@
 template <class A, int R, int V>
 GRADMIX_INLINE void project_tile(const A* h, int64_t h_stride, const A* panel, int64_t depth, A* out, int64_t out_stride) {
   constexpr int w = lanes<A>;
-  vec_t<A> sum[R][V] = {};
+  vec_t<A> sum[R][V];
+  clear<A, R, V>(sum);
   panel_tile<A, R, V>(h, h_stride, 1, panel, V * w, depth, sum);
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v) store(out + r * out_stride + v * w, sum[r][v]);

@@ -14,6 +14,18 @@ constexpr int dot_rows = 3;   // 9 of 16
 #endif
 constexpr int tile_vectors = 3;
 
+// Zeros element by element: in registers. As an initialiser it becomes a memset of the stack, a tenth of the time of a short tile.
+template <class A, int N>
+GRADMIX_INLINE void clear(vec_t<A> (&sum)[N]) {
+#pragma GCC unroll 32
+  for (int i = 0; i < N; ++i) sum[i] = splat<A>(A(0));
+}
+template <class A, int R, int V>
+GRADMIX_INLINE void clear(vec_t<A> (&sum)[R][V]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) clear<A, V>(sum[r]);
+}
+
 // sum[r][v] += sum over p < depth of a[r * row_step + p * depth_step] * b[p * b_stride + v-th vector].
 template <class A, int R, int V>
 GRADMIX_INLINE void panel_tile(const A* a, int64_t row_step, int64_t depth_step, const A* b, int64_t b_stride, int64_t depth,
