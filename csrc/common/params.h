@@ -180,14 +180,13 @@ struct GroupedParams {
   bool wide;        // accumulation type is float64
 };
 
-// Where the gradients of the groups go: row (group, class) starts at (group_index * all_classes + class_index) * d.
+// Where the gradient of a group goes: that of a class to row class_index[c] of the weight and of the bias.
 struct GroupGradientParams {
-  GroupedParams in;
-  const int64_t* group_index;  // [groups]
+  GroupedParams in;  // one group
   const int64_t* class_index;  // [classes]; null: all
-  int64_t all_classes;
   void* weight;
-  void* bias;
+  int64_t weight_stride;  // from class to class
+  void* bias;  // null: not wanted
 };
 
 }  // namespace gradmix

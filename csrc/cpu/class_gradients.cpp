@@ -31,6 +31,40 @@ std::tuple<Tensor, Tensor, Tensor> class_gradients(const Tensor& features, const
   return {weight, bias, count};
 }
 
+// A task is a group, or a share of its features where there are fewer groups than threads. delta and features are laid out for each:
+// they stay in the cache, and all samples are never copied.
+template <class A>
+void write_gradients(const LastLayer& in, const Groups& groups, GroupReduction reduction, A* weight, A* bias) {
+  const bool wide = is_wide(in.dtype);
+  const int64_t present = groups.present.size(), threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  const int64_t largest = *std::max_element(groups.count.begin(), groups.count.end());
+  const Panels all = feature_panels(largest, in.feature_count, wide);
+  const int64_t work = static_cast<int64_t>(groups.order.size()) * in.mask.allowed * in.feature_count;
+  const int64_t wanted = std::min((threads + present - 1) / present, work / grain_multiply_adds);
+  const int64_t shares = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(all.count, 1)), tasks = present * shares;
+  parallel(tasks, std::max<int64_t>(1, grain_multiply_adds / (work / tasks + 1)), [&](int64_t begin, int64_t end) {
+    Panels deltas = class_panels(largest, in.mask.allowed, wide), features = all;
+    Scratch<A> delta(elements_of(deltas)), feature(elements_of(features)), delta_row(in.mask.allowed);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t g = task / shares, share = task % shares, k = groups.present[g], samples = groups.count[k];
+      const int64_t panel = share * all.count / shares, first = panel * all.width, offsets[]{0, samples};
+      const int64_t* order = groups.order.data() + groups.offsets[g];
+      const A scale = reduction == GroupReduction::mean ? A(1) / static_cast<A>(samples) : A(1);
+      deltas.rows = features.rows = samples;
+      features.count = (share + 1) * all.count / shares - panel;
+      kernels::residual(in.residual_to(delta.data(), deltas, order), 0, samples, delta_row.data());
+      kernels::gather_rows(in.features_to(feature.data(), features, order, first), 0, samples);
+      const int64_t depth = std::min(features.count * features.width, in.feature_count - first);
+      kernels::group_gradients(
+          {{delta.data(), deltas, feature.data(), features, offsets, nullptr, &scale, 1, samples, in.mask.allowed, depth, wide},
+           in.allowed_columns(),
+           weight + k * in.classes * in.feature_count + first,
+           in.feature_count,
+           share == 0 ? bias + k * in.classes : nullptr});
+    }
+  });
+}
+
 }  // namespace
 
 GroupGradients group_gradients(const LastLayer& in, const Groups& groups, GroupReduction reduction) {
@@ -47,12 +81,8 @@ GroupGradients group_gradients(const LastLayer& in, const Groups& groups, GroupR
   }
   if (rows == 0) return {weight, bias};
   with_acc(in.dtype, [&](auto zero) {
-    const GroupedSamples<decltype(zero)> sorted(in, groups, reduction, SampleLayout::panels, false);
-    const GroupGradientParams params{sorted.params(), groups.present.data(), in.allowed_columns(),
-                                     in.classes, weight.mutable_data_ptr(), bias.mutable_data_ptr()};
-    const int64_t each = rows / present * in.mask.allowed * in.feature_count + 1;
-    parallel(present, std::max<int64_t>(1, grain_multiply_adds / each),
-             [&](int64_t begin, int64_t end) { kernels::group_gradients(params, begin, end); });
+    using A = decltype(zero);
+    write_gradients(in, groups, reduction, static_cast<A*>(weight.mutable_data_ptr()), static_cast<A*>(bias.mutable_data_ptr()));
   });
   return {weight, bias};
 }

@@ -63,7 +63,7 @@ void add_and_mirror(const Scratch<A>& partial, int64_t parts, const GroupedParam
 
 template <class A>
 void gram_of(const LastLayer& in, const Groups& groups, GroupReduction reduction, bool classwise, A* out) {
-  const GroupedSamples<A> sorted(in, groups, reduction, classwise ? SampleLayout::panels : SampleLayout::rows, classwise);
+  const GroupedSamples<A> sorted(in, groups, reduction, classwise);
   const GroupedParams& p = sorted.params();
   const int64_t tasks = classwise ? kernels::classwise_tasks(p) : kernels::pairwise_tasks(p);
   const int64_t cells = p.groups * p.groups;
@@ -76,11 +76,17 @@ void gram_of(const LastLayer& in, const Groups& groups, GroupReduction reduction
   Scratch<A> partial(parts * cells);
   parallel(parts, 1, [&](int64_t begin, int64_t end) {
     Scratch<A> scratch(classwise ? kernels::classwise_scratch(p) : kernels::pairwise_scratch(p));
+    Scratch<A> panel(classwise ? sorted.panel_elements() : 0);
     for (int64_t part = begin; part < end; ++part) {
       A* gram = partial.data() + part * cells;
       std::fill_n(gram, cells, A(0));
       if (classwise) {  // neighbouring tasks read the same features
-        kernels::gram_classwise(p, part * tasks / parts, (part + 1) * tasks / parts, gram, scratch.data());
+        const int64_t blocks = p.delta_panels.count, last = (part + 1) * tasks / parts;
+        for (int64_t t = part * tasks / parts, next; t < last; t = next) {
+          const int64_t j = t / blocks;
+          next = std::min(last, (j + 1) * blocks);
+          kernels::gram_classwise(sorted.with_features(j, panel.data()), t - j * blocks, next - j * blocks, gram, scratch.data());
+        }
         continue;
       }
       // Tasks become shorter: dealt forwards and backwards in turn.

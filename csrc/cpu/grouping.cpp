@@ -10,10 +10,11 @@ namespace {
 
 constexpr int64_t grain_elements = 16 << 10;
 
+Panels as_panels(int64_t rows, int64_t columns, int64_t width) { return {rows, width, (columns + width - 1) / width}; }
+
 template <class A>
-Panels panels_of(int64_t rows, int64_t columns, SampleLayout layout, int64_t width) {
-  if (layout == SampleLayout::rows) return {rows, row_spacing(columns, sizeof(A), 64 / sizeof(A)), 1};
-  return {rows, width, (columns + width - 1) / width};
+Panels as_rows(int64_t rows, int64_t columns) {
+  return {rows, row_spacing(columns, sizeof(A), 64 / sizeof(A)), 1};
 }
 
 }  // namespace
@@ -58,35 +59,46 @@ GroupReduction group_reduction(const char* op, const std::string& name) {
   return name == "mean" ? GroupReduction::mean : GroupReduction::sum;
 }
 
+Panels class_panels(int64_t rows, int64_t classes, bool wide) { return as_panels(rows, classes, kernels::class_panel(classes, wide)); }
+Panels feature_panels(int64_t rows, int64_t features, bool wide) { return as_panels(rows, features, kernels::feature_panel(wide)); }
+
 template <class A>
-GroupedSamples<A>::GroupedSamples(const LastLayer& in, const Groups& groups, GroupReduction reduction, SampleLayout layout,
-                                  bool with_one)
-    : delta_panels_(panels_of<A>(groups.order.size(), in.mask.allowed, layout, kernels::class_panel(in.mask.allowed, sizeof(A) == 8))),
-      feature_panels_(
-          panels_of<A>(groups.order.size(), in.feature_count + (with_one ? 1 : 0), layout, kernels::feature_panel(sizeof(A) == 8))),
-      delta_(groups.order.size() * delta_panels_.width * delta_panels_.count),
-      features_(groups.order.size() * feature_panels_.width * feature_panels_.count) {
+GroupedSamples<A>::GroupedSamples(const LastLayer& in, const Groups& groups, GroupReduction reduction, bool classwise)
+    : in_(in),
+      order_(groups.order.data()),
+      delta_panels_(classwise ? class_panels(groups.order.size(), in.mask.allowed, is_wide(in.dtype))
+                              : as_rows<A>(groups.order.size(), in.mask.allowed)),
+      feature_panels_(classwise ? feature_panels(groups.order.size(), in.feature_count + 1, is_wide(in.dtype))
+                                : as_rows<A>(groups.order.size(), in.feature_count)),
+      delta_(elements_of(delta_panels_)),
+      features_(classwise ? 0 : elements_of(feature_panels_)) {
   const int64_t rows = groups.order.size();
-  const ResidualParams residual{in.logits.const_data_ptr(), in.logits.stride(0),
-                                in.allowed_columns(), in.target_position(),
-                                in.partner_position(), in.lam.data(), in.lam.stride(), groups.order.data(), in.mask.allowed,
-                                in.dtype, delta_.data(), delta_panels_};
-  const GatherParams gather{in.features.const_data_ptr(), in.features.stride(0), groups.order.data(),
-                            in.feature_count, in.dtype, features_.data(), feature_panels_};
-  const int64_t row = delta_panels_.width * delta_panels_.count + feature_panels_.width * feature_panels_.count;
-  parallel(rows, std::max<int64_t>(1, grain_elements / std::max<int64_t>(1, row)), [&](int64_t begin, int64_t end) {
+  const ResidualParams residual = in.residual_to(delta_.data(), delta_panels_, order_);
+  const GatherParams gather = in.features_to(features_.data(), feature_panels_, order_);
+  const int64_t row = in.mask.allowed + (classwise ? 0 : in.feature_count) + 1;
+  parallel(rows, std::max<int64_t>(1, grain_elements / row), [&](int64_t begin, int64_t end) {
     Scratch<A> delta_row(in.mask.allowed);
     kernels::residual(residual, begin, end, delta_row.data());
-    kernels::gather_rows(gather, begin, end);
-    if (!with_one) return;
-    const int64_t width = feature_panels_.width, last = in.feature_count / width;
-    for (int64_t i = begin; i < end; ++i) features_.data()[(last * rows + i) * width + in.feature_count % width] = A(1);
+    if (!classwise) kernels::gather_rows(gather, begin, end);
   });
   for (const int64_t k : groups.present)
     scale_.push_back(reduction == GroupReduction::mean ? A(1) / static_cast<A>(groups.count[k]) : A(1));
   params_ = {delta_.data(), delta_panels_, features_.data(), feature_panels_, groups.offsets.data(), groups.row_group.data(),
              scale_.data(), static_cast<int64_t>(groups.present.size()), rows, in.mask.allowed,
-             in.feature_count + (with_one ? 1 : 0), sizeof(A) == 8};
+             in.feature_count + classwise, is_wide(in.dtype)};
+}
+
+template <class A>
+GroupedParams GroupedSamples<A>::with_features(int64_t panel, A* memory) const {
+  const int64_t width = feature_panels_.width, first = panel * width, left = in_.feature_count - first;
+  GroupedParams part = params_;
+  part.features = memory;
+  part.feature_panels = {feature_panels_.rows, width, 1};
+  part.depth = std::min(width, params_.depth - first);
+  kernels::gather_rows(in_.features_to(memory, part.feature_panels, order_, first), 0, part.samples);
+  if (left < width)
+    for (int64_t i = 0; i < part.samples; ++i) memory[i * width + left] = A(1);
+  return part;
 }
 
 template class GroupedSamples<float>;

@@ -26,18 +26,28 @@ struct Groups {
 enum class GroupReduction { mean, sum };
 GroupReduction group_reduction(const char* op, const std::string& name);
 
-// Row by row, or in the panels that the kernels by classes want.
-enum class SampleLayout { rows, panels };
+// Elements of so many rows in panels.
+inline int64_t elements_of(const Panels& panels) { return panels.rows * panels.width * panels.count; }
+// The panels that the kernels by classes want.
+Panels class_panels(int64_t rows, int64_t classes, bool wide);
+Panels feature_panels(int64_t rows, int64_t features, bool wide);
 
-// delta and features of the sorted samples in the accumulation type, with what the kernels need to know about them.
+// delta and features of the sorted samples in the accumulation type, with what the kernels for the Gram matrix need to know about them.
+// By classes, the features are in panels that are made one by one, with one more feature, which is 1: the gradient of the bias is then
+// that of its weights. By pairs of samples, both are there row by row.
 template <class A>
 class GroupedSamples {
  public:
-  // With `with_one` the features get one more, which is 1: the gradient of the bias is then that of its weights.
-  GroupedSamples(const LastLayer& in, const Groups& groups, GroupReduction reduction, SampleLayout layout, bool with_one);
+  GroupedSamples(const LastLayer& in, const Groups& groups, GroupReduction reduction, bool classwise);
   const GroupedParams& params() const { return params_; }
 
+  // The same samples with the features of one panel alone, which are written to `memory`, of panel_elements().
+  GroupedParams with_features(int64_t panel, A* memory) const;
+  int64_t panel_elements() const { return params_.feature_panels.rows * params_.feature_panels.width; }
+
  private:
+  const LastLayer& in_;
+  const int64_t* order_;
   Panels delta_panels_, feature_panels_;
   Scratch<A> delta_, features_;
   std::vector<A> scale_;

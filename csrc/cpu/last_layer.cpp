@@ -54,4 +54,14 @@ LastLayer::LastLayer(const char* op, const Tensor& features_given, const Tensor&
   lam = Lam(*lam_given, samples, dtype, op);
 }
 
+ResidualParams LastLayer::residual_to(void* delta, const Panels& panels, const int64_t* order) const {
+  return {logits.const_data_ptr(), logits.stride(0), allowed_columns(), target_position(), partner_position(),
+          lam.data(), lam.stride(), order, mask.allowed, dtype, delta, panels};
+}
+
+GatherParams LastLayer::features_to(void* out, const Panels& panels, const int64_t* order, int64_t first) const {
+  const char* source = static_cast<const char*>(features.const_data_ptr()) + first * element_bytes(dtype);
+  return {source, features.stride(0), order, feature_count - first, dtype, out, panels};
+}
+
 }  // namespace gradmix::cpu

@@ -24,6 +24,10 @@ struct LastLayer {
   }
   const int64_t* allowed_columns() const { return mask.given ? mask.columns.data() : nullptr; }
 
+  // What the kernels need to lay out delta and the features, from the `first` on, of the samples in `order`.
+  ResidualParams residual_to(void* delta, const Panels& panels, const int64_t* order) const;
+  GatherParams features_to(void* out, const Panels& panels, const int64_t* order, int64_t first = 0) const;
+
   Tensor features, logits;  // rows with stride(1) == 1
   DType dtype;
   int64_t samples, classes, feature_count;

@@ -81,25 +81,23 @@ GRADMIX_INLINE void outer_block(const GroupedParams& p, int64_t g, int64_t class
 }
 
 template <class A>
-void group_gradients_of(const GroupGradientParams& p, int64_t begin, int64_t end) {
+void group_gradients_of(const GroupGradientParams& p) {
   const GroupedParams& in = p.in;
-  for (int64_t g = begin; g < end; ++g) {
-    const A scale = static_cast<const A*>(in.group_scale)[g];
-    A* weight = static_cast<A*>(p.weight) + p.group_index[g] * p.all_classes * in.depth;
-    A* bias = static_cast<A*>(p.bias) + p.group_index[g] * p.all_classes;
-    for (int64_t b = 0; b < in.delta_panels.count; ++b) {
-      for (int64_t j = 0; j * feature_panel_of<A> < in.depth; ++j) {
-        const int64_t first = j * feature_panel_of<A>, left = in.depth - first;
-        outer_block<A>(in, g, b, j,
-                       {weight + first, p.class_index, in.depth, lanes<A>, left < feature_panel_of<A> ? left : feature_panel_of<A>, scale});
-      }
-      const int64_t panel = in.delta_panels.width;
-      const A* delta = static_cast<const A*>(in.delta) + b * in.samples * panel;
-      for (int64_t c = b * panel; c < in.classes && c < (b + 1) * panel; ++c) {
-        A sum = 0;
-        for (int64_t s = in.offsets[g]; s < in.offsets[g + 1]; ++s) sum += delta[s * panel + c - b * panel];
-        bias[p.class_index != nullptr ? p.class_index[c] : c] = sum * scale;
-      }
+  const int64_t panel = in.delta_panels.width;
+  const A scale = *static_cast<const A*>(in.group_scale);
+  for (int64_t b = 0; b < in.delta_panels.count; ++b) {
+    for (int64_t first = 0, j = 0; first < in.depth; first += feature_panel_of<A>, ++j) {
+      const int64_t left = in.depth - first;
+      outer_block<A>(in, 0, b, j,
+                     {static_cast<A*>(p.weight) + first, p.class_index, p.weight_stride, lanes<A>,
+                      left < feature_panel_of<A> ? left : feature_panel_of<A>, scale});
+    }
+    if (p.bias == nullptr) continue;
+    const A* delta = static_cast<const A*>(in.delta) + b * in.samples * panel;
+    for (int64_t c = b * panel; c < in.classes && c < (b + 1) * panel; ++c) {
+      A sum = 0;
+      for (int64_t s = 0; s < in.samples; ++s) sum += delta[s * panel + c - b * panel];
+      static_cast<A*>(p.bias)[p.class_index != nullptr ? p.class_index[c] : c] = sum * scale;
     }
   }
 }
@@ -153,19 +151,19 @@ void add_self_product(const A* block, int64_t strip_size, int64_t groups, int64_
   }
 }
 
+// The panels of classes from `begin` to `end` with the one panel of features that p has.
 template <class A>
 void gram_classwise_of(const GroupedParams& p, int64_t begin, int64_t end, A* gram, A* block) {
   constexpr int w = lanes<A>;
+  const int64_t vectors = (p.depth + w - 1) / w;
   const int64_t strip = strip_elements<A>(p), elements = classwise_scratch_of<A>(p);
   if (p.groups % dot_rows != 0)  // groups that only fill the last strip
     for (int64_t k = elements - strip; k < elements; ++k) block[k] = A(0);
-  for (int64_t t = begin; t < end; ++t) {
-    const int64_t b = t % p.delta_panels.count, j = t / p.delta_panels.count;
-    const int64_t c = b * p.delta_panels.width, left = p.depth - j * feature_panel_of<A>;
-    const int64_t vectors = left < feature_panel_of<A> ? (left + w - 1) / w : tile_vectors;
+  for (int64_t b = begin; b < end; ++b) {
+    const int64_t c = b * p.delta_panels.width;
     for (int64_t g = 0; g < p.groups; ++g) {
       A* own = block + g / dot_rows * strip + g % dot_rows * w - c * vectors * dot_rows * w;
-      outer_block<A>(p, g, b, j, {own, nullptr, vectors * dot_rows * w, dot_rows * w, vectors * w, A(1)});
+      outer_block<A>(p, g, b, 0, {own, nullptr, vectors * dot_rows * w, dot_rows * w, vectors * w, A(1)});
     }
     const int64_t classes = p.classes - c < p.delta_panels.width ? p.classes - c : p.delta_panels.width;
     add_self_product<A>(block, strip, p.groups, classes * vectors, gram);
@@ -272,9 +270,7 @@ void gram_pairwise_of(const GroupedParams& p, int64_t begin, int64_t end, A* gra
   }
 }
 
-void group_gradients(const GroupGradientParams& p, int64_t begin, int64_t end) {
-  p.in.wide ? group_gradients_of<double>(p, begin, end) : group_gradients_of<float>(p, begin, end);
-}
+void group_gradients(const GroupGradientParams& p) { p.in.wide ? group_gradients_of<double>(p) : group_gradients_of<float>(p); }
 
 int64_t class_panel(int64_t classes, bool wide) {
   return wide ? class_panel_of<double>(classes) : class_panel_of<float>(classes);

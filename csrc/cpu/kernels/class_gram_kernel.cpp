@@ -5,9 +5,7 @@
 
 namespace gradmix::cpu::kernels {
 
-void group_gradients(const GroupGradientParams& p, int64_t begin, int64_t end) {
-  GRADMIX_DISPATCH(group_gradients, p, begin, end);
-}
+void group_gradients(const GroupGradientParams& p) { GRADMIX_DISPATCH(group_gradients, p); }
 int64_t class_panel(int64_t classes, bool wide) { GRADMIX_DISPATCH(class_panel, classes, wide); }
 int64_t feature_panel(bool wide) { GRADMIX_DISPATCH(feature_panel, wide); }
 int64_t classwise_tasks(const GroupedParams& p) { GRADMIX_DISPATCH(classwise_tasks, p); }

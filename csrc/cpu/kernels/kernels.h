@@ -29,12 +29,12 @@ void pack_panels(const PanelParams& p);
 int64_t pair_scores_scratch(const PairScoreParams& p);
 void pair_scores(const PairScoreParams& p, int64_t begin, int64_t end, void* scratch);
 
-// How delta and the features are to be laid out for the two kernels below: the widths of their panels.
+// How delta and the features are to be laid out for the kernels below: the widths of their panels.
 int64_t class_panel(int64_t classes, bool wide);
 int64_t feature_panel(bool wide);
 
-// Tasks are groups.
-void group_gradients(const GroupGradientParams& p, int64_t begin, int64_t end);
+// The gradient of one group.
+void group_gradients(const GroupGradientParams& p);
 
 // The Gram matrix of the groups' gradients by classes: tasks are blocks of (class, feature) pairs, each adding its share to `gram`
 // [groups, groups], of which what is on and above the diagonal counts. Of sums, whatever group_scale is. scratch holds

@@ -33,12 +33,21 @@ void residual_rows(const ResidualParams& p, int64_t begin, int64_t end, void* sc
   }
 }
 
+// The rows lie anywhere: the hardware waits for each of them at its start.
+template <class T>
+GRADMIX_INLINE void ask_for_row(const T* row, int64_t elements) {
+  for (int64_t j = 0; j < elements; j += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(row + j);
+}
+
 template <class T>
 void gather_rows_of(const GatherParams& p, int64_t begin, int64_t end) {
   using A = acc_t<T>;
+  constexpr int64_t ahead = 8;
+  const T* const base = static_cast<const T*>(p.source);
   for (int64_t r = begin; r < end; ++r) {
     const int64_t i = p.order != nullptr ? p.order[r] : r;
-    const T* source = static_cast<const T*>(p.source) + i * p.row_stride;
+    const T* source = base + i * p.row_stride;
+    if (p.order != nullptr && r + ahead < end) ask_for_row(base + p.order[r + ahead] * p.row_stride, p.panels.width);
     for (int64_t k = 0; k < p.panels.count; ++k) {
       A* out = static_cast<A*>(p.out) + (k * p.panels.rows + r) * p.panels.width;
       const int64_t first = k * p.panels.width, left = p.columns - first, width = p.panels.width;
