@@ -45,6 +45,22 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+class _Replacing:
+    """Checks in this context, while an exception is handled, raise in its place.
+
+    Users see the one that says what was wrong, not both.
+    """
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            error.__suppress_context__ = True
+
+
+replacing = _Replacing()
+
+
 # Static checks ------------------------------------------------------------------------------------
 
 

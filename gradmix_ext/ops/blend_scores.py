@@ -52,7 +52,8 @@ def blend_scores(
     try:
         _OP(scores, scored, allowed, value, target, partner_target, momentum, threshold)
     except Exception:
-        check(scores, scored, allowed, value, target, partner_target)
+        with checks.replacing:
+            check(scores, scored, allowed, value, target, partner_target)
         raise
 
 

@@ -127,7 +127,8 @@ def _call(name: str, op: torch._ops.OpOverload, arguments: tuple[Any, ...], *own
             lam = checks.as_lam(name, lam, logits)
         return call(op, features, logits, target, partner_target, lam, *options, *own)
     except Exception:
-        check(name, *arguments)
+        with checks.replacing:
+            check(name, *arguments)
         raise
 
 

@@ -52,7 +52,8 @@ def draw_partners(
             noise = uniform(target.shape[0], target.device, generator)
         result: tuple[Tensor, Tensor] = _OP(target, allowed, policy, noise, exploration)
     except Exception:
-        check(target, allowed, policy, noise, exploration)
+        with checks.replacing:
+            check(target, allowed, policy, noise, exploration)
         raise
     return result
 

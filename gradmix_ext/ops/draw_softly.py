@@ -50,7 +50,8 @@ def draw_softly(
             noise = uniform(target.shape[0], target.device, generator)
         result: tuple[Tensor, Tensor] = _OP(target, preference, noise)
     except Exception:
-        check(target, preference, noise)
+        with checks.replacing:
+            check(target, preference, noise)
         raise
     return result
 

@@ -110,7 +110,8 @@ def gather_augment_mixup(
             std=per_channel(std, images), padding=padding, hflip=hflip, noise=noise, **chosen,
         )  # fmt: skip
     except Exception:
-        static_checks()
+        with checks.replacing:
+            static_checks()
         raise
     return result
 

@@ -54,7 +54,8 @@ def linear_scores(
             check(features, logits, target, held, class_mask)
         result: tuple[Tensor, Tensor] = _OP(features, logits, target, held, bias, class_mask)
     except Exception:
-        check(features, logits, target, held, class_mask)
+        with checks.replacing:
+            check(features, logits, target, held, class_mask)
         raise
     return result
 

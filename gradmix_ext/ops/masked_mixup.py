@@ -57,9 +57,10 @@ def masked_mixup(
             check_out(x, out, partner, weight, mask)
         _OP_OUT(x, partner, weight, mask, out=out)
     except Exception:
-        weight = check(x, partner, lam, mask)
-        if out is not None:
-            check_out(x, out, partner, weight, mask)
+        with checks.replacing:
+            weight = check(x, partner, lam, mask)
+            if out is not None:
+                check_out(x, out, partner, weight, mask)
         raise
     return out
 

@@ -88,7 +88,8 @@ def mix_batch(
         _, partner, mask, partner_target, used_x, used_y, weight = _OP(x.detach(), *rest)
         mixed = masked_mixup(batch_of(x, index), partner, used_x, mask)  # with its gradient
     except Exception:
-        check(x, target, pairs, policy, index, lam_x, lam_y, noise, *shares)
+        with checks.replacing:
+            check(x, target, pairs, policy, index, lam_x, lam_y, noise, *shares)
         raise
     return mixed, partner, mask, partner_target, used_x, used_y, weight
 

@@ -64,7 +64,8 @@ def mixup_cross_entropy(
         call = _WithGradient.apply if _fuses(logits) else _OP
         loss: Tensor = call(logits, target, partner_target, own_weight, *options)
     except Exception:
-        check(logits, target, partner_target, lam, *options)
+        with checks.replacing:
+            check(logits, target, partner_target, lam, *options)
         raise
     return loss
 

@@ -66,7 +66,8 @@ def observe_scores(
         weight = checks.as_lam("observe_scores", lam, logits)
         _OP(*pairs, *batch, weight, *head[:2], momentum, threshold, class_mask)
     except Exception:
-        check(*pairs, *batch, lam, *head)
+        with checks.replacing:
+            check(*pairs, *batch, lam, *head)
         raise
 
 

@@ -42,7 +42,8 @@ def pair_preferences(scores: Tensor, scored: Tensor, temperature: float) -> Tens
             check(scores, scored, temperature)
         preference: Tensor = _OP(scores, scored, temperature)
     except Exception:
-        check(scores, scored, temperature)
+        with checks.replacing:
+            check(scores, scored, temperature)
         raise
     return preference
 

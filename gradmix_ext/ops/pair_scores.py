@@ -68,7 +68,8 @@ def sample_scores(
             direction_weight, direction_bias, class_mask,
         )  # fmt: skip
     except Exception:
-        static_checks()
+        with checks.replacing:
+            static_checks()
         raise
     return result
 
@@ -129,7 +130,8 @@ def pair_scores(
             direction_weight, direction_bias, num_classes, class_mask,
         )  # fmt: skip
     except Exception:
-        static_checks()
+        with checks.replacing:
+            static_checks()
         raise
     return result
 

@@ -287,8 +287,10 @@ CASES = {
     ],
 )
 def test_error_names_argument_and_value(module, op, change, message):
-    with pytest.raises((TypeError, ValueError, RuntimeError), match=f"{op}: .*{message}"):
+    with pytest.raises((TypeError, ValueError, RuntimeError), match=f"{op}: .*{message}") as caught:
         getattr(module, op)(**arguments(op) | change)
+    # alone, without what a kernel said of it before
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
 
 
 @pytest.mark.parametrize("op", CASES)
