@@ -16,6 +16,8 @@ from torch import Tensor
 FLOATING_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 REDUCTIONS = ("mean", "sum", "none")
 
+_VMAP = torch._C._functorch.TransformType.Vmap
+
 _debug = False
 
 
@@ -31,8 +33,26 @@ def debug_checks(enabled: bool = True) -> None:
 
 
 def values_checked(device: torch.device) -> bool:
-    """Whether indices and labels on this device are checked in Python."""
-    return (device.type == "cpu" or _debug) and not torch.compiler.is_compiling()
+    """Whether indices and labels on this device are checked in Python.
+
+    Inside of ``torch.func.vmap`` they cannot be: a value there is many.
+    """
+    if torch.compiler.is_compiling() or not (device.type == "cpu" or _debug):
+        return False
+    transforms = torch._C._functorch.get_interpreter_stack() or ()
+    return all(transform.key() != _VMAP for transform in transforms)
+
+
+def is_transforming() -> bool:
+    """Whether this is inside of a ``torch.func`` transform.
+
+    Tensors there do not tell whether what they wrap requires a gradient. A compiler that traces
+    does not look in here: it traces transforms itself.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 def debug_enabled() -> bool:

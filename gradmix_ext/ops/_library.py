@@ -9,15 +9,20 @@ is what loads (and, if need be, compiles) the library; so importing the package 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gradmix_ext import _checks as checks
 from gradmix_ext import loader
 
 NAMESPACE = "gradmix_ext"
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+
+#: What an op is inside of a ``torch.func`` transform, which knows no gradient of custom ops.
+_in_pytorch: dict[torch._ops.OpOverload, Callable[..., Any]] = {}
 
 
 def define(
@@ -33,17 +38,31 @@ def define(
     op = getattr(getattr(torch.ops.gradmix_ext, base), overload or "default")
     arguments = [argument.name for argument in op._schema.arguments]
 
+    def by_name(*args: Any, **kwargs: Any) -> Any:
+        with _without_autocast(args[0].device.type):
+            return reference(**dict(zip(arguments, args, strict=False)), **kwargs)
+
     def fallback(*args: Any, **kwargs: Any) -> Any:
         loader.load()
         if has_kernel(op, args[0]):
             return op(*args, **kwargs)
-        return reference(**dict(zip(arguments, args, strict=False)), **kwargs)
+        return by_name(*args, **kwargs)
 
     def fake_by_name(*args: Any, **kwargs: Any) -> Any:
         return fake(**dict(zip(arguments, args, strict=False)), **kwargs)
 
+    _in_pytorch[op] = by_name
     LIBRARY.impl(name, fallback, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake_by_name, lib=LIBRARY)
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """Precision as a kernel has it, which ``torch.autocast`` does not reach."""
+    return (
+        torch.autocast(device, enabled=False)
+        if torch.is_autocast_enabled(device)
+        else nullcontext()
+    )
 
 
 def differentiable(
@@ -59,28 +78,17 @@ def call(op: torch._ops.OpOverload, *args: Any) -> Any:
     """Call a differentiable op, past its gradient formula where no gradient is asked for.
 
     PyTorch goes through the formula even then; it is Python, which costs more than a small op. The
-    condition is its own, and what happens is what it would do in the end.
+    condition is its own, and what happens is what it would do in the end. Inside of a
+    ``torch.func`` transform the op is its pure PyTorch implementation, of which all can be asked.
     """
-    if (
-        torch.compiler.is_compiling()
-        or (torch.is_grad_enabled() and torch._C._any_requires_grad(*args))
-        or is_transforming()
+    if checks.is_transforming():
+        return _in_pytorch[op](*args)
+    if torch.compiler.is_compiling() or (
+        torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
     ):
         return op(*args)
     with torch._C._AutoDispatchBelowAutograd():
         return op(*args)
-
-
-def is_transforming() -> bool:
-    """Whether this is inside of a ``torch.func`` transform.
-
-    Tensors there do not tell whether what they wrap requires a gradient. A compiler that traces
-    does not look in here: it traces transforms itself.
-    """
-    return (
-        not torch.compiler.is_compiling()
-        and torch._C._functorch.peek_interpreter_stack() is not None
-    )
 
 
 def in_full_precision(name: str) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gradmix_ext import _checks as checks
 from gradmix_ext import reference
-from gradmix_ext.ops._library import define, is_transforming
+from gradmix_ext.ops._library import define
 from gradmix_ext.ops.masked_mixup import masked_mixup
 from gradmix_ext.reference._terms import uniform
 from gradmix_ext.reference.masked_mixup import result_strides
@@ -82,7 +82,7 @@ def mix_batch(
         if pairs.requires_grad or noise.requires_grad:  # a draw has no gradient
             pairs, noise = pairs.detach(), noise.detach()
         rest = target, pairs, policy, index, lam_x, lam_y, noise, *shares
-        if not x.requires_grad and not is_transforming():
+        if not x.requires_grad and not checks.is_transforming():
             result: Mixed = _OP(x, *rest)
             return result
         _, partner, mask, partner_target, used_x, used_y, weight = _OP(x.detach(), *rest)

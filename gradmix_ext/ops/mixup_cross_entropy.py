@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from gradmix_ext import _checks as checks
 from gradmix_ext import reference
-from gradmix_ext.ops._library import define, differentiable, in_full_precision
+from gradmix_ext.ops._library import call, define, differentiable, in_full_precision
 from gradmix_ext.reference._terms import softmax, target_distribution
 from gradmix_ext.reference.mixup_cross_entropy import check, check_values
 
@@ -61,8 +62,8 @@ def mixup_cross_entropy(
         own_weight = checks.as_lam("mixup_cross_entropy", lam, logits)
         if sample_weight is not None and sample_weight.requires_grad:
             checks.sample_weight("mixup_cross_entropy", sample_weight, len(logits), logits)
-        call = _WithGradient.apply if _fuses(logits) else _OP
-        loss: Tensor = call(logits, target, partner_target, own_weight, *options)
+        own = _WithGradient.apply if _fuses(logits) else partial(call, _OP)
+        loss: Tensor = own(logits, target, partner_target, own_weight, *options)
     except Exception:
         with checks.replacing:
             check(logits, target, partner_target, lam, *options)
@@ -75,7 +76,7 @@ def _fuses(logits: Tensor) -> bool:
 
     On the CPU, where reading the logits twice and calling two ops costs more than a step has to
     spare. Not in float16: a gradient that is rounded before the loss scale reaches it may be gone.
-    What is compiled, or cast by autocast, goes through the registered op.
+    What is compiled, cast by autocast or transformed by torch.func goes through the registered op.
     """
     return (
         logits.requires_grad
@@ -84,6 +85,7 @@ def _fuses(logits: Tensor) -> bool:
         and torch.is_grad_enabled()
         and not (logits.dtype == torch.bfloat16 and torch.is_autocast_enabled("cpu"))
         and not torch.compiler.is_compiling()
+        and not checks.is_transforming()
     )
 
 

@@ -237,7 +237,8 @@ def test_a_gradient_goes_through_mix_batch(stored, backend):
     gradgradcheck(mixed, (x,), fast_mode=True)
     assert torch.equal(mixed(x), mixed(x.detach()))
     several = torch.stack([x, 2 * x])
-    assert torch.equal(torch.func.vmap(mixed)(several), torch.stack([mixed(x), mixed(2 * x)]))
+    each = torch.stack([mixed(x), mixed(2 * x)])
+    torch.testing.assert_close(torch.func.vmap(mixed)(several), each)
 
 
 def test_no_gradient_where_none_is_asked_for(backend):
@@ -260,3 +261,15 @@ def test_the_loss_is_in_full_precision_under_autocast(backend):
     torch.testing.assert_close(loss, 0.25 * own + 0.75 * other)
     loss.backward()
     assert weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("op", ["class_gradients", "class_gram", "pair_scores", "linear_scores"])
+def test_autocast_does_not_reach_into_an_op(op, backend):
+    registered = getattr(torch.ops.gradmix_ext, op).default
+    for sample in samples(op, torch.float32, SMALL):
+        # what the op does, and what it would do without a kernel
+        for function in getattr(gx.ops, op), gx.ops._library._in_pytorch[registered]:
+            expected = function(*sample.args, **sample.kwargs)
+            with torch.autocast("cpu", torch.bfloat16):
+                found = function(*sample.args, **sample.kwargs)
+            torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
