@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 import time
 from itertools import pairwise
@@ -12,6 +13,7 @@ import torch
 
 from gradmix_ext.bench import Case, Missing, Role, Setting, Timed, Workload, clock
 from gradmix_ext.bench.clock import interleaved
+from gradmix_ext.bench.machine import _cpu
 from gradmix_ext.bench.measure import Options, WrongResult, measure
 from gradmix_ext.bench.memory import peak_bytes
 from gradmix_ext.bench.workload import plain
@@ -169,3 +171,24 @@ def test_peak_memory_counts_what_is_freed_again_and_what_is_kept():
         assert abs(peak_bytes(freed, CPU) - (80 << 20)) < 4 << 20
     assert abs(peak_bytes(kept, CPU) - (40 << 20)) < 4 << 20
     assert peak_bytes(lambda: None, CPU) < 2 << 20
+
+
+ANY = platform.processor() or platform.machine()
+
+
+@pytest.mark.parametrize(
+    ("facts", "name"),
+    [
+        ("model\t: 17\nmodel name\t: EPYC\ncpu family\t: 25\n", "EPYC (family 25, model 17)"),
+        ("model\t: 2\nmodel name\t: EPYC\ncpu family\t: 26\n", "EPYC (family 26, model 2)"),
+        ("processor\t: 0\nmodel name\t: One\n\nmodel name\t: other\n", "One"),
+        ("processor\t: 0\n", ANY),
+        (None, ANY),
+    ],
+)
+def test_generations_of_a_processor_are_told_apart(facts, name, tmp_path):
+    """Clouds give them one name, and their ratios differ."""
+    path = tmp_path / "cpuinfo"
+    if facts is not None:
+        path.write_text(facts)
+    assert _cpu(path) == name
