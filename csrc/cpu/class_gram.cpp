@@ -87,6 +87,7 @@ void gram_of(const LastLayer& in, const Groups& groups, GroupReduction reduction
           next = std::min(last, (j + 1) * blocks);
           kernels::gram_classwise(sorted.with_features(j, panel.data()), t - j * blocks, next - j * blocks, gram, scratch.data());
         }
+        if (part == parts - 1) kernels::gram_of_bias(p, gram, scratch.data());
         continue;
       }
       // Tasks become shorter: dealt forwards and backwards in turn.

@@ -19,7 +19,7 @@ double pairwise_cost(int64_t samples, int64_t classes, int64_t features, int64_t
 }
 
 double classwise_cost(int64_t samples, int64_t classes, int64_t features, int64_t groups) {
-  const double n = static_cast<double>(samples), c = static_cast<double>(classes), d = static_cast<double>(features) + 1,
+  const double n = static_cast<double>(samples), c = static_cast<double>(classes), d = static_cast<double>(features),
                k = static_cast<double>(groups);
   // The groups' gradients, then half of their products.
   return (n + k * k / 2) * c * d / multiply_add_rate + k * c * d / gradient_rate;

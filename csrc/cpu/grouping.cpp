@@ -68,7 +68,7 @@ GroupedSamples<A>::GroupedSamples(const LastLayer& in, const Groups& groups, Gro
       order_(groups.order.data()),
       delta_panels_(classwise ? class_panels(groups.order.size(), in.mask.allowed, is_wide(in.dtype))
                               : as_rows<A>(groups.order.size(), in.mask.allowed)),
-      feature_panels_(classwise ? feature_panels(groups.order.size(), in.feature_count + 1, is_wide(in.dtype))
+      feature_panels_(classwise ? feature_panels(groups.order.size(), in.feature_count, is_wide(in.dtype))
                                 : as_rows<A>(groups.order.size(), in.feature_count)),
       delta_(elements_of(delta_panels_)),
       features_(classwise ? 0 : elements_of(feature_panels_)) {
@@ -85,19 +85,17 @@ GroupedSamples<A>::GroupedSamples(const LastLayer& in, const Groups& groups, Gro
     scale_.push_back(reduction == GroupReduction::mean ? A(1) / static_cast<A>(groups.count[k]) : A(1));
   params_ = {delta_.data(), delta_panels_, features_.data(), feature_panels_, groups.offsets.data(), groups.row_group.data(),
              scale_.data(), static_cast<int64_t>(groups.present.size()), rows, in.mask.allowed,
-             in.feature_count + classwise, is_wide(in.dtype)};
+             in.feature_count, is_wide(in.dtype)};
 }
 
 template <class A>
 GroupedParams GroupedSamples<A>::with_features(int64_t panel, A* memory) const {
-  const int64_t width = feature_panels_.width, first = panel * width, left = in_.feature_count - first;
+  const int64_t width = feature_panels_.width, first = panel * width;
   GroupedParams part = params_;
   part.features = memory;
   part.feature_panels = {feature_panels_.rows, width, 1};
-  part.depth = std::min(width, params_.depth - first);
+  part.depth = std::min(width, in_.feature_count - first);
   kernels::gather_rows(in_.features_to(memory, part.feature_panels, order_, first), 0, part.samples);
-  if (left < width)
-    for (int64_t i = 0; i < part.samples; ++i) memory[i * width + left] = A(1);
   return part;
 }
 

@@ -33,8 +33,7 @@ Panels class_panels(int64_t rows, int64_t classes, bool wide);
 Panels feature_panels(int64_t rows, int64_t features, bool wide);
 
 // delta and features of the sorted samples in the accumulation type, with what the kernels for the Gram matrix need to know about them.
-// By classes, the features are in panels that are made one by one, with one more feature, which is 1: the gradient of the bias is then
-// that of its weights. By pairs of samples, both are there row by row.
+// By classes, the features are in panels that are made one by one. By pairs of samples, both are there row by row.
 template <class A>
 class GroupedSamples {
  public:

@@ -10,8 +10,10 @@ template <class A>
 constexpr int64_t feature_panel_of = tile_vectors * lanes<A>;
 // A multiple of half a tile. As many classes as give the blocks of the Gram matrix below their length, in equal shares.
 template <class A>
+constexpr int64_t most_classes = 4608 / (feature_panel_of<A> * static_cast<int64_t>(sizeof(A)));
+template <class A>
 int64_t class_panel_of(int64_t classes) {
-  constexpr int64_t most = 4608 / (feature_panel_of<A> * static_cast<int64_t>(sizeof(A))), half = tile_rows / 2;
+  constexpr int64_t most = most_classes<A>, half = tile_rows / 2;
   const int64_t blocks = classes > most ? (classes + most - 1) / most : 1;
   const int64_t share = (classes + blocks - 1) / blocks;
   return share > 0 ? (share + half - 1) / half * half : half;
@@ -104,8 +106,8 @@ void group_gradients_of(const GroupGradientParams& p) {
 
 // ---- by classes -----------------------------------------------------------------------------------------------------
 // The gradients' [C, d] coordinates are worked through in blocks of one panel of classes by one panel of features. A block of every
-// group is formed in the cache from delta and h, and its product with itself is added to the Gram matrix. The bias takes part as one
-// more feature, which is 1 in every sample.
+// group is formed in the cache from delta and h, and its product with itself is added to the Gram matrix. The gradients of the bias
+// follow, [C] a group: a feature that is 1 in every sample would take a whole vector of a block for each class.
 //
 // Sizes. In the block, the `dot_rows` groups of a tile are interleaved vector by vector, so that a tile of the product reads two
 // streams. A group has up to 4608 bytes of a block: with 5 groups in a tile, the two streams share a 48 KiB L1 cache and the left one
@@ -167,6 +169,32 @@ void gram_classwise_of(const GroupedParams& p, int64_t begin, int64_t end, A* gr
     }
     const int64_t classes = p.classes - c < p.delta_panels.width ? p.classes - c : p.delta_panels.width;
     add_self_product<A>(block, strip, p.groups, classes * vectors, gram);
+  }
+}
+
+// The gradients of the bias side by side, as many classes at a time as a block has room for.
+template <class A>
+void gram_of_bias_of(const GroupedParams& p, A* gram, A* block) {
+  constexpr int w = lanes<A>;
+  const int64_t panel = p.delta_panels.width, strip = strip_elements<A>(p), elements = classwise_scratch_of<A>(p);
+  const int64_t at_once = strip / (dot_rows * panel);  // panels of classes
+  for (int64_t first = 0; first < p.delta_panels.count; first += at_once) {
+    const int64_t last = p.delta_panels.count - first < at_once ? p.delta_panels.count : first + at_once;
+    for (int64_t k = 0; k < elements; ++k) block[k] = A(0);
+    for (int64_t g = 0; g < p.groups; ++g) {
+      A* own = block + g / dot_rows * strip + g % dot_rows * w;
+      for (int64_t b = first; b < last; ++b) {
+        A sum[most_classes<A> + tile_rows] = {};
+        const A* delta = static_cast<const A*>(p.delta) + (b * p.samples + p.offsets[g]) * panel;
+        for (int64_t s = p.offsets[g]; s < p.offsets[g + 1]; ++s, delta += panel)
+          for (int64_t c = 0; c < panel; ++c) sum[c] += delta[c];
+        for (int64_t c = 0; c < panel; ++c) {
+          const int64_t at = (b - first) * panel + c;
+          own[at / w * dot_rows * w + at % w] = sum[c];
+        }
+      }
+    }
+    add_self_product<A>(block, strip, p.groups, ((last - first) * panel + w - 1) / w, gram);
   }
 }
 
@@ -285,6 +313,13 @@ void gram_classwise(const GroupedParams& p, int64_t begin, int64_t end, void* gr
     gram_classwise_of<double>(p, begin, end, static_cast<double*>(gram), static_cast<double*>(scratch));
   else
     gram_classwise_of<float>(p, begin, end, static_cast<float*>(gram), static_cast<float*>(scratch));
+}
+
+void gram_of_bias(const GroupedParams& p, void* gram, void* scratch) {
+  if (p.wide)
+    gram_of_bias_of<double>(p, static_cast<double*>(gram), static_cast<double*>(scratch));
+  else
+    gram_of_bias_of<float>(p, static_cast<float*>(gram), static_cast<float*>(scratch));
 }
 
 int64_t pairwise_tasks(const GroupedParams& p) { return p.wide ? pairwise_tasks_of<double>(p) : pairwise_tasks_of<float>(p); }

@@ -13,6 +13,7 @@ int64_t classwise_scratch(const GroupedParams& p) { GRADMIX_DISPATCH(classwise_s
 void gram_classwise(const GroupedParams& p, int64_t begin, int64_t end, void* gram, void* scratch) {
   GRADMIX_DISPATCH(gram_classwise, p, begin, end, gram, scratch);
 }
+void gram_of_bias(const GroupedParams& p, void* gram, void* scratch) { GRADMIX_DISPATCH(gram_of_bias, p, gram, scratch); }
 int64_t pairwise_tasks(const GroupedParams& p) { GRADMIX_DISPATCH(pairwise_tasks, p); }
 int64_t pairwise_scratch(const GroupedParams& p) { GRADMIX_DISPATCH(pairwise_scratch, p); }
 void gram_pairwise(const GroupedParams& p, int64_t begin, int64_t end, void* gram, void* scratch) {

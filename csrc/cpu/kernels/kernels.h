@@ -42,6 +42,8 @@ void group_gradients(const GroupGradientParams& p);
 int64_t classwise_tasks(const GroupedParams& p);
 int64_t classwise_scratch(const GroupedParams& p);
 void gram_classwise(const GroupedParams& p, int64_t begin, int64_t end, void* gram, void* scratch);
+// The share of the bias, in the same scratch.
+void gram_of_bias(const GroupedParams& p, void* gram, void* scratch);
 
 // The same by pairs of samples, whose delta and features are laid out row by row: tasks are panels of samples, that with most work
 // first. scratch holds pairwise_scratch(p) elements.
