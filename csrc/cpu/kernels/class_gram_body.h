@@ -39,18 +39,22 @@ GRADMIX_INLINE void outer_tile(const A* delta, int64_t class_panel, const A* h, 
   vec_t<A> sum[R][V];
   clear<A, R, V>(sum);
   panel_tile<A, R, V>(delta, 1, class_panel, h, feature_panel_of<A>, samples, sum);
+  if (to.scale != A(1))
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 3
+      for (int v = 0; v < V; ++v) sum[r][v] *= splat<A>(to.scale);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     if (r >= classes) return;
     A* row = to.out + (to.class_index != nullptr ? to.class_index[c + r] : c + r) * to.class_step;
 #pragma GCC unroll 3
     for (int v = 0; v < V; ++v) {
-      const vec_t<A> value = sum[r][v] * splat<A>(to.scale);
       const int64_t left = to.width - v * w;
       if (left >= w)
-        store(row + v * to.vector_step, value);
+        store(row + v * to.vector_step, sum[r][v]);
       else
-        store_part(row + v * to.vector_step, value, static_cast<int>(left));
+        store_part(row + v * to.vector_step, sum[r][v], static_cast<int>(left));
     }
   }
 }
