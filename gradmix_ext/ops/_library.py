@@ -95,6 +95,19 @@ def in_full_precision(name: str) -> None:
     """Let an op compute in float32 under ``torch.autocast``, as PyTorch's own losses do."""
     for device in ("cpu", "cuda"):
         torch.library.register_autocast(f"{NAMESPACE}::{name}", device, torch.float32, lib=LIBRARY)
+    op = getattr(torch.ops.gradmix_ext, name).default
+    in_pytorch = _in_pytorch[op]
+
+    def widened(*args: Any) -> Any:
+        if torch.is_autocast_enabled(args[0].device.type):
+            half = (torch.float16, torch.bfloat16)
+            args = tuple(
+                arg.float() if isinstance(arg, Tensor) and arg.dtype in half else arg
+                for arg in args
+            )
+        return in_pytorch(*args)
+
+    _in_pytorch[op] = widened
 
 
 def has_kernel(op: torch._ops.OpOverload, tensor: Tensor) -> bool:

@@ -98,6 +98,15 @@ def test_gradients_of_single_samples(batch):
             torch.testing.assert_close(found[name][i], value)
 
 
+def test_the_loss_is_in_full_precision_under_autocast(batch):
+    z, labels = batch["z"].bfloat16(), (batch["y"], batch["y2"], batch["lam"].float())
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = vmap(lambda z: gx.ops.mixup_cross_entropy(z, *labels))(z[None])[0]
+        outside = gx.ops.mixup_cross_entropy(z, *labels)
+    assert inside.dtype == outside.dtype == torch.float32
+    torch.testing.assert_close(inside, outside)
+
+
 def test_values_are_checked_where_they_can_be(batch):
     with pytest.raises(RuntimeError, match=r"partner\[0\] = 9"):
         grad(lambda x: gx.ops.masked_mixup(x, torch.full((N,), 9), 0.5).sum())(batch["x"])
