@@ -16,7 +16,7 @@ from torch import Tensor
 FLOATING_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 REDUCTIONS = ("mean", "sum", "none")
 
-_VMAP = torch._C._functorch.TransformType.Vmap
+_Transform = torch._C._functorch.TransformType
 
 _debug = False
 
@@ -37,10 +37,11 @@ def values_checked(device: torch.device) -> bool:
 
     Inside of ``torch.func.vmap`` they cannot be: a value there is many.
     """
-    if torch.compiler.is_compiling() or not (device.type == "cpu" or _debug):
-        return False
-    transforms = torch._C._functorch.get_interpreter_stack() or ()
-    return all(transform.key() != _VMAP for transform in transforms)
+    return (
+        (device.type == "cpu" or _debug)
+        and not torch.compiler.is_compiling()
+        and not _is_inside(_Transform.Vmap)
+    )
 
 
 def is_transforming() -> bool:
@@ -53,6 +54,16 @@ def is_transforming() -> bool:
         not torch.compiler.is_compiling()
         and torch._C._functorch.peek_interpreter_stack() is not None
     )
+
+
+def is_differentiating() -> bool:
+    """Whether one of the transforms that this is inside of takes derivatives."""
+    return _is_inside(_Transform.Grad, _Transform.Jvp)
+
+
+def _is_inside(*kinds: object) -> bool:
+    transforms = torch._C._functorch.get_interpreter_stack() or ()
+    return any(transform.key() in kinds for transform in transforms)
 
 
 def debug_enabled() -> bool:

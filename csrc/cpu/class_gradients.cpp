@@ -49,7 +49,7 @@ void write_gradients(const LastLayer& in, const Groups& groups, GroupReduction r
       const int64_t g = task / shares, share = task % shares, k = groups.present[g], samples = groups.count[k];
       const int64_t panel = share * all.count / shares, first = panel * all.width, offsets[]{0, samples};
       const int64_t* order = groups.order.data() + groups.offsets[g];
-      const A scale = reduction == GroupReduction::mean ? A(1) / static_cast<A>(samples) : A(1);
+      const A scale = scale_of<A>(reduction, samples);
       deltas.rows = features.rows = samples;
       features.count = (share + 1) * all.count / shares - panel;
       kernels::residual(in.residual_to(delta.data(), deltas, order), 0, samples, delta_row.data());

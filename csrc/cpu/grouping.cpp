@@ -81,8 +81,7 @@ GroupedSamples<A>::GroupedSamples(const LastLayer& in, const Groups& groups, Gro
     kernels::residual(residual, begin, end, delta_row.data());
     if (!classwise) kernels::gather_rows(gather, begin, end);
   });
-  for (const int64_t k : groups.present)
-    scale_.push_back(reduction == GroupReduction::mean ? A(1) / static_cast<A>(groups.count[k]) : A(1));
+  for (const int64_t k : groups.present) scale_.push_back(scale_of<A>(reduction, groups.count[k]));
   params_ = {delta_.data(), delta_panels_, features_.data(), feature_panels_, groups.offsets.data(), groups.row_group.data(),
              scale_.data(), static_cast<int64_t>(groups.present.size()), rows, in.mask.allowed,
              in.feature_count, is_wide(in.dtype)};

@@ -25,6 +25,10 @@ struct Groups {
 
 enum class GroupReduction { mean, sum };
 GroupReduction group_reduction(const char* op, const std::string& name);
+template <class A>
+A scale_of(GroupReduction reduction, int64_t count) {
+  return reduction == GroupReduction::mean ? A(1) / static_cast<A>(count) : A(1);
+}
 
 // Elements of so many rows in panels.
 inline int64_t elements_of(const Panels& panels) { return panels.rows * panels.width * panels.count; }

@@ -24,7 +24,7 @@ from typing import Any
 
 from gradmix_ext._version import __version__
 from gradmix_ext.loader.cache import LIBRARY, Cache, Entry
-from gradmix_ext.loader.recipe import Recipe, pybind11_folder
+from gradmix_ext.loader.recipe import PRECOMPILED_HEADER, Recipe, pybind11_folder
 from gradmix_ext.loader.toolchain import (
     Nvcc,
     Tool,
@@ -187,9 +187,9 @@ def _run_worker(plan: Plan, folder: Path, jobs: int) -> int:
     cudart = plan.nvcc.cudart_folder if plan.nvcc else None
     recipe = plan.recipe
     # Found before the header that it stands for, since the search begins in this folder.
-    header = folder / recipe.precompiled_header
+    header = folder / PRECOMPILED_HEADER
     header.parent.mkdir()
-    header.write_text(f'#include "{recipe.csrc / recipe.precompiled_header}"\n')
+    header.write_text(f'#include "{recipe.csrc / PRECOMPILED_HEADER}"\n')
     job = {
         "header": [
             plan.cxx.path,

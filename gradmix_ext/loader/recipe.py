@@ -16,6 +16,7 @@ from pathlib import Path
 __all__ = [
     "DEFAULT_CUDA_ARCHS",
     "OLDEST_GPU",
+    "PRECOMPILED_HEADER",
     "NoCudaSourcesError",
     "Recipe",
     "csrc_folder",
@@ -34,6 +35,8 @@ OLDEST_GPU = 8
 # Every GPU since then: newer ones compile the PTX when the library is loaded.
 DEFAULT_CUDA_ARCHS = "8.0;9.0+PTX"
 
+# In the folder of the sources: what takes most of the time that a binding takes to compile.
+PRECOMPILED_HEADER = "common/binding.h"
 _SOURCE_SUFFIXES = frozenset({".cpp", ".cu", ".h", ".hpp", ".cuh"})
 # Kernels choose their instruction set by function attributes, so no -march: one set of flags.
 _CXX_FLAGS = ("-O3", "-g0", "-std=c++20", "-fPIC", "-fvisibility=hidden")
@@ -92,11 +95,6 @@ class Recipe:
             f'-DGRADMIX_EXT_CUDA_ARCHS="{self.cuda_archs}"',
             f'-DGRADMIX_EXT_FLAGS="{" ".join(self.flags)}"',
         ]
-
-    @property
-    def precompiled_header(self) -> str:
-        """The header, relative to `csrc`, that takes most of the time of every binding."""
-        return "common/binding.h"
 
     def nvcc_flags(self) -> list[str]:
         """Flags of nvcc, unquoted; empty without CUDA."""

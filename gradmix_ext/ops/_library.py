@@ -21,7 +21,7 @@ from gradmix_ext import loader
 NAMESPACE = "gradmix_ext"
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 
-#: What an op is inside of a ``torch.func`` transform, which knows no gradient of custom ops.
+#: What an op is where ``torch.func`` takes derivatives, which knows none of custom ops.
 _in_pytorch: dict[torch._ops.OpOverload, Callable[..., Any]] = {}
 
 
@@ -78,11 +78,11 @@ def call(op: torch._ops.OpOverload, *args: Any) -> Any:
     """Call a differentiable op, past its gradient formula where no gradient is asked for.
 
     PyTorch goes through the formula even then; it is Python, which costs more than a small op. The
-    condition is its own, and what happens is what it would do in the end. Inside of a
-    ``torch.func`` transform the op is its pure PyTorch implementation, of which all can be asked.
+    condition is its own, and what happens is what it would do in the end. Where ``torch.func``
+    takes derivatives, the op is its pure PyTorch implementation.
     """
     if checks.is_transforming():
-        return _in_pytorch[op](*args)
+        return (_in_pytorch[op] if checks.is_differentiating() else op)(*args)
     if torch.compiler.is_compiling() or (
         torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
     ):

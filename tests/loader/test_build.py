@@ -17,7 +17,7 @@ from torch.utils.cpp_extension import include_paths
 from gradmix_ext.loader import BackendUnavailable, build, clean
 from gradmix_ext.loader.cache import Cache
 from gradmix_ext.loader.choose import choose
-from gradmix_ext.loader.recipe import make_recipe
+from gradmix_ext.loader.recipe import PRECOMPILED_HEADER, make_recipe
 from gradmix_ext.loader.toolchain import find_cxx
 
 
@@ -67,7 +67,7 @@ def test_bindings_begin_with_the_header_that_is_compiled_in_advance() -> None:
     for source in bindings:
         first = re.search(r"^#include (.*)$", source.read_text(), re.MULTILINE)
         assert first is not None
-        expected = f'"{recipe.precompiled_header}"'
+        expected = f'"{PRECOMPILED_HEADER}"'
         assert (first[1] == expected) == (source.name not in without), source
 
 

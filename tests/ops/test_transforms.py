@@ -103,8 +103,12 @@ def test_the_loss_is_in_full_precision_under_autocast(batch):
     with torch.autocast("cpu", torch.bfloat16):
         inside = vmap(lambda z: gx.ops.mixup_cross_entropy(z, *labels))(z[None])[0]
         outside = gx.ops.mixup_cross_entropy(z, *labels)
-    assert inside.dtype == outside.dtype == torch.float32
+        _, differentiated = grad(
+            lambda z: 2 * (gx.ops.mixup_cross_entropy(z, *labels),), has_aux=True
+        )(z)
+    assert inside.dtype == differentiated.dtype == outside.dtype == torch.float32
     torch.testing.assert_close(inside, outside)
+    torch.testing.assert_close(differentiated, outside)
 
 
 def test_values_are_checked_where_they_can_be(batch):

@@ -86,6 +86,16 @@ GRADMIX_INLINE void outer_block(const GroupedParams& p, int64_t g, int64_t class
     outer_panel<A, 1>(delta, panel, h, samples, c, classes, to);
 }
 
+// delta summed over the samples of group g for a panel of classes: the gradient of the bias.
+template <class A>
+GRADMIX_INLINE void sum_delta(const GroupedParams& p, int64_t g, int64_t class_block, A (&sum)[most_classes<A> + tile_rows]) {
+  const int64_t panel = p.delta_panels.width;
+  const A* delta = static_cast<const A*>(p.delta) + (class_block * p.samples + p.offsets[g]) * panel;
+  for (int64_t c = 0; c < panel; ++c) sum[c] = A(0);
+  for (int64_t s = p.offsets[g]; s < p.offsets[g + 1]; ++s, delta += panel)
+    for (int64_t c = 0; c < panel; ++c) sum[c] += delta[c];
+}
+
 template <class A>
 void group_gradients_of(const GroupGradientParams& p) {
   const GroupedParams& in = p.in;
@@ -99,12 +109,10 @@ void group_gradients_of(const GroupGradientParams& p) {
                       left < feature_panel_of<A> ? left : feature_panel_of<A>, scale});
     }
     if (p.bias == nullptr) continue;
-    const A* delta = static_cast<const A*>(in.delta) + b * in.samples * panel;
-    for (int64_t c = b * panel; c < in.classes && c < (b + 1) * panel; ++c) {
-      A sum = 0;
-      for (int64_t s = 0; s < in.samples; ++s) sum += delta[s * panel + c - b * panel];
-      static_cast<A*>(p.bias)[p.class_index != nullptr ? p.class_index[c] : c] = sum * scale;
-    }
+    A sum[most_classes<A> + tile_rows];
+    sum_delta<A>(in, 0, b, sum);
+    for (int64_t c = b * panel; c < in.classes && c < (b + 1) * panel; ++c)
+      static_cast<A*>(p.bias)[p.class_index != nullptr ? p.class_index[c] : c] = sum[c - b * panel] * scale;
   }
 }
 
@@ -188,10 +196,8 @@ void gram_of_bias_of(const GroupedParams& p, A* gram, A* block) {
     for (int64_t g = 0; g < p.groups; ++g) {
       A* own = block + g / dot_rows * strip + g % dot_rows * w;
       for (int64_t b = first; b < last; ++b) {
-        A sum[most_classes<A> + tile_rows] = {};
-        const A* delta = static_cast<const A*>(p.delta) + (b * p.samples + p.offsets[g]) * panel;
-        for (int64_t s = p.offsets[g]; s < p.offsets[g + 1]; ++s, delta += panel)
-          for (int64_t c = 0; c < panel; ++c) sum[c] += delta[c];
+        A sum[most_classes<A> + tile_rows];
+        sum_delta<A>(p, g, b, sum);
         for (int64_t c = 0; c < panel; ++c) {
           const int64_t at = (b - first) * panel + c;
           own[at / w * dot_rows * w + at % w] = sum[c];
