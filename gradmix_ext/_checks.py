@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 FLOATING_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 REDUCTIONS = ("mean", "sum", "none")
@@ -45,20 +46,23 @@ def values_checked(device: torch.device) -> bool:
 
 
 def is_transforming() -> bool:
-    """Whether this is inside of a ``torch.func`` transform.
+    """Whether this is inside of a ``torch.func`` transform or a level of forward-mode AD.
 
     Tensors there do not tell whether what they wrap requires a gradient. A compiler that traces
     does not look in here: it traces transforms itself.
     """
-    return (
-        not torch.compiler.is_compiling()
-        and torch._C._functorch.peek_interpreter_stack() is not None
+    return not torch.compiler.is_compiling() and (
+        _in_forward_mode() or torch._C._functorch.peek_interpreter_stack() is not None
     )
 
 
 def is_differentiating() -> bool:
-    """Whether one of the transforms that this is inside of takes derivatives."""
-    return _is_inside(_Transform.Grad, _Transform.Jvp)
+    """Whether one of those that this is inside of takes derivatives."""
+    return _in_forward_mode() or _is_inside(_Transform.Grad, _Transform.Jvp)
+
+
+def _in_forward_mode() -> bool:
+    return forward_ad._current_level >= 0
 
 
 def _is_inside(*kinds: object) -> bool:

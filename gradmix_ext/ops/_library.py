@@ -21,7 +21,8 @@ from gradmix_ext import loader
 NAMESPACE = "gradmix_ext"
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 
-#: What an op is where ``torch.func`` takes derivatives, which knows none of custom ops.
+#: What an op is where ``torch.func`` or forward-mode AD takes derivatives, which know none of
+#: custom ops.
 _in_pytorch: dict[torch._ops.OpOverload, Callable[..., Any]] = {}
 
 
@@ -78,8 +79,8 @@ def call(op: torch._ops.OpOverload, *args: Any) -> Any:
     """Call a differentiable op, past its gradient formula where no gradient is asked for.
 
     PyTorch goes through the formula even then; it is Python, which costs more than a small op. The
-    condition is its own, and what happens is what it would do in the end. Where ``torch.func``
-    takes derivatives, the op is its pure PyTorch implementation.
+    condition is its own, and what happens is what it would do in the end. Where ``torch.func`` or
+    forward-mode AD takes derivatives, the op is its pure PyTorch implementation.
     """
     if checks.is_transforming():
         return (_in_pytorch[op] if checks.is_differentiating() else op)(*args)

@@ -1,9 +1,10 @@
-"""Inside of torch.func transforms: gradients, maps and forward mode against plain autograd."""
+"""Inside of torch.func transforms and with dual tensors: against plain autograd."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jvp, vmap
 
 import gradmix_ext as gx
@@ -72,6 +73,31 @@ def test_forward_mode_is_the_gradient_along_a_direction(op, batch):
     value, along = jvp(f, (at,), (direction,))
     torch.testing.assert_close(value, f(at))
     torch.testing.assert_close(along, (grad(f)(at) * direction).sum())
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("op", OPS)
+def test_dual_tensors_carry_their_tangents(op, requires_grad, batch):
+    f, at = functions(batch)[op]
+    direction = torch.ones_like(at)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(at.clone().requires_grad_(requires_grad), direction)
+        value, along = forward_ad.unpack_dual(f(dual))
+    torch.testing.assert_close(value.detach(), f(at))
+    torch.testing.assert_close(along.detach(), (grad(f)(at) * direction).sum())
+
+
+def test_dual_samples_carry_their_tangents_through_mix_batch(batch):
+    x, y, noise = batch["x"], batch["y"], torch.rand(2 * N, dtype=torch.float64)
+    pairs, direction = torch.zeros(C, C), x.flip(0)
+
+    def mixed(x):
+        return gx.ops.mix_batch(x, y, pairs, "soft", noise=noise)[0]
+
+    with forward_ad.dual_level():
+        value, along = forward_ad.unpack_dual(mixed(forward_ad.make_dual(x, direction)))
+    torch.testing.assert_close(value, mixed(x))
+    torch.testing.assert_close(along, mixed(direction))  # mixing is linear
 
 
 @pytest.mark.parametrize("op", ["masked_mixup", "mixup_cross_entropy"])
