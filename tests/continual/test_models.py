@@ -171,6 +171,7 @@ def test_weights_depend_on_the_seed_alone():
             {},
             r"'alexnet' cannot be used for samples of shape \[3, 32, 32\]",
         ),
+        ("cnn", (1, 1, 1), {}, r"'cnn' cannot be used for samples of shape \[1, 1, 1\]"),
         ("maxvit_t", (3, 32, 32), {}, r"'maxvit_t' cannot be used .* not divisible by partition"),
         ("vit_b_32", (3, 40, 40), {}, r"'vit_b_32' cannot be used .* indivisible by patch size"),
         ("vit_b_32", (3, 32, 64), {}, r"'vit_b_32' cannot be used .*: Wrong image width"),

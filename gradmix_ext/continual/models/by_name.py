@@ -70,11 +70,12 @@ def build_model(
             f"shape {list(input_shape)}: use mlp"
         )
     channels, height, width = input_shape
+    model: nn.Module
     if name == "cnn":
-        return small_cnn(channels, num_classes)
-    if name == "resnet32":  # its stem is that of CIFAR, asked for or not
-        return ResNet32(channels, num_classes)
-    if name.startswith(_TIMM):
+        model = small_cnn(channels, num_classes)
+    elif name == "resnet32":  # its stem is that of CIFAR, asked for or not
+        model = ResNet32(channels, num_classes)
+    elif name.startswith(_TIMM):
         if stem == "cifar":
             raise ValueError(f"stem='cifar' is for models of torchvision, got model '{name}'")
         model = _timm(name, (channels, height, width), num_classes)
