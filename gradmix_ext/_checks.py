@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
 FLOATING_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -72,7 +73,7 @@ def _is_inside(*kinds: object) -> bool:
 
 def debug_enabled() -> bool:
     """Whether :func:`debug_checks` is on."""
-    return _debug and not torch.compiler.is_compiling()
+    return _debug and not torch.compiler.is_compiling() and not _is_inside(_Transform.Vmap)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -232,7 +233,9 @@ def last_layer(
 
 
 def _first(bad: Tensor) -> int | None:
-    """The position of the first True, or None."""
+    """The position of the first True, or None; a tensor without values has none."""
+    if bad.is_meta or isinstance(bad, FakeTensor):
+        return None
     positions = bad.nonzero()
     return int(positions[0, 0]) if positions.shape[0] else None
 

@@ -18,6 +18,12 @@ constexpr int64_t grain_exponentials = 1 << 12;
 constexpr double resolution = 1099511627776.0;  // 2^40
 int64_t share_of(double preference) { return static_cast<int64_t>(std::exp(preference) * resolution); }
 
+// floor(steps * size / of), in floating point: the product of integers would overflow from 2^23 samples of a class on.
+int64_t share_of_run(int64_t steps, int64_t of, int64_t size) {
+  const double at = static_cast<double>(steps) * static_cast<double>(size) / static_cast<double>(of);
+  return std::min(static_cast<int64_t>(at), size - 1);
+}
+
 // The partners of the samples of one class, by its row of preferences; `edge` has room for the classes present.
 template <class A>
 void draw_of_class(const Drawing& d, const ClassRuns& runs, int64_t own, const A* preferences, int64_t column, std::vector<int64_t>& edge) {
@@ -42,8 +48,7 @@ void draw_of_class(const Drawing& d, const ClassRuns& runs, int64_t own, const A
     const int64_t run = first_beyond(edge.data(), static_cast<int64_t>(edge.size()), point);
     const int64_t before = run > 0 ? edge[run - 1] : 0, c = present[run];
     // Where the point lies within the interval of its class is uniform too, and chooses the sample.
-    const int64_t within = (point - before) * runs.size(c) / (edge[run] - before);
-    d.partner[i] = runs.sorted[runs.start[c] + within];
+    d.partner[i] = runs.sorted[runs.start[c] + share_of_run(point - before, edge[run] - before, runs.size(c))];
   }
 }
 

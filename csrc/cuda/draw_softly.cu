@@ -48,8 +48,13 @@ __global__ void __launch_bounds__(threads) soft_partners(SoftPartnerParams p) {
     const int64_t own = share_of(first + lane), end = warp_prefix_sum(own);
     const int64_t start = before + end - own;
     // Where the point lies within the interval of its class is uniform too, and chooses the sample.
-    if (start <= point && point < start + own)
-      p.partner[i] = p.order[p.offsets[first + lane] + (point - start) * size_of(first + lane) / own];
+    if (start <= point && point < start + own) {
+      const int64_t size = size_of(first + lane);
+      // In floating point: the product of integers would overflow from 2^23 samples of a class on.
+      const double at = static_cast<double>(point - start) * static_cast<double>(size) / static_cast<double>(own);
+      const int64_t within = static_cast<int64_t>(at);
+      p.partner[i] = p.order[p.offsets[first + lane] + (within < size ? within : size - 1)];
+    }
     before += __shfl_sync(all_lanes, end, warp_lanes - 1);
   }
 }

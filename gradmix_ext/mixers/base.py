@@ -179,7 +179,7 @@ def unmixed(x: Tensor | TensorBatch | ImageBatch, y: Tensor) -> MixedBatch:
     """The batch as it is, every sample its own partner; a tensor is not copied."""
     if isinstance(x, TensorBatch):
         x = x.gathered()
-    one = torch.ones(y.shape, device=y.device)
+    one = torch.ones(y.shape, dtype=torch.float32, device=y.device)
     return MixedBatch(
         x=x.augmented() if isinstance(x, ImageBatch) else x,
         target=y,

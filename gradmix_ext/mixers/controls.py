@@ -46,6 +46,8 @@ class ShuffledScoresMixup(GradMix):
         rank = torch.where(pairs, self._order, torch.inf).flatten().argsort().argsort()
         chosen = (rank.reshape(pairs.shape) < self._count(pairs)) & pairs
         self.allowed: Tensor = torch.where(self.scored, chosen | chosen.T, self.allowed)
+        if self.policy != "soft":
+            return
         # The pairs come first in the stable order, as many as there are ranks below their number.
         listed = self.preference.flatten()[(~pairs).flatten().int().argsort(stable=True)]
         dealt = torch.where(pairs, listed[rank].reshape(pairs.shape), 0.0)

@@ -150,7 +150,8 @@ class FewOfEach:
     def __init__(self, y: Tensor, limit: int) -> None:
         self._of: weakref.ref[Tensor] = weakref.ref(y)
         self._state: tuple[int, ...] = _state_of(y, limit)
-        shuffled = torch.randperm(len(y), generator=torch.Generator().manual_seed(0)).to(y.device)
+        fixed = torch.Generator("cpu").manual_seed(0)
+        shuffled = torch.randperm(len(y), generator=fixed, device="cpu").to(y.device)
         self._order: Tensor = shuffled[y[shuffled].argsort(stable=True)]
         count = y.unique(return_counts=True)[1]
         taken = count.clamp(max=limit)
@@ -338,12 +339,15 @@ def mixed_scores(
     law = replace(law, per_sample=True)
     pairs = torch.combinations(
         torch.arange(pool.classes.shape[0], device=device), with_replacement=True
-    ).repeat_interleave(samples_per_pair, dim=0)
+    )
+    pairs = pairs[:, None].repeat(1, samples_per_pair, 1)
+    if not law.is_symmetric:  # either class comes first in half of the samples, as in training
+        pairs[:, 1::2] = pairs[:, 1::2].flip(2)
     direction = probe.mean_gradient(*probe.forward(held[0]), held[1])
     classes = probe.head.out_features
     total = direction.bias.new_zeros(classes, classes)
     count = torch.zeros_like(total, dtype=torch.int64)
-    for a, b in ((part[:, 0], part[:, 1]) for part in pairs.split(CHUNK)):
+    for a, b in ((part[:, 0], part[:, 1]) for part in pairs.flatten(0, 1).split(CHUNK)):
         lam_x, lam_y = law.draw(a.shape[0], device, generator)
         first = pool.take(pool.draw(a, generator))
         second = pool.take(pool.draw(b, generator))

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from gradmix_ext import _checks as checks
 from gradmix_ext import ops
@@ -116,7 +117,7 @@ class ImageBatch:
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
         """Samples of the batch, normalised and not augmented."""
-        mean, std = _constants(self.transform, self.images.device)
+        mean, std = self._constants()
         return ops.gather_augment_mixup(self.images, self.index[index], mean=mean, std=std)
 
     @property
@@ -138,10 +139,16 @@ class ImageBatch:
         """
         return self._gather(self.index[partner], lam, mask)
 
+    def _constants(self) -> tuple[Tensor, Tensor]:
+        make = _constants
+        if isinstance(self.images, FakeTensor):  # what is kept has to serve without a tracer too
+            make = _constants.__wrapped__
+        return make(self.transform, self.images.device)
+
     def _gather(
         self, partner_index: Tensor | None, lam: Tensor | float, mask: Tensor | None
     ) -> Tensor:
-        mean, std = _constants(self.transform, self.images.device)
+        mean, std = self._constants()
         return ops.gather_augment_mixup(
             self.images,
             self.index,
@@ -159,5 +166,5 @@ class ImageBatch:
 @lru_cache(maxsize=64)
 def _constants(transform: ImageTransform, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and std on the device: copied there once, not in every step."""
-    mean = torch.tensor(transform.mean, device=device)
-    return mean, torch.tensor(transform.std, device=device)
+    mean = torch.tensor(transform.mean, dtype=torch.float32, device=device)
+    return mean, torch.tensor(transform.std, dtype=torch.float32, device=device)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradmix_ext.reference._terms import uniform
+
 COUPLINGS = ("same", "independent", "fixed")
 TAPERS = ("none", "linear")
 
@@ -53,12 +55,20 @@ class LamLaw:
         """Whether every sample has one λ of its own, uniform in [0, 1)."""
         return self.alpha == 1 and self.per_sample and self.coupling == "same"
 
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether 1 - λ has the law of λ: which of two samples comes first does not matter."""
+        return self.coupling == "same"
+
     def draw(
         self, samples: int, device: torch.device, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """(λ_x [N], λ_y [N]) for a batch, float32, without waiting for the device."""
         if self.fixed is not None:
-            x, y = (torch.full((samples,), value, device=device) for value in self.fixed)
+            x, y = (
+                torch.full((samples,), value, dtype=torch.float32, device=device)
+                for value in self.fixed
+            )
             return x, y
         lam_x = self._beta(samples, device, generator)
         if self.coupling == "same":
@@ -110,7 +120,12 @@ def beta(
 ) -> Tensor:
     """``count`` draws of λ ~ Beta(α, α), float32 on ``device``, without waiting for it."""
     if alpha == 1.0:
-        return torch.rand(count, device=device, generator=generator)
+        return uniform(count, device, generator, torch.float32)
     # torch.distributions.Beta takes no generator; it samples by this function too.
-    concentration = torch.full((count, 2), alpha, device=device)
-    return torch._sample_dirichlet(concentration, generator=generator)[:, 0]
+    concentration = torch.full((count, 2), alpha, dtype=torch.float32, device=device)
+    drawn = (
+        torch._sample_dirichlet(concentration)  # a compiler cannot trace generator=None
+        if generator is None
+        else torch._sample_dirichlet(concentration, generator=generator)
+    )
+    return drawn[:, 0]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import torch
@@ -42,7 +44,7 @@ class ManifoldMixup(Mixup):
     Raises:
         ValueError: ``layers`` is empty. In ``check`` and ``batch.forward``: the model has no such
             module. In ``batch.forward``: it does not call it, or with something else than a tensor
-            of N rows.
+            of N rows, or inside of an activation checkpoint (``torch.utils.checkpoint``).
     """
 
     pools_ranks = False  # what enters a layer of another rank's model is not at hand
@@ -62,7 +64,7 @@ class ManifoldMixup(Mixup):
         self._layer_generator: torch.Generator | None = None
         if self.generator is not None:
             seed = self.generator.initial_seed() ^ _STREAM
-            self._layer_generator = torch.Generator().manual_seed(seed)
+            self._layer_generator = torch.Generator("cpu").manual_seed(seed)
 
     def check(self, model: nn.Module, sample_shape: Sequence[int]) -> None:
         """The model must have the layers."""
@@ -72,7 +74,8 @@ class ManifoldMixup(Mixup):
 
     def combine(self, x: Tensor | ImageBatch, y: Tensor, draw: Draw) -> MixedBatch:
         """Decide how to mix; images still in their data set are augmented now."""
-        drawn = torch.rand(1, generator=self._layer_generator).tolist()[0]  # never on the device
+        # Never on the device, which to read from would be to wait for.
+        drawn = torch.rand(1, generator=self._layer_generator, device="cpu").tolist()[0]
         batch = draw.batch(x.augmented() if isinstance(x, ImageBatch) else x, y)
         return replace(batch, forward_with=partial(self._forward, drawn))
 
@@ -133,6 +136,11 @@ def _mixing(model: nn.Module, layer: str, batch: MixedBatch) -> Iterator[None]:
         if mixed:
             return None
         mixed = True
+        if any(_is_checkpoint(frame) for frame, _ in traceback.walk_stack(None)):
+            raise ValueError(
+                f"layers: {layer!r} is inside of an activation checkpoint, which would compute "
+                "what follows once more without the mixing: name a layer outside of it"
+            )
         hidden = args[0] if args else None
         if not isinstance(hidden, Tensor) or hidden.shape[:1] != batch.target.shape:
             found = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
@@ -152,6 +160,10 @@ def _mixing(model: nn.Module, layer: str, batch: MixedBatch) -> Iterator[None]:
         handle.remove()
     if not mixed:
         raise ValueError(f"layers: the model has a module {layer!r} but does not call it")
+
+
+def _is_checkpoint(frame: FrameType) -> bool:
+    return frame.f_globals.get("__name__") == "torch.utils.checkpoint"
 
 
 def _find(model: nn.Module, layer: str) -> nn.Module:

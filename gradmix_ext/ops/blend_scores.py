@@ -50,6 +50,10 @@ def blend_scores(
         check(scores, scored, allowed, value, target, partner_target)
         check_values(scores, target, partner_target)
     try:
+        if scores.requires_grad:
+            check(scores, scored, allowed, value, target, partner_target)
+        if value.requires_grad:  # as a value of a model in training does
+            value = value.detach()
         _OP(scores, scored, allowed, value, target, partner_target, momentum, threshold)
     except Exception:
         with checks.replacing:

@@ -102,7 +102,8 @@ class _WithGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         gradient, ctx.gradient = ctx.gradient, None  # the caller may change what it is given
-        if gradient is None or torch.is_grad_enabled():
+        many = torch._C._functorch.is_legacy_batchedtensor(grad_loss)  # is_grads_batched=True
+        if gradient is None or torch.is_grad_enabled() or many or checks.is_transforming():
             return _backward(ctx, grad_loss)
         _OP_SCALE(gradient, grad_loss.reshape(-1, 1))
         return gradient, *[None] * 7

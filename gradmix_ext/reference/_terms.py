@@ -62,11 +62,16 @@ def softmax(logits: Tensor, class_mask: Tensor | None) -> Tensor:
     return masked_logits(logits, class_mask).softmax(dim=1)
 
 
-def uniform(count: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-    """Uniform numbers [count] (float64) in [0, 1), also where ``count`` is a symbol of a compiler.
+def uniform(
+    shape: int | tuple[int, ...],
+    device: torch.device,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """Uniform numbers in [0, 1), also where the shape has symbols of a compiler.
 
     To which ``generator=None`` is more than it can trace.
     """
     if generator is None:
-        return torch.rand(count, dtype=torch.float64, device=device)
-    return torch.rand(count, dtype=torch.float64, device=device, generator=generator)
+        return torch.rand(shape, dtype=dtype, device=device)
+    return torch.rand(shape, dtype=dtype, device=device, generator=generator)

@@ -33,6 +33,9 @@ def check_averages(op: str, scores: Tensor, scored: Tensor, allowed: Tensor) -> 
         raise TypeError(f"{op}: scores must be float32 or float64, got {scores.dtype}")
     if scores.shape[0] != scores.shape[1]:
         raise ValueError(f"{op}: scores must be square, got shape {list(scores.shape)}")
+    checks.without_grad(op, scores=scores)
+    if scores.is_neg():
+        raise ValueError(f"{op}: scores must not be a negated view: give scores.resolve_neg()")
     for name, pairs in (("scored", scored), ("allowed", allowed)):
         checks.tensor(op, name, pairs)
         if pairs.dtype != torch.bool:
@@ -66,7 +69,7 @@ def blend_scores(
     check(scores, scored, allowed, value, target, partner_target)
     if checks.values_checked(target.device):
         check_values(scores, target, partner_target)
-    blend(scores, scored, allowed, value, target, partner_target, momentum, threshold)
+    blend(scores, scored, allowed, value.detach(), target, partner_target, momentum, threshold)
 
 
 def blend(

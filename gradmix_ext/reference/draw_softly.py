@@ -64,7 +64,9 @@ def draw_softly(
     point = (noise.nan_to_num() * total).long().clamp(min=0).minimum((total - 1).clamp(min=0))
     drawn = (edge <= point[:, None]).sum(dim=1, keepdim=True).clamp(max=classes - 1)
     # Where the point lies within the interval of its class is uniform too, and chooses the sample.
-    width = share.gather(1, drawn)
-    within = point[:, None] - edge.gather(1, drawn) + width
-    place = start[drawn] + within * size[drawn] // width.clamp(min=1)
-    return torch.where(mask, order[place[:, 0].clamp(0, samples - 1)], own), mask
+    width, size = share.gather(1, drawn), size[drawn]
+    steps = point[:, None] - edge.gather(1, drawn) + width
+    # Not in integers, whose product would overflow from 2^23 samples of a class on.
+    within = (steps.double() * size.double() / width.clamp(min=1)).long().minimum(size - 1)
+    place = (start[drawn] + within)[:, 0]
+    return torch.where(mask, order[place.clamp(0, samples - 1)], own), mask

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradmix_ext import _checks as checks
-from gradmix_ext.reference._terms import per_sample
+from gradmix_ext.reference._terms import per_sample, uniform
 
 OP = "gather_augment_mixup"
 LAYOUTS = ("chw", "hwc")
@@ -117,8 +117,7 @@ def draw_noise(
     """What decides crops and flips; nothing is drawn where there are none."""
     if padding == 0 and not hflip:
         return None
-    shape = noise_shape(index, partner_index)
-    return torch.rand(shape, dtype=torch.float32, device=index.device, generator=generator)
+    return uniform(noise_shape(index, partner_index), index.device, generator, torch.float32)
 
 
 def _augmented(

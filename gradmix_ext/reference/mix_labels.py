@@ -66,7 +66,7 @@ def mix_labels(
         torch.where(exists & mask, 1 - strength * (1 - lam) if strength < 1 else lam, 1.0)
         for lam in (per_sample(lam_x, samples, dtype), per_sample(lam_y, samples, dtype))
     )
-    weight = torch.ones(samples, device=target.device)
+    weight = torch.ones(samples, dtype=torch.float32, device=target.device)
     if balance:
         size = (target[:, None] == target).sum(dim=1, dtype=torch.float32)
         weight = size.pow(-balance)

@@ -33,7 +33,7 @@ def check(
     )  # fmt: skip
     checks.same_device(_OP, "logits", logits, scores.device)
     checks.without_grad(
-        _OP, scores=scores, features=features, logits=logits, direction_weight=direction_weight,
+        _OP, features=features, logits=logits, direction_weight=direction_weight,
         direction_bias=direction_bias,
     )  # fmt: skip
     return lam

@@ -40,5 +40,5 @@ def pair_preferences(scores: Tensor, scored: Tensor, temperature: float) -> Tens
     above = torch.where(scored, wide - torch.where(scored, wide, -torch.inf).max(), 0.0)
     deviation = torch.where(scored, above - above.sum() / count, 0.0)
     spread = (deviation.square().sum() / count).sqrt()
-    relative = torch.where(spread == 0, 0.0, deviation / (temperature * spread))
+    relative = torch.where(scored & (spread != 0), deviation / (temperature * spread), 0.0)
     return relative.to(scores.dtype).contiguous()

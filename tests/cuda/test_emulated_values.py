@@ -117,7 +117,6 @@ def test_rounding_of_every_half(name, emulated):
     want = want.to(dtype)
     assert torch.equal(out.isnan(), want.isnan())
     exact = out.nan_to_num() == want.nan_to_num()
-    # A product and a sum may be one fused operation, which differs in the last place at most.
     assert exact[0].all()
     assert exact[1].all()
 

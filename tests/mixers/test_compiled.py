@@ -52,3 +52,17 @@ def test_batches_of_other_sizes(name):
 
     for n in (12, 7, 9):
         step(torch.randn(n, D), torch.arange(n) % C).backward()
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_batches_of_images_of_other_sizes(name):
+    stored = torch.randint(256, (20, 1, 4, 4), dtype=torch.uint8)
+    transform = gx.mixers.ImageTransform((0.5,), (0.25,), padding=1, hflip=True)
+    mixer = MIXERS[name]()
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def step(index, y):
+        return mixer.mix(gx.mixers.ImageBatch(stored, index, transform), y).x
+
+    for n in (12, 7, 9):
+        assert step(torch.arange(n), torch.arange(n) % C).shape == (n, 1, 4, 4)

@@ -205,17 +205,22 @@ class TestCriteria:
                 assert mixer.scores[a, b] == mixer.scores[b, a]
 
     def test_mixed_scores_use_both_lams(self):
-        """Inputs mixed by λ_x, labels by λ_y; with fixed λ and one sample a class, exactly."""
+        """Inputs mixed by λ_x, labels by λ_y; with fixed λ and one sample a class, exactly.
+
+        Either class comes first in half of the samples, so that no score depends on how classes are
+        numbered.
+        """
         model = network()
         current, buffer = samples([2], 1), samples([0], 1)
         mixer = gx.GradMix(
-            C, criterion="mixed", lam_coupling="fixed", fixed_lam=(0.8, 0.6), samples_per_pair=1
+            C, criterion="mixed", lam_coupling="fixed", fixed_lam=(0.8, 0.6), samples_per_pair=2
         )
         mixer.update(model, current, buffer)
         eye = torch.eye(C, dtype=torch.float64)
-        mixed = 0.8 * buffer[0] + 0.2 * current[0]  # pairs are ordered: class 0 comes first
-        want = head_gradient(model, mixed, (0.6 * eye[0] + 0.4 * eye[2])[None])
-        want = want @ head_gradient(model, *buffer)
+        x = torch.cat([buffer[0], current[0]])
+        mixed = 0.8 * x + 0.2 * x.flip(0)
+        labels = torch.stack([0.6 * eye[0] + 0.4 * eye[2], 0.6 * eye[2] + 0.4 * eye[0]])
+        want = head_gradient(model, mixed, labels) @ head_gradient(model, *buffer)
         torch.testing.assert_close(mixer.scores[0, 2], want, rtol=1e-6, atol=1e-9)
 
     def test_mixed_scores_do_not_depend_on_the_chunk(self, monkeypatch):
@@ -624,6 +629,16 @@ class TestRandomMask:
         for _ in range(20):
             batch = control.mix(x, y)
             assert control.allowed[y, batch.partner_target][batch.mask].all()
+
+    @pytest.mark.parametrize("control", [gx.RandomMaskMixup, gx.ShuffledScoresMixup])
+    def test_follows_the_samples_to_their_device(self, control):
+        """A mixer is made on the CPU; what it moves when it must is what it needs."""
+        with torch.device("meta"):  # stands for a device that the samples are not on
+            mixer = control(C, preset="paper")
+        mixer.update(network(), samples([2, 3], 9), samples([0, 1], 9))
+        assert mixer.allowed.device.type == "cpu"
+        x, y = samples([0, 2], 9)
+        assert mixer.mix(x, y).x.device == x.device
 
     def test_fraction(self):
         mixer = gx.RandomMaskMixup(C, fraction=0.4)

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import gradmix_ext as gx
 from gradmix_ext.mixers import by_name
@@ -188,6 +189,29 @@ def test_layers_that_cannot_be_mixed():
         gx.ManifoldMixup(["head", "middle"]).check(model, (6,))
     with pytest.raises(ValueError, match="layers must name at least one layer, got none"):
         gx.ManifoldMixup([])
+
+
+class Checkpoints(nn.Module):
+    def __init__(self, use_reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.inside, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+        self.use_reentrant = use_reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = checkpoint(self.inside, self.first(x), use_reentrant=self.use_reentrant)
+        return self.head(hidden)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_a_layer_that_a_checkpoint_computes_again_is_refused(use_reentrant):
+    """There is no mixing in the backward pass, so that its gradients would be others."""
+    x, y = samples()
+    model = Checkpoints(use_reentrant).double()
+    with pytest.raises(ValueError, match="'inside' is inside of an activation checkpoint"):
+        gx.ManifoldMixup(["inside"]).mix(x, y).forward(model)
+    batch = gx.ManifoldMixup(["head"]).mix(x, y)
+    batch.loss(batch.forward(model)).backward()
+    assert model.first.weight.grad.abs().sum() > 0
 
 
 def test_one_layer_alone():

@@ -79,6 +79,16 @@ class TestDraw:
         partner, _ = draw_softly(Y, scale * scores, torch.rand(len(Y), dtype=torch.float64))
         assert (Y[partner] == 4).all()  # class 5 would be better, but the batch has none of it
 
+    @pytest.mark.parametrize("module", [gx.ops, gx.reference], ids=["op", "reference"])
+    def test_any_number_of_samples_of_a_class(self, module):
+        """2^40 steps of odds times so many samples are more than an int64 holds."""
+        n = 2**23 + 2**20
+        noise = torch.linspace(0, 1 - 2**-50, n, dtype=torch.float64)
+        same = torch.zeros(n, dtype=torch.int64)
+        partner, mask = module.draw_softly(same, torch.zeros(1, 1), noise=noise)
+        assert mask.all()
+        assert ((noise * n).long() - partner).abs().max() <= 1
+
     @pytest.mark.parametrize("n", [0, 1])
     def test_tiny_batches(self, n):
         partner, mask = draw_softly(Y[:n], torch.zeros(C, C), torch.rand(n, dtype=torch.float64))

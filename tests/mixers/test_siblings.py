@@ -7,10 +7,12 @@ import dataclasses
 import pytest
 import torch
 from scipy import stats
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradmix_ext as gx
 from gradmix_ext.mixers import MIXERS, by_name
+from gradmix_ext.mixers.criteria import FewOfEach
 from gradmix_ext.mixers.lam import LamLaw
 
 C = 5
@@ -190,6 +192,42 @@ def test_lam_is_beta_distributed(alpha):
     expected = torch.from_numpy(stats.beta(alpha, alpha).cdf(grid.double().numpy()))
     # Dvoretzky-Kiefer-Wolfowitz: exceeded with probability 2·exp(-2·n·ε²) = 0.001
     assert (empirical - expected).abs().max() < 0.0138
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    "options", [{}, {"alpha": 0.4}, {"fixed": (0.3, 0.6), "coupling": "fixed"}]
+)
+def test_lam_is_float32_whatever_the_default(options, dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        drawn = LamLaw(**options).draw(5, torch.device("cpu"), seeded())
+        one = gx.NoMix().mix(torch.randn(5, 2), torch.arange(5)).lam
+    finally:
+        torch.set_default_dtype(before)
+    assert {lam.dtype for lam in (*drawn, one)} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["gradmix", "manifold"])
+def test_another_default_device(name):
+    """Such as cuda: what is drawn on the CPU says so."""
+    x, y = batch()
+    mixer = by_name(name, C)
+    with torch.device("meta"):
+        mixed = mixer.mix(x, y)
+        FewOfEach(y, 3)
+    assert mixed.x.device.type == "cpu"
+
+
+def test_a_tracer_leaves_nothing_behind():
+    transform = gx.mixers.ImageTransform((0.5,), (0.25,))
+    stored, index, y = torch.zeros(9, 1, 2, 2, dtype=torch.uint8), torch.arange(5), torch.arange(5)
+    with FakeTensorMode() as mode:
+        fake = gx.mixers.ImageBatch(mode.from_tensor(stored), mode.from_tensor(index), transform)
+        assert gx.Mixup().mix(fake, mode.from_tensor(y)).x.shape == (5, 1, 2, 2)
+    mixed = gx.Mixup().mix(gx.mixers.ImageBatch(stored, index, transform), y)
+    assert torch.equal(mixed.x, torch.full((5, 1, 2, 2), -2.0))
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import gradmix_ext as gx
 
@@ -303,5 +304,20 @@ def test_debug_checks_can_be_switched():
     try:
         with pytest.raises(RuntimeError, match=r"partner\[0\] = 9"):
             gx.ops.masked_mixup(torch.randn(1, 2), torch.tensor([9]), 0.5)
+    finally:
+        gx.debug_checks(False)
+
+
+def test_debug_checks_leave_tensors_without_values_alone():
+    x, partner = torch.randn(3, 5, 2), torch.arange(5).expand(3, 5)
+    gx.debug_checks(True)
+    try:
+        mixed = torch.func.vmap(lambda x, partner: gx.ops.masked_mixup(x, partner, 0.3))(x, partner)
+        torch.testing.assert_close(mixed, x)
+        assert gx.ops.masked_mixup(x[0].to("meta"), partner[0].to("meta"), 0.3).shape == (5, 2)
+        real = x[0], partner[0]
+        with FakeTensorMode() as mode:
+            fake = [mode.from_tensor(tensor) for tensor in real]
+            assert gx.ops.masked_mixup(*fake, 0.3).shape == (5, 2)
     finally:
         gx.debug_checks(False)

@@ -198,6 +198,29 @@ def test_reference_without_value_checks(monkeypatch):
     assert (nothing == 0).all()
 
 
+class Gather(torch.nn.Module):
+    def forward(self, images, index):
+        mean, std = torch.zeros(3), torch.ones(3)
+        return gx.ops.gather_augment_mixup(images, index, mean=mean, std=std, padding=2, hflip=True)
+
+
+def test_its_own_noise_compiles_for_every_size(backend):
+    gather, images = Gather(), data()
+    compiled = torch.compile(gather, fullgraph=True, dynamic=True, backend="aot_eager")
+    exported = torch.export.export(
+        gather,
+        (images, torch.arange(4)),
+        dynamic_shapes={"images": None, "index": {0: torch.export.Dim("n", min=2)}},
+    ).module()
+    for n in (5, 8):
+        results = []
+        for form in (gather, compiled, exported):
+            torch.manual_seed(n)
+            results.append(form(images, torch.arange(n)))
+        assert torch.equal(results[0], results[1])
+        assert torch.equal(results[0], results[2])
+
+
 def test_compiles_without_a_graph_break(backend):
     images, mean, std = data(), torch.rand(3), torch.rand(3) + 0.1
 

@@ -154,6 +154,20 @@ def test_the_gradient_of_the_loss_can_be_asked_for_again(weighted, reduction, dt
         torch.autograd.grad(loss, z, upstream)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_many_gradients_of_the_loss_at_once(dtype, backend):
+    z, (y, y2) = torch.randn(7, 5).to(dtype), torch.randint(5, (2, 7))
+
+    def loss(z):
+        return gx.ops.mixup_cross_entropy(z, y, y2, 0.3, reduction="none")
+
+    at_once, in_turn = (
+        torch.autograd.functional.jacobian(loss, z, vectorize=vectorize)
+        for vectorize in (True, False)
+    )
+    assert torch.equal(at_once, in_turn)
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_without_a_graph_break(dynamic, backend):
     """The whole mixing step in one graph equals the same step run eagerly."""

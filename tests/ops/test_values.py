@@ -85,6 +85,15 @@ def test_scores_that_diverged_prefer_nothing(value, backend):
     assert torch.equal(partner, torch.arange(3))
 
 
+def test_a_score_that_diverged_says_nothing_of_pairs_without_one(backend):
+    scores = torch.tensor([[1.0, float("nan")], [2.0, 3.0]])
+    known = torch.tensor([[True, True], [True, False]])
+    for module in (gx.ops, gx.reference):
+        preference = module.pair_preferences(scores, known, 4.0)
+        assert torch.equal(preference.isnan(), known)
+        assert preference[1, 1] == 0
+
+
 def check_large_mixups(dtype):
     for sample in large_mixups(dtype):
         x, partner, lam, *mask = sample.args
@@ -266,3 +275,15 @@ def test_scores_enter_their_moving_averages(module, backend):
         lambda *args: module.blend_scores(*args[:-2], momentum=args[-2], threshold=args[-1])
     )
     blending.check_observing(module.observe_scores)
+
+
+@pytest.mark.parametrize("module", [gx.ops, gx.reference], ids=["op", "reference"])
+def test_moving_averages_have_no_history(module, backend):
+    """Values come from a model in training; averages that kept its graph would keep every step."""
+    scores, (known, allowed) = torch.zeros(3, 3), torch.zeros(2, 3, 3, dtype=torch.bool)
+    labels = torch.tensor([0, 1]), torch.tensor([1, 2])
+    value = torch.tensor([1.0, 2.0], requires_grad=True)
+    module.blend_scores(scores, known, allowed, value, *labels, momentum=0.9, threshold=0.0)
+    assert not scores.requires_grad
+    assert scores[0, 1] == 1
+    assert scores[2, 1] == 2
