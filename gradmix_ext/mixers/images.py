@@ -140,10 +140,10 @@ class ImageBatch:
         return self._gather(self.index[partner], lam, mask)
 
     def _constants(self) -> tuple[Tensor, Tensor]:
-        make = _constants
+        where = self.transform, self.images.device
         if isinstance(self.images, FakeTensor):  # what is kept has to serve without a tracer too
-            make = _constants.__wrapped__
-        return make(self.transform, self.images.device)
+            return _constants.__wrapped__(*where)
+        return _constants(*where)
 
     def _gather(
         self, partner_index: Tensor | None, lam: Tensor | float, mask: Tensor | None
