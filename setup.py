@@ -92,7 +92,7 @@ def ahead_of_time(kind: str) -> dict[str, Any]:
         "gradmix_ext._C",
         sources=[str(source.relative_to(ROOT)) for source in recipe.sources],
         include_dirs=[
-            *recipe.include_folders(),
+            str(recipe.csrc),
             *recipe_module.pybind11_folder(),
             *cpp_extension.include_paths(),
         ],

@@ -155,17 +155,4 @@ inline int64_t position_of(A noise, int64_t count) {
   return at < static_cast<A>(count) ? static_cast<int64_t>(at) : count - 1;
 }
 
-// The first of `count` ascending edges beyond a point; `count` where none is. Without branches, which a random point would have
-// mispredicted.
-inline int64_t first_beyond(const int64_t* edge, int64_t count, int64_t point) {
-  const int64_t* first = edge;
-  for (int64_t left = count; left > 0;) {
-    const int64_t half = left / 2;
-    const bool beyond = first[half] > point;
-    first = beyond ? first : first + half + 1;
-    left = beyond ? half : left - half - 1;
-  }
-  return first - edge;
-}
-
 }  // namespace gradmix

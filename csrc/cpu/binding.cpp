@@ -120,6 +120,7 @@ Tensor zeros(std::initializer_list<int64_t> sizes, ScalarType dtype) {
 void advise_huge_pages(void* data, int64_t bytes) {
 #if defined(MADV_HUGEPAGE)
   constexpr uintptr_t page = uintptr_t{1} << 21;
+  if (bytes < int64_t{8} << 20) return;
   const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
   const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / page * page;
   // A wish: where the kernel does not grant it, nothing changes.

@@ -111,7 +111,7 @@ void parallel(int64_t tasks, int64_t grain, const F& f) {
     torch::stable::parallel_for(0, tasks, grain, f);
 }
 
-// Asks for huge pages behind a large new output: with 4 KiB pages the page faults cost more than the kernel.
+// Asks for huge pages behind a new output, if it is large: with 4 KiB pages the page faults cost more than the kernel.
 void advise_huge_pages(void* data, int64_t bytes);
 
 }  // namespace gradmix::cpu

@@ -14,7 +14,6 @@ namespace gradmix::cpu {
 namespace {
 
 constexpr const char* op = "class_gradients";
-constexpr int64_t huge_page_bytes = 8 << 20;
 constexpr int64_t grain_multiply_adds = 1 << 20;
 
 std::tuple<Tensor, Tensor, Tensor> class_gradients(const Tensor& features, const Tensor& logits, const Tensor& target,
@@ -73,7 +72,7 @@ GroupGradients group_gradients(const LastLayer& in, const Groups& groups, GroupR
   Tensor weight = empty({groups.total, in.classes, in.feature_count}, acc);
   Tensor bias = empty({groups.total, in.classes}, acc);
   const int64_t bytes = weight.numel() * (is_wide(in.dtype) ? 8 : 4);
-  if (bytes >= huge_page_bytes) advise_huge_pages(weight.mutable_data_ptr(), bytes);
+  advise_huge_pages(weight.mutable_data_ptr(), bytes);
   // Groups without samples and masked classes are zero; the kernel writes everything else.
   if (present < groups.total || in.mask.given) {
     torch::stable::zero_(weight);

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "binding.h"
-#include "cost_model.h"
+#include "gram_cost.h"
 #include "grouping.h"
 #include "kernels/kernels.h"
 #include "last_layer.h"
@@ -21,9 +21,9 @@ constexpr int64_t grain_cells = 32 << 10;
 
 bool by_classes(const std::string& algorithm, const LastLayer& in, const Groups& groups) {
   if (algorithm != "auto") return algorithm == "classwise";
-  const int64_t present = static_cast<int64_t>(groups.present.size());
-  return classwise_cost(in.samples, in.mask.allowed, in.feature_count, present) <=
-         pairwise_cost(in.samples, in.mask.allowed, in.feature_count, present);
+  const auto n = static_cast<double>(in.samples), c = static_cast<double>(in.mask.allowed),
+             d = static_cast<double>(in.feature_count), k = static_cast<double>(groups.present.size());
+  return classwise_cost(n, c, d, k) <= pairwise_cost(n, c, d, k);
 }
 
 // The upper half of the sum of `parts` matrices over the groups that have samples, scaled, to both halves of `out` over all groups.

@@ -10,7 +10,6 @@ namespace {
 
 constexpr const char* op = "gather_augment_mixup";
 constexpr int64_t block = sizeof(ByteTap::control);
-constexpr int64_t huge_page_bytes = 8 << 20;
 constexpr int64_t grain_bytes = 64 << 10;
 
 // The taps of a line of the output for each (shift, flip), made when first asked for. All lines of all images share them.
@@ -119,7 +118,7 @@ Tensor gather_augment_mixup(const Tensor& images, const Tensor& index, const std
   const Tensor out = empty_strided(Shape(sizes.data(), sizes.size()), Shape(strides.data(), strides.size()), type);
   const int64_t sample_bytes = batch.sample_size() * element_bytes(batch.dtype);
   if (samples * sample_bytes == 0) return out;
-  if (samples * sample_bytes >= huge_page_bytes) advise_huge_pages(out.mutable_data_ptr(), samples * sample_bytes);
+  advise_huge_pages(out.mutable_data_ptr(), samples * sample_bytes);
 
   Columns columns(batch);
   const float* random = noise ? static_cast<const float*>(noise->const_data_ptr()) : nullptr;

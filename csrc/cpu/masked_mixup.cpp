@@ -23,7 +23,6 @@ constexpr int64_t line_bytes = 64;
 // about costs more.
 constexpr int64_t stream_bytes = 4 << 20;
 constexpr int64_t stream_chunk_bytes = 2 << 10;
-constexpr int64_t huge_page_bytes = 8 << 20;
 constexpr int64_t grain_bytes = 64 << 10;
 
 struct Batch {
@@ -137,7 +136,7 @@ Tensor result_for(const Batch& batch) {
   std::vector<int64_t> sizes(batch.x.sizes().begin(), batch.x.sizes().end());
   sizes[0] = batch.samples;
   Tensor out = empty_strided(Shape(sizes.data(), sizes.size()), Shape(batch.strides.data(), batch.strides.size()), scalar_type(batch.dtype));
-  if (batch.bytes() >= huge_page_bytes) advise_huge_pages(out.mutable_data_ptr(), batch.bytes());
+  advise_huge_pages(out.mutable_data_ptr(), batch.bytes());
   return out;
 }
 

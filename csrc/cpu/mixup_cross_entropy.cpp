@@ -14,7 +14,6 @@ namespace {
 
 constexpr const char* op = "mixup_cross_entropy";
 constexpr int64_t grain_elements = 16 << 10;
-constexpr int64_t huge_page_bytes = 8 << 20;
 
 enum class Reduction { mean, sum, none };
 
@@ -108,7 +107,7 @@ Tensor gradient(Problem& problem) {
   const Tensor grad = empty({problem.samples, problem.classes}, scalar_type(problem.dtype));
   const int64_t bytes = problem.samples * problem.classes * element_bytes(problem.dtype);
   if (bytes == 0) return grad;
-  if (bytes >= huge_page_bytes) advise_huge_pages(grad.mutable_data_ptr(), bytes);
+  advise_huge_pages(grad.mutable_data_ptr(), bytes);
   CrossEntropyParams& p = problem.params;
   p.grad_scale = problem.reduction == Reduction::mean ? 1.0 / static_cast<double>(problem.samples) : 1.0;
   p.grad_logits = grad.mutable_data_ptr();

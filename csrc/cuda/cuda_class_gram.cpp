@@ -11,8 +11,6 @@ namespace gradmix::cuda {
 namespace {
 
 constexpr const char* op = "class_gram";
-constexpr int64_t side = 64;  // of a tile
-int64_t tiles_of(int64_t rows) { return (rows + side - 1) / side; }
 
 void by_pairs(const GroupedParams& in, Tensor& gram, const DeviceScope& scope) {
   const int64_t width = panel_tiles + in.groups, tiles = tiles_of(in.samples);
@@ -37,7 +35,7 @@ void by_classes(const GroupedParams& in, Tensor& gram, const DeviceScope& scope)
   const int64_t slices = std::max<int64_t>(
       1, std::min((product_blocks + pairs - 1) / pairs, at_once * row / least_depth));
   Tensor gradients = empty(gram, {in.groups * at_once * row}, acc);
-  Tensor partial = empty(gram, {slices * pairs * side * side}, acc);
+  Tensor partial = empty(gram, {slices * pairs * tile_side * tile_side}, acc);
   const int64_t bias_offset = in.depth * size;
   for (int64_t first = 0; first < in.classes; first += at_once) {
     const int64_t count = std::min(at_once, in.classes - first);

@@ -12,6 +12,10 @@
 
 namespace gradmix::cuda {
 
+// Products of rows are formed in tiles of so many rows by so many.
+constexpr int tile_side = 64;
+inline int64_t tiles_of(int64_t rows) { return (rows + tile_side - 1) / tile_side; }
+
 // One number for the batch (stride 0) or one per sample, of any of the four types.
 struct Weights {
   const void* data;
@@ -114,7 +118,7 @@ struct CrossEntropyParams {
 cudaError_t launch_cross_entropy(const CrossEntropyParams&, cudaStream_t);
 cudaError_t launch_cross_entropy_backward(const CrossEntropyParams&, cudaStream_t);
 
-// out = scale times the sum of the losses; NaN for the mean over no samples.
+// out = the sum of the losses, or their mean: NaN where there are none.
 struct LossSumParams {
   const void* loss;  // [N] acc
   int64_t samples;
@@ -161,7 +165,7 @@ struct GradientParams {
 };
 cudaError_t launch_class_gradients(const GradientParams&, cudaStream_t);
 
-// Rows of a matrix times each other: tiles of 64 x 64, the depth cut into slices. partial [slices, tile pairs, 64, 64].
+// Rows of a matrix times each other, in tiles, the depth cut into slices. partial [slices, tile pairs, tile_side, tile_side].
 struct ProductParams {
   const void* rows;  // [groups, length], acc
   int64_t groups;
@@ -202,7 +206,7 @@ struct ProjectParams {
 };
 cudaError_t launch_project_features(const ProjectParams&, cudaStream_t);
 
-// value_i = sum_c delta_ic (projected_ic + bias_c), and the cell of the sample's pair (bound: none); a sample without a partner is its own.
+// value_i = sum_c delta_ic (projected_ic + bias_c), and the cell of the sample's pair (K*K where a label is none); a sample without a partner is its own.
 struct PairValueParams {
   LogitParams in;
   const void* projected;  // [N, C] acc

@@ -5,14 +5,11 @@
 
 namespace gradmix::cuda {
 
-constexpr int tile_side = 64;
 constexpr int tile_depth = 16;
 constexpr int tile_threads = 256;
 constexpr int tile_results = 4;  // along each side, per thread
 constexpr int tile_loads = tile_side * tile_depth / tile_threads;
 constexpr int tile_lanes = tile_side / tile_results;
-
-inline int64_t tiles_of(int64_t rows) { return blocks_for(rows, tile_side); }
 
 // Two stages, so that one is filled while the other is used. Transposed, and padded against bank conflicts.
 template <class A>

@@ -67,14 +67,13 @@ class Ledger:
 
     def __init__(self, folder: Path, suite: Suite) -> None:
         self.folder = folder
-        self.rows: dict[tuple[str, str, int], Row] = {}
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / _ROWS
         if not path.exists():
             if any(folder.iterdir()):
                 raise FileExistsError(f"{folder} holds no study ({_ROWS} is missing)")
             path.write_text(",".join(field.name for field in fields(Row)) + "\n")
-        self.rows = {row.key: row for row in _read(path)}
+        self.rows: dict[tuple[str, str, int], Row] = {row.key: row for row in _read(path)}
         self._require_same_settings(suite)
 
     def add(self, rows: Sequence[Row]) -> None:

@@ -27,7 +27,7 @@ def choose(wanted: str) -> tuple[Status, ModuleType | None]:
 
     ``"auto"`` takes what was compiled ahead of time, else a library with CUDA kernels where a GPU
     is visible, else one with C++ kernels, else none after a warning. GPUs that are too old for the
-    CUDA kernels run pure PyTorch.
+    CUDA kernels run pure PyTorch, if they are known by then (see :func:`old_gpu`).
 
     Raises:
         BackendUnavailable: `wanted` is not ``"auto"`` and cannot be had.

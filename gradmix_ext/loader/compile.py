@@ -194,7 +194,7 @@ def _run_worker(plan: Plan, folder: Path, jobs: int) -> int:
         "header": [
             plan.cxx.path,
             *recipe.cxx_flags(),
-            *(f"-I{path}" for path in recipe.include_folders()),
+            f"-I{recipe.csrc}",
             "-isystem",
             str(torch_folder / "include"),
             *("-x", "c++-header", str(header), "-o", f"{header}.gch"),
@@ -204,7 +204,7 @@ def _run_worker(plan: Plan, folder: Path, jobs: int) -> int:
         "extra_cflags": [shlex.quote(flag) for flag in recipe.cxx_flags()],
         "extra_cuda_cflags": [shlex.quote(flag) for flag in recipe.nvcc_flags()],
         "extra_ldflags": [shlex.quote(flag) for flag in recipe.link_flags(str(torch_lib), cudart)],
-        "extra_include_paths": [str(folder), *recipe.include_folders(), *pybind11_folder()],
+        "extra_include_paths": [str(folder), str(recipe.csrc), *pybind11_folder()],
         "build_directory": str(folder),
         "with_cuda": recipe.cuda,
         "is_python_module": False,

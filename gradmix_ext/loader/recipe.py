@@ -39,7 +39,14 @@ DEFAULT_CUDA_ARCHS = "8.0;9.0+PTX"
 PRECOMPILED_HEADER = "common/binding.h"
 _SOURCE_SUFFIXES = frozenset({".cpp", ".cu", ".h", ".hpp", ".cuh"})
 # Kernels choose their instruction set by function attributes, so no -march: one set of flags.
-_CXX_FLAGS = ("-O3", "-g0", "-std=c++20", "-fPIC", "-fvisibility=hidden")
+_CXX_FLAGS = (
+    "-O3",
+    "-g0",
+    "-std=c++20",
+    "-fPIC",
+    "-fvisibility=hidden",
+    f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
+)
 _NVCC_FLAGS = (
     "-O3",
     "-std=c++20",
@@ -82,27 +89,20 @@ class Recipe:
     @property
     def flags(self) -> tuple[str, ...]:
         """All the flags that decide what comes out, as they enter the cache key."""
-        nvcc = (*_NVCC_FLAGS, *gencode_flags(self.cuda_archs)) if self.cuda else ()
-        return (*_CXX_FLAGS, f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", *nvcc)
+        return (*_CXX_FLAGS, *self.nvcc_flags())
 
     def cxx_flags(self) -> list[str]:
         """Flags of the C++ compiler, unquoted."""
         return [
             *_CXX_FLAGS,
-            f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
             f'-DGRADMIX_EXT_SOURCES_HASH="{self.sources_hash}"',
             f"-DGRADMIX_EXT_HAS_CUDA={int(self.cuda)}",
             f'-DGRADMIX_EXT_CUDA_ARCHS="{self.cuda_archs}"',
-            f'-DGRADMIX_EXT_FLAGS="{" ".join(self.flags)}"',
         ]
 
     def nvcc_flags(self) -> list[str]:
         """Flags of nvcc, unquoted; empty without CUDA."""
         return [*_NVCC_FLAGS, *gencode_flags(self.cuda_archs)] if self.cuda else []
-
-    def include_folders(self) -> list[str]:
-        """Folders of the project's own headers."""
-        return [str(self.csrc)]
 
     def link_flags(self, torch_lib: str, cudart_folder: str | None = None) -> list[str]:
         """Flags of the linker, unquoted.

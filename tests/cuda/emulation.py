@@ -51,6 +51,7 @@ def build(sources: list[Path], folder: Path, *more_flags: str) -> Path:
         *_FLAGS, *more_flags,
         f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
         f"-DGRADMIX_CUDA_NAMESPACE={NAMESPACE}", "-DGRADMIX_CUDA_KEY=CPU",
+        '-DGRADMIX_EXT_CUDA_ARCHS="emulated"',
         f"-I{EMULATOR}", f"-I{CSRC}", "-isystem", str(_TORCH / "include"),
     ]  # fmt: skip
     sources = [*sources, EMULATOR / "emulator.cpp"]

@@ -35,7 +35,7 @@ ops = [getattr(torch.ops.gradmix_ext, name).default for name in torch.ops.gradmi
 key = torch._C.DispatchKey.CUDA
 print(json.dumps({
     "active": status.active,
-    "archs": loader.native().build_info()["cuda_archs"],
+    "archs": loader.native().cuda_archs,
     "without": [op.name() for op in ops if not op.has_kernel_for_dispatch_key(key)],
     "initialised": torch.cuda.is_initialized(),
 }))

@@ -57,7 +57,7 @@ def test_header_that_does_not_compile_in_advance(
 
 def test_bindings_begin_with_the_header_that_is_compiled_in_advance() -> None:
     recipe = make_recipe(ROOT / "csrc", cuda=True)
-    without = {"simd.cpp", "cost_model.cpp"}
+    without = {"simd.cpp"}
     bindings = [
         source
         for source in recipe.sources

@@ -96,27 +96,9 @@ void gradient_dispatch(const CrossEntropyParams& p, int64_t begin, int64_t end, 
 }
 
 void cross_entropy(const CrossEntropyParams& p, int64_t begin, int64_t end) {
-  switch (p.dtype) {
-    case DType::f32:
-      return loss_dispatch<float>(p, begin, end);
-    case DType::f64:
-      return loss_dispatch<double>(p, begin, end);
-    case DType::f16:
-      return loss_dispatch<f16>(p, begin, end);
-    case DType::bf16:
-      return loss_dispatch<bf16>(p, begin, end);
-  }
+  GRADMIX_BY_DTYPE(p.dtype, loss_dispatch, p, begin, end)
 }
 
 void cross_entropy_backward(const CrossEntropyParams& p, int64_t begin, int64_t end, void* scratch) {
-  switch (p.dtype) {
-    case DType::f32:
-      return gradient_dispatch<float>(p, begin, end, scratch);
-    case DType::f64:
-      return gradient_dispatch<double>(p, begin, end, scratch);
-    case DType::f16:
-      return gradient_dispatch<f16>(p, begin, end, scratch);
-    case DType::bf16:
-      return gradient_dispatch<bf16>(p, begin, end, scratch);
-  }
+  GRADMIX_BY_DTYPE(p.dtype, gradient_dispatch, p, begin, end, scratch)
 }

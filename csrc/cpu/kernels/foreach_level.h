@@ -14,13 +14,26 @@
 #endif
 
 #include "../../common/dtype.h"
-#include "../../common/params.h"
 #include "dispatch.h"
+#include "params.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed between inlined functions only
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // intrinsics of GCC 12 start from undefined registers
 #endif
+
+// function<T>(...) for the element type T that a dtype says.
+#define GRADMIX_BY_DTYPE(dtype, function, ...)    \
+  switch (dtype) {                                \
+    case DType::f32:                              \
+      return function<float>(__VA_ARGS__);        \
+    case DType::f64:                              \
+      return function<double>(__VA_ARGS__);       \
+    case DType::f16:                              \
+      return function<f16>(__VA_ARGS__);          \
+    default:                                      \
+      return function<bf16>(__VA_ARGS__);         \
+  }
 
 #define GRADMIX_VECTOR_BYTES 16
 namespace gradmix::cpu::level_default {
@@ -29,6 +42,7 @@ namespace gradmix::cpu::level_default {
 }  // namespace gradmix::cpu::level_default
 #undef GRADMIX_VECTOR_BYTES
 #undef GRADMIX_INLINE
+#undef GRADMIX_MEMBER
 
 #if defined(__x86_64__)
 
@@ -45,6 +59,7 @@ namespace gradmix::cpu::level_avx2 {
 }  // namespace gradmix::cpu::level_avx2
 #undef GRADMIX_VECTOR_BYTES
 #undef GRADMIX_INLINE
+#undef GRADMIX_MEMBER
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -64,6 +79,7 @@ namespace gradmix::cpu::level_avx512 {
 }  // namespace gradmix::cpu::level_avx512
 #undef GRADMIX_VECTOR_BYTES
 #undef GRADMIX_INLINE
+#undef GRADMIX_MEMBER
 #if defined(__clang__)
 #pragma clang attribute pop
 #else

@@ -6,8 +6,6 @@
 constexpr int block = 16;
 using vb = uint8_t __attribute__((vector_size(block)));
 
-#define GRADMIX_MEMBER inline __attribute__((always_inline))
-
 GRADMIX_INLINE vb load_bytes(const uint8_t* p) {
   vb bytes;
   __builtin_memcpy(&bytes, p, block);
@@ -152,15 +150,5 @@ void gather_augment_mixup_samples(const GatherAugmentMixupParams& p, int64_t beg
 }
 
 void gather_augment_mixup(const GatherAugmentMixupParams& p, int64_t begin, int64_t end) {
-  switch (p.dtype) {
-    case DType::f32:
-      return gather_augment_mixup_samples<float>(p, begin, end);
-    case DType::f64:
-      return gather_augment_mixup_samples<double>(p, begin, end);
-    case DType::f16:
-      return gather_augment_mixup_samples<f16>(p, begin, end);
-    case DType::bf16:
-      return gather_augment_mixup_samples<bf16>(p, begin, end);
-  }
+  GRADMIX_BY_DTYPE(p.dtype, gather_augment_mixup_samples, p, begin, end)
 }
-#undef GRADMIX_MEMBER

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../../common/params.h"
+#include "params.h"
 
 namespace gradmix::cpu::kernels {
 

@@ -1,7 +1,5 @@
 // masked_mixup and its adjoint; compiled once per instruction set by foreach_level.h.
 
-#define GRADMIX_MEMBER inline __attribute__((always_inline))
-
 // Elements before p reaches a 64-byte boundary; all of them if it never does.
 template <class T>
 GRADMIX_INLINE int64_t elements_to_line(const T* p, int64_t count) {
@@ -206,29 +204,19 @@ void mixup_backward_tasks(const MixupBackwardParams& p, int64_t begin, int64_t e
   if (Stream) stream_fence();
 }
 
+template <class T>
+void mixup_dispatch(const MixupParams& p, int64_t begin, int64_t end) {
+  return p.stream ? mixup_tasks<T, true>(p, begin, end) : mixup_tasks<T, false>(p, begin, end);
+}
+template <class T>
+void mixup_backward_dispatch(const MixupBackwardParams& p, int64_t begin, int64_t end) {
+  return p.stream ? mixup_backward_tasks<T, true>(p, begin, end) : mixup_backward_tasks<T, false>(p, begin, end);
+}
+
 void masked_mixup(const MixupParams& p, int64_t begin, int64_t end) {
-  switch (p.dtype) {
-    case DType::f32:
-      return p.stream ? mixup_tasks<float, true>(p, begin, end) : mixup_tasks<float, false>(p, begin, end);
-    case DType::f64:
-      return p.stream ? mixup_tasks<double, true>(p, begin, end) : mixup_tasks<double, false>(p, begin, end);
-    case DType::f16:
-      return p.stream ? mixup_tasks<f16, true>(p, begin, end) : mixup_tasks<f16, false>(p, begin, end);
-    case DType::bf16:
-      return p.stream ? mixup_tasks<bf16, true>(p, begin, end) : mixup_tasks<bf16, false>(p, begin, end);
-  }
+  GRADMIX_BY_DTYPE(p.dtype, mixup_dispatch, p, begin, end)
 }
 
 void masked_mixup_backward(const MixupBackwardParams& p, int64_t begin, int64_t end) {
-  switch (p.dtype) {
-    case DType::f32:
-      return p.stream ? mixup_backward_tasks<float, true>(p, begin, end) : mixup_backward_tasks<float, false>(p, begin, end);
-    case DType::f64:
-      return p.stream ? mixup_backward_tasks<double, true>(p, begin, end) : mixup_backward_tasks<double, false>(p, begin, end);
-    case DType::f16:
-      return p.stream ? mixup_backward_tasks<f16, true>(p, begin, end) : mixup_backward_tasks<f16, false>(p, begin, end);
-    case DType::bf16:
-      return p.stream ? mixup_backward_tasks<bf16, true>(p, begin, end) : mixup_backward_tasks<bf16, false>(p, begin, end);
-  }
+  GRADMIX_BY_DTYPE(p.dtype, mixup_backward_dispatch, p, begin, end)
 }
-#undef GRADMIX_MEMBER

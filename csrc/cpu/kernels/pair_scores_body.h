@@ -116,41 +116,13 @@ void pack_panels_of(const PanelParams& p) {
 int vector_lanes(bool wide) { return wide ? lanes<double> : lanes<float>; }
 
 void pack_panels(const PanelParams& p) {
-  switch (p.dtype) {
-    case DType::f32:
-      return pack_panels_of<float>(p);
-    case DType::f64:
-      return pack_panels_of<double>(p);
-    case DType::f16:
-      return pack_panels_of<f16>(p);
-    case DType::bf16:
-      return pack_panels_of<bf16>(p);
-  }
+  GRADMIX_BY_DTYPE(p.dtype, pack_panels_of, p)
 }
 
 int64_t pair_scores_scratch(const PairScoreParams& p) {
-  switch (p.dtype) {
-    case DType::f32:
-      return pair_scores_scratch_of<float>(p);
-    case DType::f64:
-      return pair_scores_scratch_of<double>(p);
-    case DType::f16:
-      return pair_scores_scratch_of<f16>(p);
-    case DType::bf16:
-      return pair_scores_scratch_of<bf16>(p);
-  }
-  return 0;
+  GRADMIX_BY_DTYPE(p.dtype, pair_scores_scratch_of, p)
 }
 
 void pair_scores(const PairScoreParams& p, int64_t begin, int64_t end, void* scratch) {
-  switch (p.dtype) {
-    case DType::f32:
-      return pair_score_rows<float>(p, begin, end, scratch);
-    case DType::f64:
-      return pair_score_rows<double>(p, begin, end, scratch);
-    case DType::f16:
-      return pair_score_rows<f16>(p, begin, end, scratch);
-    case DType::bf16:
-      return pair_score_rows<bf16>(p, begin, end, scratch);
-  }
+  GRADMIX_BY_DTYPE(p.dtype, pair_score_rows, p, begin, end, scratch)
 }

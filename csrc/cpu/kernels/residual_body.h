@@ -59,27 +59,9 @@ void gather_rows_of(const GatherParams& p, int64_t begin, int64_t end) {
 }
 
 void residual(const ResidualParams& p, int64_t begin, int64_t end, void* scratch) {
-  switch (p.dtype) {
-    case DType::f32:
-      return residual_rows<float>(p, begin, end, scratch);
-    case DType::f64:
-      return residual_rows<double>(p, begin, end, scratch);
-    case DType::f16:
-      return residual_rows<f16>(p, begin, end, scratch);
-    case DType::bf16:
-      return residual_rows<bf16>(p, begin, end, scratch);
-  }
+  GRADMIX_BY_DTYPE(p.dtype, residual_rows, p, begin, end, scratch)
 }
 
 void gather_rows(const GatherParams& p, int64_t begin, int64_t end) {
-  switch (p.dtype) {
-    case DType::f32:
-      return gather_rows_of<float>(p, begin, end);
-    case DType::f64:
-      return gather_rows_of<double>(p, begin, end);
-    case DType::f16:
-      return gather_rows_of<f16>(p, begin, end);
-    case DType::bf16:
-      return gather_rows_of<bf16>(p, begin, end);
-  }
+  GRADMIX_BY_DTYPE(p.dtype, gather_rows_of, p, begin, end)
 }

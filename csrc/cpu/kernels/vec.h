@@ -3,6 +3,7 @@
 // standard library compiled here could be shared by the linker with code for smaller machines.
 
 #define GRADMIX_INLINE static inline __attribute__((always_inline))
+#define GRADMIX_MEMBER inline __attribute__((always_inline))
 
 using vf = float __attribute__((vector_size(GRADMIX_VECTOR_BYTES)));
 using vd = double __attribute__((vector_size(GRADMIX_VECTOR_BYTES)));

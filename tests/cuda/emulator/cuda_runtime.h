@@ -21,6 +21,7 @@
 enum cudaError_t : int {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
+  cudaErrorNoKernelImageForDevice = 209,
   cudaErrorInvalidConfiguration = 9,
   cudaErrorLaunchFailure = 719
 };

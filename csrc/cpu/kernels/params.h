@@ -1,12 +1,12 @@
-// What a kernel needs to know, as plain structs that host and device code share. N samples, d features, C logits (compressed
+// What a kernel needs to know, as plain structs. N samples, d features, C logits (compressed
 // to the allowed classes where a class mask is given), K groups. `void*` arrays are of the data type, `lam` of its accumulation type.
 #pragma once
 
 #include <cstdint>
 
-#include "dtype.h"
+#include "../../common/dtype.h"
 
-namespace gradmix {
+namespace gradmix::cpu {
 
 // out[i] = lam_i x[i] + (1 - lam_i) x[partner[i]] where mask_i, else x[i]; with `rows`, x[rows[i]] stands for x[i] everywhere.
 struct MixupParams {
@@ -189,4 +189,4 @@ struct GroupGradientParams {
   void* bias;  // null: not wanted
 };
 
-}  // namespace gradmix
+}  // namespace gradmix::cpu
