@@ -49,15 +49,15 @@ template class Column<int64_t>;
 template class Column<uint8_t>;
 template class Column<double>;
 
-Lam::Lam(const Tensor& lam, int64_t samples, DType dtype, const char* op, const char* name) : wide_(is_wide(dtype)) {
-  check_cpu(lam, op, name);
-  const DType from = data_type(lam, op, name);
-  const int64_t count = lam.numel();
-  check(lam.dim() <= 1 && (count == 1 || count == samples), op, ": ", name, " must be a scalar or have ",
+PerSample::PerSample(const Tensor& t, int64_t samples, DType dtype, const char* op, const char* name) : wide_(is_wide(dtype)) {
+  check_cpu(t, op, name);
+  const DType from = data_type(t, op, name);
+  const int64_t count = t.numel();
+  check(t.dim() <= 1 && (count == 1 || count == samples), op, ": ", name, " must be a scalar or have ",
         samples, " elements, got ", count);
   stride_ = count == 1 ? 0 : 1;
-  // Half precision goes through a conversion of PyTorch's: such a lam is rare and small.
-  held_ = from == DType::f16 || from == DType::bf16 ? to_dtype(lam, ScalarType::Float) : lam;
+  // Half precision goes through a conversion of PyTorch's: that is rare and small.
+  held_ = from == DType::f16 || from == DType::bf16 ? to_dtype(t, ScalarType::Float) : t;
   const int64_t step = held_->dim() == 1 ? held_->stride(0) : 0;
   const void* p = held_->const_data_ptr();
   const bool from_doubles = from == DType::f64;

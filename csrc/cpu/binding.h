@@ -38,15 +38,15 @@ class Column {
   const T* data_ = nullptr;
 };
 
-// lam (or mean and std, with channels for samples) as floats or doubles: one element for the batch (stride 0) or one per sample
-// (stride 1). In place where it has that type and is contiguous, else converted.
-class Lam {
+// One number for the batch (stride 0) or one per sample (stride 1), such as lam, as floats or doubles. In place where it has that type
+// and is contiguous, else converted.
+class PerSample {
  public:
-  Lam() = default;
-  Lam(const Tensor& lam, int64_t samples, DType dtype, const char* op, const char* name = "lam");
-  explicit Lam(const double* per_sample) : data_(per_sample), stride_(1), wide_(true) {}
-  Lam(Lam&&) = default;  // not copied: data() may point into what is held
-  Lam& operator=(Lam&&) = default;
+  PerSample() = default;
+  PerSample(const Tensor& t, int64_t samples, DType dtype, const char* op, const char* name = "lam");
+  explicit PerSample(const double* numbers) : data_(numbers), stride_(1), wide_(true) {}
+  PerSample(PerSample&&) = default;  // not copied: data() may point into what is held
+  PerSample& operator=(PerSample&&) = default;
   const void* data() const { return data_; }
   int64_t stride() const { return stride_; }
   template <class A>

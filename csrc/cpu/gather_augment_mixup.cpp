@@ -104,11 +104,11 @@ Tensor gather_augment_mixup(const Tensor& images, const Tensor& index, const std
   const Column<int64_t> partner = partner_index ? read_index(*partner_index, batch, "partner_index") : Column<int64_t>();
   check(lam.has_value() == partner_index.has_value(), op, ": partner_index and lam come together");
   check(!mask || partner_index, op, ": mask needs partner_index");
-  const Lam weight = lam ? Lam(*lam, samples, batch.dtype, op) : Lam();
+  const PerSample weight = lam ? PerSample(*lam, samples, batch.dtype, op) : PerSample();
   const Column<uint8_t> mixed = mask ? Column<uint8_t>(*mask, samples, op, "mask") : Column<uint8_t>();
   batch.check_channels(mean, op, "mean");
   batch.check_channels(std, op, "std");
-  const Lam means(mean, batch.channels, DType::f64, op, "mean"), stds(std, batch.channels, DType::f64, op, "std");
+  const PerSample means(mean, batch.channels, DType::f64, op, "mean"), stds(std, batch.channels, DType::f64, op, "std");
   for (int64_t c = 0; c < batch.channels; ++c) check(stds.at<double>(c) != 0, op, ": std[", c, "] is zero");
   std::optional<Tensor> noise;
   if (padding > 0 || hflip)

@@ -51,7 +51,7 @@ LastLayer::LastLayer(const char* op, const Tensor& features_given, const Tensor&
   partner_target = Column<int64_t>(*partner_given, samples, op, "partner_target");
   check_labels(partner_target, samples, bound, mask, op, "partner_target");
   if (mask.given) partner_positions = positions(partner_target, samples, mask);
-  lam = Lam(*lam_given, samples, dtype, op);
+  lam = PerSample(*lam_given, samples, dtype, op);
 }
 
 ResidualParams LastLayer::residual_to(void* delta, const Panels& panels, const int64_t* order) const {

@@ -34,7 +34,7 @@ struct LastLayer {
   ClassMask mask;
   bool mixed;  // two labels and lam
   Column<int64_t> target, partner_target;
-  Lam lam;
+  PerSample lam;
   std::vector<int64_t> target_positions, partner_positions;
 };
 

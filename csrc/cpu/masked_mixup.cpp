@@ -105,7 +105,7 @@ Plan make_plan(const Batch& batch) {
 }
 
 void mix(const Batch& batch, const int64_t* partner, const Tensor& lam, const uint8_t* mask, void* out) {
-  const Lam weight(lam, batch.samples, batch.dtype, op);
+  const PerSample weight(lam, batch.samples, batch.dtype, op);
   if (batch.bytes() == 0) return;
   const Plan plan = make_plan(batch);
   std::vector<int64_t> order;
@@ -187,7 +187,7 @@ Tensor masked_mixup_backward(const Tensor& grad, const Tensor& partner, const Te
   const Batch batch = read_batch(grad, "grad");
   const int64_t samples = batch.samples;
   const Column<int64_t> index = read_partner(partner, samples);
-  const Lam weight(lam, samples, batch.dtype, op);
+  const PerSample weight(lam, samples, batch.dtype, op);
   const Column<uint8_t> mixed = mask ? Column<uint8_t>(*mask, samples, op, "mask") : Column<uint8_t>();
   const Tensor out = result_for(batch);
   if (batch.bytes() == 0) return out;

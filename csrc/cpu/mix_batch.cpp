@@ -24,9 +24,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mix_batch(con
   check(x.dim() >= 1 && (index ? *index : x).size(0) == d.samples, op, ": target must have one label per sample of the batch");
   const DType used = lam_x ? lam_type(*lam_x, *lam_y, op) : DType::f32;
   const auto read = [&](const std::optional<Tensor>& lam, const char* name) {
-    return lam ? Lam(*lam, d.samples, used, op, name) : Lam(d.noise + d.samples);
+    return lam ? PerSample(*lam, d.samples, used, op, name) : PerSample(d.noise + d.samples);
   };
-  const Lam own_x = read(lam_x, "lam_x"), own_y = read(lam_y, "lam_y");
+  const PerSample own_x = read(lam_x, "lam_x"), own_y = read(lam_y, "lam_y");
   if (policy == "soft")
     soft_partners(d, pairs);
   else

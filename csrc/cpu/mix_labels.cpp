@@ -16,7 +16,7 @@ constexpr const char* op = "mix_labels";
 
 // Where a sample is mixed, λ at this strength; elsewhere 1.
 template <class A>
-void use_lam(const Lam& lam, const uint8_t* mask, int64_t samples, double strength, A* used) {
+void use_lam(const PerSample& lam, const uint8_t* mask, int64_t samples, double strength, A* used) {
   for (int64_t i = 0; i < samples; ++i) {
     const A given = lam.at<A>(i);
     used[i] = mask[i] == 0 ? A(1) : strength < 1 ? 1 - static_cast<A>(strength) * (1 - given) : given;
@@ -50,7 +50,7 @@ DType lam_type(const Tensor& lam_x, const Tensor& lam_y, const char* op) {
   return is_wide(data_type(lam_x, op, "lam_x")) || is_wide(data_type(lam_y, op, "lam_y")) ? DType::f64 : DType::f32;
 }
 
-LabelTerms label_terms(const char* op, int64_t samples, DType used, const Lam& lam_x, const Lam& lam_y, double strength, double balance,
+LabelTerms label_terms(const char* op, int64_t samples, DType used, const PerSample& lam_x, const PerSample& lam_y, double strength, double balance,
                        const int64_t* target, const int64_t* partner, const uint8_t* mask) {
   check(strength >= 0 && strength <= 1, op, ": strength must be in [0, 1], got ", strength);
   check(balance >= 0 && balance <= 1, op, ": balance must be in [0, 1], got ", balance);
@@ -80,7 +80,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mix_labels(const Tensor& target, cons
     check(other[i] >= 0 && other[i] < samples, op, ": partner[", i, "] = ", other[i], " is out of range for a batch of ", samples,
           " samples");
   const DType used = lam_type(lam_x, lam_y, op);
-  const Lam own_x(lam_x, samples, used, op, "lam_x"), own_y(lam_y, samples, used, op, "lam_y");
+  const PerSample own_x(lam_x, samples, used, op, "lam_x"), own_y(lam_y, samples, used, op, "lam_y");
   const auto [partner_target, used_x, used_y, weight] =
       label_terms(op, samples, used, own_x, own_y, strength, balance, label.data(), other.data(), mixed.data());
   return {partner_target, used_x, used_y, weight};

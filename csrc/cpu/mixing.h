@@ -38,7 +38,7 @@ void hard_partners(const Drawing& draw, const Tensor& allowed, const std::string
 struct LabelTerms {
   Tensor partner_target, used_x, used_y, weight;
 };
-LabelTerms label_terms(const char* op, int64_t samples, DType used, const Lam& lam_x, const Lam& lam_y, double strength, double balance,
+LabelTerms label_terms(const char* op, int64_t samples, DType used, const PerSample& lam_x, const PerSample& lam_y, double strength, double balance,
                        const int64_t* target, const int64_t* partner, const uint8_t* mask);
 
 // The type that both λ are used in.

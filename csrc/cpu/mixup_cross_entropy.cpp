@@ -28,10 +28,10 @@ struct Problem {
     classes = logits.size(1);
     target = Column<int64_t>(target_given, samples, op, "target");
     partner_target = Column<int64_t>(partner_given, samples, op, "partner_target");
-    lam = Lam(lam_given, samples, dtype, op);
+    lam = PerSample(lam_given, samples, dtype, op);
     if (weight_given) {
       check_dim(*weight_given, 1, op, "sample_weight");
-      sample_weight = Lam(*weight_given, samples, dtype, op, "sample_weight");
+      sample_weight = PerSample(*weight_given, samples, dtype, op, "sample_weight");
       check(weight_given->size(0) == samples, op, ": sample_weight must have ", samples, " elements, got ", weight_given->size(0));
     }
     check(smoothing >= 0 && smoothing <= 1, op, ": label_smoothing must be in [0, 1], got ", smoothing);
@@ -44,9 +44,9 @@ struct Problem {
     if (mask.given) {
       // as the accumulation type, so that a vector of it lines up with a vector of logits
       with_acc(dtype, [&](auto zero) {
-        auto& blocked = blocked_of(zero);
         blocked.resize(classes);
-        for (int64_t c = 0; c < classes; ++c) blocked[c] = mask.flags[c] != 0 ? 0 : 1;
+        auto* flags = reinterpret_cast<decltype(zero)*>(blocked.data());
+        for (int64_t c = 0; c < classes; ++c) flags[c] = mask.flags[c] != 0 ? 0 : 1;
       });
     }
     params.logits = logits.const_data_ptr();
@@ -56,9 +56,7 @@ struct Problem {
     params.lam = lam.data();
     params.lam_stride = lam.stride();
     params.sample_weight = weight_given ? sample_weight.data() : nullptr;
-    params.blocked = !mask.given ? nullptr
-                     : is_wide(dtype) ? static_cast<const void*>(blocked_doubles.data())
-                                      : static_cast<const void*>(blocked_floats.data());
+    params.blocked = mask.given ? blocked.data() : nullptr;
     params.classes = classes;
     params.allowed = mask.allowed;
     params.smoothing = smoothing;
@@ -70,8 +68,6 @@ struct Problem {
     check_dim(logits, 2, op, "logits");
     return ClassMask(class_mask, logits.size(1), op);
   }
-  std::vector<float>& blocked_of(float) { return blocked_floats; }
-  std::vector<double>& blocked_of(double) { return blocked_doubles; }
   int64_t grain() const { return std::max<int64_t>(1, grain_elements / std::max<int64_t>(classes, 1)); }
 
   Tensor logits;
@@ -80,10 +76,9 @@ struct Problem {
   int64_t samples;
   int64_t classes;
   Column<int64_t> target, partner_target;
-  Lam lam, sample_weight;
+  PerSample lam, sample_weight;
   Reduction reduction;
-  std::vector<float> blocked_floats;
-  std::vector<double> blocked_doubles;
+  std::vector<double> blocked;  // room for either accumulation type
   CrossEntropyParams params{};
 };
 

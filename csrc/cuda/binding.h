@@ -52,7 +52,7 @@ inline Column flags(const std::optional<Tensor>& t, const Tensor& like, int64_t 
   return t ? Column(*t, like, expected, ScalarType::Bool, op, name) : Column();
 }
 // One number for the batch or one per sample, read where it lies.
-Weights weights(const Tensor& t, const Tensor& like, int64_t samples, const char* op, const char* name);
+PerSample per_sample(const Tensor& t, const Tensor& like, int64_t samples, const char* op, const char* name);
 
 Tensor empty_strided(const Tensor& like, Shape sizes, Shape strides, ScalarType dtype);
 Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype);

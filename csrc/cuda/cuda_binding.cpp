@@ -26,7 +26,7 @@ Column::Column(const Tensor& t, const Tensor& like, int64_t expected, ScalarType
   data_ = held_->const_data_ptr();
 }
 
-Weights weights(const Tensor& t, const Tensor& like, int64_t samples, const char* op, const char* name) {
+PerSample per_sample(const Tensor& t, const Tensor& like, int64_t samples, const char* op, const char* name) {
   check_device(t, like, op, name);
   const DType dtype = data_type(t, op, name);
   const int64_t count = t.numel();

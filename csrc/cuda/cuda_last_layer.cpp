@@ -37,10 +37,10 @@ LabelledLogits::LabelledLogits(const char* op, const Tensor& logits_given, const
       target(indices(target_given, logits, samples, op, "target")),
       class_mask(flags(mask_given, logits, classes, op, "class_mask")) {
   check(partner_given.has_value() == lam.has_value(), op, ": partner_target and lam come together");
-  Weights weight{};
+  PerSample weight{};
   if (partner_given) {
     partner_target = indices(*partner_given, logits, samples, op, "partner_target");
-    weight = weights(*lam, logits, samples, op, "lam");
+    weight = per_sample(*lam, logits, samples, op, "lam");
   }
   params = {logits.const_data_ptr(), logits.stride(0), class_mask.flags(), target.indices(), partner_target.indices(), weight,
             samples, classes, dtype};

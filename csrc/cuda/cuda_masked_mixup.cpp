@@ -22,7 +22,7 @@ struct Batch {
     if (given.numel() > 0 && !same_layout(given, strides)) x = make_contiguous(given);
     partner = indices(partner_given, given, samples, op, "partner");
     mask = flags(mask_given, given, samples, op, "mask");
-    params = {x.const_data_ptr(), nullptr, partner.indices(), weights(lam, given, samples, op, "lam"), mask.flags(), samples,
+    params = {x.const_data_ptr(), nullptr, partner.indices(), per_sample(lam, given, samples, op, "lam"), mask.flags(), samples,
               samples > 0 ? x.numel() / samples : 0, dtype, nullptr, samples};
   }
   int64_t bytes() const { return params.samples * params.sample_size * element_bytes(dtype); }
@@ -69,7 +69,7 @@ Tensor mixed_samples(const Tensor& x, const std::optional<Tensor>& index, const 
   sizes[0] = samples;
   Tensor out = empty_strided(x, Shape(sizes.data(), sizes.size()), Shape(strides.data(), strides.size()), scalar_type(dtype));
   const Column other = indices(partner, x, samples, op, "partner"), mixed = flags(mask, x, samples, op, "mask");
-  const MixupParams params{data.const_data_ptr(), out.mutable_data_ptr(), other.indices(), weights(lam, x, samples, op, "lam"), mixed.flags(),
+  const MixupParams params{data.const_data_ptr(), out.mutable_data_ptr(), other.indices(), per_sample(lam, x, samples, op, "lam"), mixed.flags(),
                            samples, samples > 0 ? out.numel() / samples : 0, dtype, rows.indices(), stored};
   check_launch(launch_masked_mixup(params, scope.stream()), op);
   return out;

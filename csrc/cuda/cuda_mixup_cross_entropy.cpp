@@ -20,7 +20,7 @@ CrossEntropyParams checked(const LabelledLogits& in, double smoothing, const std
   if (sample_weight) {
     check_dim(*sample_weight, 1, op, "sample_weight");
     check(sample_weight->size(0) == in.samples, op, ": sample_weight must have ", in.samples, " elements, got ", sample_weight->size(0));
-    params.sample_weight = weights(*sample_weight, in.logits, in.samples, op, "sample_weight");
+    params.sample_weight = per_sample(*sample_weight, in.logits, in.samples, op, "sample_weight");
   }
   params.grad_scale = reduction == "mean" ? 1.0 / static_cast<double>(in.samples) : 1.0;
   return params;
@@ -54,7 +54,7 @@ Tensor mixup_cross_entropy_backward(const Tensor& grad_loss, const Tensor& logit
   CrossEntropyParams params = checked(in, label_smoothing, reduction, sample_weight);
   check(params.final_type ? grad_loss.dim() == 1 && grad_loss.size(0) == in.samples : grad_loss.numel() == 1, op,
         ": grad_loss must have the shape of the loss");
-  params.grad_loss = weights(grad_loss, logits, in.samples, op, "grad_loss");
+  params.grad_loss = per_sample(grad_loss, logits, in.samples, op, "grad_loss");
   Tensor grad = empty(logits, {in.samples, in.classes}, scalar_type(in.dtype));
   params.grad_logits = grad.mutable_data_ptr();
   check_launch(launch_cross_entropy_backward(params, scope.stream()), op);

@@ -53,7 +53,7 @@ constexpr int packet_size = 16 / sizeof(T);
 inline bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 template <class A>
-__device__ A value_at(const Weights& w, int64_t i) {
+__device__ A value_at(const PerSample& w, int64_t i) {
   const int64_t at = i * w.stride;
   switch (w.dtype) {
     case DType::f32:

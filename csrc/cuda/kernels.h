@@ -17,7 +17,7 @@ constexpr int tile_side = 64;
 inline int64_t tiles_of(int64_t rows) { return (rows + tile_side - 1) / tile_side; }
 
 // One number for the batch (stride 0) or one per sample, of any of the four types.
-struct Weights {
+struct PerSample {
   const void* data;
   int64_t stride;
   DType dtype;
@@ -28,7 +28,7 @@ struct MixupParams {
   const void* x;
   void* out;
   const int64_t* partner;
-  Weights lam;
+  PerSample lam;
   const uint8_t* mask;  // null: mix every sample
   int64_t samples;
   int64_t sample_size;  // elements
@@ -55,9 +55,9 @@ struct GatherAugmentMixupParams {
   int channels, height, width;                                      // of an image, whose elements are fewer than 2^31
   const int64_t* index;
   const int64_t* partner_index;  // null: mix no sample
-  Weights lam;
+  PerSample lam;
   const uint8_t* mask;  // null: mix every sample
-  Weights mean, std;    // of the channels
+  PerSample mean, std;    // of the channels
   const float* noise;   // [N, roles, 3] (dy, dx, flip) of the sample and of the partner; null: neither crop nor flip
   int roles;
   int64_t padding;
@@ -99,7 +99,7 @@ struct LogitParams {
   const uint8_t* class_mask;  // [C] null: all classes
   const int64_t* target;
   const int64_t* partner_target;  // null: one label
-  Weights lam;
+  PerSample lam;
   int64_t samples;
   int64_t classes;
   DType dtype;
@@ -108,10 +108,10 @@ struct LogitParams {
 struct CrossEntropyParams {
   LogitParams in;
   double smoothing;
-  Weights sample_weight;  // data is null: 1
+  PerSample sample_weight;  // data is null: 1
   void* loss;        // [N] in acc, or in dtype when final
   bool final_type;   // no reduction follows
-  Weights grad_loss;  // backward
+  PerSample grad_loss;  // backward
   double grad_scale;  // 1/N for the mean
   void* grad_logits;  // [N, C] contiguous
 };
@@ -311,7 +311,7 @@ struct MixLabelsParams {
   const int64_t* target;
   const int64_t* partner;
   const uint8_t* mask;
-  Weights lam_x, lam_y;
+  PerSample lam_x, lam_y;
   double strength;
   double balance;
   int64_t samples;

@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(threads) label_terms(MixLabelsParams p) {
   const int64_t j = p.partner[i];
   const bool exists = j >= 0 && j < p.samples;
   p.partner_target[i] = exists ? p.target[j] : label;
-  const auto used = [&](const Weights& lam) {
+  const auto used = [&](const PerSample& lam) {
     if (!exists || p.mask[i] == 0) return A(1);
     const A given = value_at<A>(lam, i);
     return p.strength < 1 ? 1 - static_cast<A>(p.strength) * (1 - given) : given;
