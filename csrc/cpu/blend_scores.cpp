@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "common/class_pairs.h"
 #include "scoring.h"
 
 namespace gradmix::cpu {
@@ -13,12 +14,7 @@ namespace {
 // A matrix [K, K] that is changed.
 template <class T>
 struct Pairs {
-  Pairs(Tensor& t, int64_t classes, ScalarType type, const char* op, const char* name)
-      : data(static_cast<T*>(t.mutable_data_ptr())), row(t.dim() == 2 ? t.stride(0) : 0), column(t.dim() == 2 ? t.stride(1) : 0) {
-    check_cpu(t, op, name);
-    check(t.scalar_type() == type, op, ": ", name, " has the wrong dtype");
-    check(t.dim() == 2 && t.size(0) == classes && t.size(1) == classes, op, ": ", name, " must be square and as large as scores");
-  }
+  explicit Pairs(Tensor& t) : data(static_cast<T*>(t.mutable_data_ptr())), row(t.stride(0)), column(t.stride(1)) {}
   T& at(int64_t a, int64_t b) const { return data[a * row + b * column]; }
   T* data;
   int64_t row, column;
@@ -28,18 +24,19 @@ struct Pairs {
 class Averages {
  public:
   Averages(const char* op, Tensor& scores, Tensor& scored, Tensor& allowed, double momentum, double threshold)
-      : type(score_type(op, scores)),
-        classes(scores.size(0)),
-        op_(op),
+      : type(scores.scalar_type()),
+        classes(score_classes(scores, op)),
         scores_(scores),
-        scored_(scored, classes, ScalarType::Bool, op, "scored"),
-        allowed_(allowed, classes, ScalarType::Bool, op, "allowed"),
+        scored_(checked(scored, classes, op, "scored")),
+        allowed_(checked(allowed, classes, op, "allowed")),
         momentum_(momentum),
-        threshold_(threshold) {}
+        threshold_(threshold) {
+    check_cpu(scores, op, "scores");
+  }
 
   template <class A>
   void blend(const A* value, const int64_t* target, const int64_t* partner_target, int64_t samples) {
-    const Pairs<A> scores(scores_, classes, type, op_, "scores");
+    const Pairs<A> scores(scores_);
     const auto low = [&](int64_t i) { return std::min(target[i], partner_target[i]); };
     const auto high = [&](int64_t i) { return std::max(target[i], partner_target[i]); };
     const auto cell = [&](int64_t i) { return low(i) * classes + high(i); };
@@ -63,14 +60,12 @@ class Averages {
   const int64_t classes;
 
  private:
-  static ScalarType score_type(const char* op, const Tensor& scores) {
-    const ScalarType type = scores.scalar_type();
-    check(type == ScalarType::Float || type == ScalarType::Double, op, ": scores must be float32 or float64");
-    check_dim(scores, 2, op, "scores");
-    return type;
+  static Tensor& checked(Tensor& t, int64_t classes, const char* op, const char* name) {
+    check_cpu(t, op, name);
+    check_pairs(t, classes, ScalarType::Bool, op, name);
+    return t;
   }
 
-  const char* op_;
   Tensor scores_;
   Pairs<uint8_t> scored_, allowed_;
   double momentum_, threshold_;

@@ -1,6 +1,7 @@
 // blend_scores and observe_scores on CUDA tensors.
 #include "common/binding.h"
 
+#include "common/class_pairs.h"
 #include "cuda/cuda_last_layer.h"
 
 namespace gradmix::cuda {
@@ -10,11 +11,12 @@ namespace {
 class Averages {
  public:
   Averages(const char* op, const Tensor& scores, const Tensor& scored, const Tensor& allowed, double momentum, double threshold)
-      : type(scores.scalar_type()), classes(score_classes(op, scores)), op_(op), scores_(scores), scored_(scored), allowed_(allowed),
+      : type(scores.scalar_type()), classes(score_classes(scores, op)), op_(op), scores_(scores), scored_(scored), allowed_(allowed),
         momentum_(momentum), threshold_(threshold) {
-    check_pairs(scores, type, "scores");
-    check_pairs(scored, ScalarType::Bool, "scored");
-    check_pairs(allowed, ScalarType::Bool, "allowed");
+    for (const auto& [pairs, name] : {std::pair{scored, "scored"}, {allowed, "allowed"}}) {
+      check_device(pairs, scores, op, name);
+      check_pairs(pairs, classes, ScalarType::Bool, op, name);
+    }
   }
 
   // The values [N] of this type enter the averages of the cells [N] of their pairs.
@@ -43,18 +45,6 @@ class Averages {
   const int64_t classes;
 
  private:
-  static int64_t score_classes(const char* op, const Tensor& scores) {
-    const ScalarType type = scores.scalar_type();
-    check(type == ScalarType::Float || type == ScalarType::Double, op, ": scores must be float32 or float64");
-    check_dim(scores, 2, op, "scores");
-    return scores.size(0);
-  }
-  void check_pairs(const Tensor& t, ScalarType wanted, const char* name) const {
-    check_device(t, scores_, op_, name);
-    check(t.scalar_type() == wanted, op_, ": ", name, " has the wrong dtype");
-    check(t.dim() == 2 && t.size(0) == classes && t.size(1) == classes, op_, ": ", name, " must be square and as large as scores");
-  }
-
   const char* op_;
   Tensor scores_, scored_, allowed_;
   double momentum_, threshold_;

@@ -1,6 +1,7 @@
 // pair_preferences on CUDA tensors.
 #include "common/binding.h"
 
+#include "common/class_pairs.h"
 #include "cuda/binding.h"
 
 namespace gradmix::cuda {
@@ -13,11 +14,8 @@ Tensor pair_preferences(const Tensor& scores, const Tensor& scored, double tempe
   const DeviceScope scope(scores);
   check_device(scored, scores, op, "scored");
   const ScalarType type = scores.scalar_type();
-  check(type == ScalarType::Float || type == ScalarType::Double, op, ": scores must be float32 or float64");
-  check(scored.scalar_type() == ScalarType::Bool, op, ": scored must be bool");
-  check(scores.dim() == 2 && scores.size(0) == scores.size(1), op, ": scores must be square");
-  const int64_t classes = scores.size(0);
-  check(scored.dim() == 2 && scored.size(0) == classes && scored.size(1) == classes, op, ": scored must be as large as scores");
+  const int64_t classes = score_classes(scores, op);
+  check_pairs(scored, classes, ScalarType::Bool, op, "scored");
   check(temperature > 0, op, ": temperature must be positive, got ", temperature);
   const Tensor values = make_contiguous(scores), known = make_contiguous(scored);
   Tensor preference = empty(scores, {classes, classes}, type);
