@@ -123,9 +123,4 @@ def beta(
         return uniform(count, device, generator, torch.float32)
     # torch.distributions.Beta takes no generator; it samples by this function too.
     concentration = torch.full((count, 2), alpha, dtype=torch.float32, device=device)
-    drawn = (
-        torch._sample_dirichlet(concentration)  # a compiler cannot trace generator=None
-        if generator is None
-        else torch._sample_dirichlet(concentration, generator=generator)
-    )
-    return drawn[:, 0]
+    return torch._sample_dirichlet(concentration, generator=generator)[:, 0]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from types import FrameType
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -136,7 +136,7 @@ def _mixing(model: nn.Module, layer: str, batch: MixedBatch) -> Iterator[None]:
         if mixed:
             return None
         mixed = True
-        if any(_is_checkpoint(frame) for frame, _ in traceback.walk_stack(None)):
+        if _in_checkpoint():
             raise ValueError(
                 f"layers: {layer!r} is inside of an activation checkpoint, which would compute "
                 "what follows once more without the mixing: name a layer outside of it"
@@ -162,8 +162,11 @@ def _mixing(model: nn.Module, layer: str, batch: MixedBatch) -> Iterator[None]:
         raise ValueError(f"layers: the model has a module {layer!r} but does not call it")
 
 
-def _is_checkpoint(frame: FrameType) -> bool:
-    return frame.f_globals.get("__name__") == "torch.utils.checkpoint"
+def _in_checkpoint() -> bool:
+    """Whether a module is called by an activation checkpoint that is inside of the model."""
+    frames = (frame for frame, _ in traceback.walk_stack(None))
+    of_model = takewhile(lambda f: f.f_code is not ManifoldMixup._forward.__code__, frames)
+    return any(f.f_globals.get("__name__") == "torch.utils.checkpoint" for f in of_model)
 
 
 def _find(model: nn.Module, layer: str) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -212,6 +213,16 @@ def test_a_layer_that_a_checkpoint_computes_again_is_refused(use_reentrant):
     batch = gx.ManifoldMixup(["head"]).mix(x, y)
     batch.loss(batch.forward(model)).backward()
     assert model.first.weight.grad.abs().sum() > 0
+
+
+def test_a_checkpoint_around_the_model_mixes_again():
+    x, y = samples()
+    model, batch = network().eval(), gx.ManifoldMixup(["3"], generator=seeded()).mix(x, y)
+    gradients = []
+    for forward in (batch.forward, partial(checkpoint, batch.forward, use_reentrant=False)):
+        loss = batch.loss(forward(model))
+        gradients.append(torch.autograd.grad(loss, [*model.parameters()]))
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
 
 
 def test_one_layer_alone():
