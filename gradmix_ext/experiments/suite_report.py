@@ -32,7 +32,7 @@ class SuiteFindings:
 
     Attributes:
         suite: The study.
-        rows: Its finished runs, by setting, arm and seed.
+        rows: Finished runs by setting, arm and seed; those that are not of the suite do not count.
         test: A name of :data:`~gradmix_ext.experiments.statistics.TESTS`.
     """
 
@@ -72,9 +72,10 @@ class SuiteFindings:
     def markdown(self) -> str:
         """Everything as Markdown."""
         suite = self.suite
+        runs = sum(run in self.rows for run in suite.runs)
         parts = [
             f"# {suite.question}",
-            f"{len(suite.settings)} settings, {len(suite.arms)} arms, {len(self.rows)} runs; in "
+            f"{len(suite.settings)} settings, {len(suite.arms)} arms, {runs} runs; in "
             f"percent, mean ± 95 % confidence interval over seeds. Tests: {TESTS[self.test]} over "
             "seeds, corrected by Holm's method over all settings and metrics of a contender and a "
             "reference; * marks p < 0.05.",

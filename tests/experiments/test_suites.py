@@ -163,6 +163,15 @@ def test_the_report_holds_counts_differences_and_means(findings) -> None:
     assert "corrected by Holm's method" in text
 
 
+def test_runs_outside_the_suite_do_not_count(findings) -> None:
+    assert "2 settings, 3 arms, 48 runs;" in findings.markdown()
+    fewer = replace(TINY, seeds=(0, 1), settings={"plain": _CONFIG})
+    part = replace(findings, suite=fewer)
+    assert len(part.rows) == 48
+    assert "1 settings, 3 arms, 6 runs;" in part.markdown()
+    assert part.markdown() == SuiteFindings(fewer, {k: part.rows[k] for k in fewer.runs}).markdown()
+
+
 def test_forgetting_of_a_single_task_is_left_open() -> None:
     rows = [
         Row("plain", arm, seed, 0.5 + seed / 10, 0.5, math.nan, 1.0)
