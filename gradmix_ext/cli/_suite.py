@@ -52,17 +52,12 @@ def compare_suite(
         )
         folder = Path(out or Path("runs") / (f"{name}-quick" if quick else name))
         ledger = Ledger(folder, suite)
-    wanted = len(suite.seeds) * len(suite.settings) * len(suite.arms)
+    wanted = len(suite.runs)
     click.echo(f"{suite.question}\n{wanted} runs, kept in {folder}")
     started = time.perf_counter()
     try:
         for rows in run_suite(suite, ledger, jobs or fitting_workers(torch.device("cpu"), 1)):
-            done = sum(
-                (setting, arm, seed) in ledger.rows
-                for setting in suite.settings
-                for arm in suite.arms
-                for seed in suite.seeds
-            )
+            done = sum(run in ledger.rows for run in suite.runs)
             elapsed = time.perf_counter() - started
             click.echo(
                 f"[{done}/{wanted}] {rows[0].setting}, seed {rows[0].seed} ({elapsed:.0f} s)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,10 +137,16 @@ def explain_command(run: str, **params: Any) -> None:
     print(f"R1       {t.R1:+10.5f}   slope of the loss towards other samples")
     print(f"R2       {t.R2:+10.5f}   curvature of the loss")
     print(f"R3       {t.R3:+10.5f}   curvature of the model")
-    print(f"L_approx {t.L_approx:10.5f}   their sum")
-    print(f"L_mix    {t.L_mix:10.5f} ± {t.L_mix_stderr:.5f} (standard error)")
+    print(f"R        {t.R1 + t.R2 + t.R3:+10.5f} {_error(t.R_stderr)}   their sum")
+    print(f"L_approx {t.L_approx:10.5f} {_error(t.R_stderr)}   L_std + R")
+    print(f"L_mix    {t.L_mix:10.5f} {_error(t.L_mix_stderr)}   loss of mixed samples")
+    print("± is the standard error, of the draw of pairs and of λ")
     print(f"class pairs: {sum(s >= 0 for *_, s in ranked)} of {len(ranked)} help")
     print(f"\nwritten to {out}")
+
+
+def _error(stderr: float) -> str:
+    return "± unknown" if math.isnan(stderr) else f"± {stderr:.5f}"
 
 
 def _choose(run: str, arm: str | None, seed: int | None) -> SavedRun:

@@ -129,7 +129,8 @@ Examples:
         "--sweep",
         type=click.Choice(["rho", "sigma-p", "alpha", "lam", "steps"]),
         help="Draw the map of stop step against this setting, instead of the table. TRAINING is "
-        "the mixup that is stopped.  [default: 0.6/0.6]",
+        "the mixup that is stopped; lam replaces its λ, one for inputs and labels.  "
+        "[default: 0.6/0.6]",
         show_default=False,
     ),
     _option(
@@ -164,21 +165,15 @@ def rare_features_command(
     from gradmix_ext.continual.files import default_folder
     from gradmix_ext.continual.trainer import DivergedError
     from gradmix_ext.theory.rare_features.folder import ResultFolder
-    from gradmix_ext.theory.rare_features.results import Table, describe
+    from gradmix_ext.theory.rare_features.results import StopMap, Table, describe
 
     torch.set_num_threads(params["threads"])
     with wrong_input():
         experiment, results = _plan(trainings, seeds, params)
         folder = ResultFolder(params["out"] or default_folder("rare-features"), params["overwrite"])
-        labels = (
-            [arm.label for arm in results.arms]
-            if isinstance(results, Table)
-            else [results.arm.label]
-        )
-        folder.write_config(
-            experiment.config, labels, seeds, shlex.join(["gradmix", *sys.argv[1:]])
-        )
-    click.echo(describe(experiment.config))
+        folder.write_config(results, shlex.join(["gradmix", *sys.argv[1:]]))
+    swept = results.axis if isinstance(results, StopMap) else None
+    click.echo(describe(experiment.config, swept))
     try:
         if isinstance(results, Table):
             _run_table(experiment, results, folder)
@@ -353,8 +348,8 @@ def _print(results: Table | StopMap) -> None:
             print(f"{heading:<13} = {meaning}")
         return
     shown = RichTable(
-        title=f"Accuracy on rare test data in percent, mixup {results.arm.label} stopped after a "
-        f"share of the steps, {over.replace(' ± 95 % CI', '')}",
+        title=f"Accuracy on rare test data in percent, {results.subject} stopped after a share of "
+        f"the steps, {over.replace(' ± 95 % CI', '')}",
         title_justify="left",
         box=SIMPLE,
         pad_edge=False,
@@ -362,7 +357,7 @@ def _print(results: Table | StopMap) -> None:
     shown.add_column(results.axis)
     for stop in results.stops:
         shown.add_column(f"{stop:.0%}", justify="right")
-    marks = {"helps": "+", "hurts": "-", "": " "}
+    marks = {"helps": "+", "hurts": "-", "": "" if seeds == 1 else " "}
     for value in results.values:
         cells = [
             f"{100 * results.accuracy(value, stop).mean:.0f}{marks[results.verdict(value, stop)]}"
@@ -370,9 +365,4 @@ def _print(results: Table | StopMap) -> None:
         ]
         shown.add_row(f"{value:g}", *cells)
     Console().print(shown)
-    count = results.counts()
-    print(
-        f"{results.budget} Against never stopping (100%), seed by seed, stopping helps (+) in "
-        f"{count['helps']} cells, hurts (-) in {count['hurts']}, and makes no difference beyond "
-        f"the 95 % interval in {count['']}."
-    )
+    print(f"{results.budget} {results.conclusion({'helps': ' (+)', 'hurts': ' (-)'})}".rstrip())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from gradmix_ext.experiments.compare import FORMULAS
 from gradmix_ext.experiments.plots import COLOURS, MARKERS, new_figure
@@ -17,13 +18,48 @@ from gradmix_ext.experiments.suite_runs import Row
 from gradmix_ext.experiments.suites import Suite
 from gradmix_ext.experiments.tables import Table
 
-__all__ = ["SuiteFindings", "write_report"]
+__all__ = ["Overall", "SuiteFindings", "write_report"]
 
 Key = tuple[str, str]  # setting and metric
 
 #: By metric, whether more is better.
 _BETTER = {"average_incremental_accuracy": 1, "final_accuracy": 1, "forgetting": -1}
+_OVERALL = (
+    "Means over the settings: ± over seeds is Student's t over the mean of each seed, with the "
+    "settings fixed, so it is about other seeds and not about other data streams. ± over settings "
+    "is Student's t over the means of the settings, as if they had been drawn from the streams "
+    "that one could meet. Without the most extreme: without the setting, in brackets, that is "
+    "furthest from the mean; ± over seeds."
+)
 _HEADINGS = {name: heading for name, heading, _ in FORMULAS}
+
+
+@dataclass(frozen=True)
+class Overall:
+    """Contender minus reference in one metric, over all settings together.
+
+    Attributes:
+        over_seeds: From the mean over the settings of each seed. The settings are fixed: the
+            interval is about other seeds, not about other data streams.
+        over_settings: From the mean over the seeds of each setting, as if the settings were drawn
+            from the streams that one could meet. The mean is the same.
+        extreme: The setting whose mean is furthest from that of all; None with fewer than three.
+        without_extreme: As `over_seeds`, without that setting.
+    """
+
+    over_seeds: Estimate
+    over_settings: Estimate
+    extreme: str | None
+    without_extreme: Estimate | None
+
+    def cells(self) -> tuple[str, str, str]:
+        """The three means as text; the last is empty where nothing is extreme."""
+        rest = self.without_extreme
+        return (
+            self.over_seeds.percent("+"),
+            self.over_settings.percent("+"),
+            f"{rest.percent('+')} ({self.extreme})" if rest else "",
+        )
 
 
 @dataclass(frozen=True)
@@ -32,7 +68,7 @@ class SuiteFindings:
 
     Attributes:
         suite: The study.
-        rows: Its finished runs, by setting, arm and seed.
+        rows: Finished runs by setting, arm and seed; those that are not of the suite do not count.
         test: A name of :data:`~gradmix_ext.experiments.statistics.TESTS`.
     """
 
@@ -59,6 +95,36 @@ class SuiteFindings:
                 pairs[setting, metric] = [[v[s] for s in common] for v in (ours, theirs)]
         return contrasts({key: (ours, theirs) for key, (ours, theirs) in pairs.items()}, self.test)
 
+    def overall(self, contender: str, reference: str, metric: str) -> Overall | None:
+        """The difference over all settings, from the seeds that both have in every one of them.
+
+        A seed is one sample, since the same seeds run in all settings; what it gives in different
+        settings need not be independent. None without such a seed.
+        """
+        settings = list(self.suite.settings)
+        pairs = [
+            [self.values(setting, arm, metric) for arm in (contender, reference)]
+            for setting in settings
+        ]
+        common = [s for s in self.suite.seeds if all(s in v for pair in pairs for v in pair)]
+        if not common:
+            return None
+        differences: NDArray[np.float64] = np.array(
+            [[ours[seed] - theirs[seed] for seed in common] for ours, theirs in pairs]
+        )
+        by_setting = differences.mean(axis=1)
+        extreme, rest = None, None
+        if len(settings) > 2 and not np.isnan(by_setting).any():
+            index = int(np.abs(by_setting - by_setting.mean()).argmax())
+            extreme = settings[index]
+            rest = Estimate.of(np.delete(differences, index, axis=0).mean(axis=0).tolist())
+        return Overall(
+            Estimate.of(differences.mean(axis=0).tolist()),
+            Estimate.of(by_setting.tolist()),
+            extreme,
+            rest,
+        )
+
     def score(self, contender: str, reference: str, metric: str) -> tuple[int, int, int]:
         """In how many settings it is significantly better, no different, significantly worse."""
         found = self.contrasts(contender, reference)
@@ -72,12 +138,14 @@ class SuiteFindings:
     def markdown(self) -> str:
         """Everything as Markdown."""
         suite = self.suite
+        runs = sum(run in self.rows for run in suite.runs)
         parts = [
             f"# {suite.question}",
-            f"{len(suite.settings)} settings, {len(suite.arms)} arms, {len(self.rows)} runs; in "
+            f"{len(suite.settings)} settings, {len(suite.arms)} arms, {runs} runs; in "
             f"percent, mean ± 95 % confidence interval over seeds. Tests: {TESTS[self.test]} over "
             "seeds, corrected by Holm's method over all settings and metrics of a contender and a "
             "reference; * marks p < 0.05.",
+            _OVERALL,
             "## In how many settings",
             self._scores().markdown(),
         ]
@@ -103,6 +171,12 @@ class SuiteFindings:
             (setting, *(_difference(each.get((setting, metric))) for each in found))
             for setting in self.suite.settings
         ]
+        overall = [self.overall(contender, each, metric) for each in self.suite.references]
+        cells = [each.cells() if each else ("", "", "") for each in overall]
+        names = ("mean, ± over seeds", "mean, ± over settings", "mean without the most extreme")
+        for name, row in zip(names, zip(*cells, strict=True), strict=True):
+            if any(row) or name != names[-1]:
+                rows.append((name, *row))
         headings = ("setting", *(f"- {reference}" for reference in self.suite.references))
         title = f"{_HEADINGS[metric]}, difference in percentage points:"
         return Table(title, headings, tuple(rows))

@@ -41,6 +41,16 @@ class Suite:
         """All arms, in the order of the tables."""
         return (*self.context, *self.references, *self.contenders)
 
+    @property
+    def runs(self) -> list[tuple[str, str, int]]:
+        """Setting, arm and seed of all its runs."""
+        return [
+            (setting, arm, seed)
+            for setting in self.settings
+            for arm in self.arms
+            for seed in self.seeds
+        ]
+
     def quick(self) -> Suite:
         """A few settings and seeds of it, for minutes instead of hours."""
         return replace(

@@ -40,10 +40,12 @@ def describe(comparison: Comparison) -> str:
 def tables(comparison: Comparison) -> list[Table]:
     """The metrics of all finished arms; and, with more than one arm, their lead over the baseline.
 
-    A star marks what differs from the baseline beyond chance (corrected p below 0.05).
+    A star marks what differs from the baseline beyond chance (corrected p below 0.05). Where no arm
+    has finished a seed that the baseline has, as in a comparison cut short, there is no lead, and
+    the first table says so.
     """
     found = [_estimates(comparison)]
-    if len(comparison.finished_arms()) > 1 and comparison.of(comparison.baseline):
+    if comparison.contrasts():
         found.append(_differences(comparison))
     return found
 
@@ -55,6 +57,8 @@ def _estimates(comparison: Comparison) -> Table:
     title = f"Class-IL, in percent, {_over(counts, 'seed')}"
     if starred:
         title += f"; * differs from {comparison.baseline.label}, p < 0.05"
+    elif len(comparison.finished_arms()) > 1 and not contrasts:
+        title += f"; no seed in common with {comparison.baseline.label}, so no differences"
     rows = []
     for arm in comparison.finished_arms():
         estimates = comparison.estimates(arm)

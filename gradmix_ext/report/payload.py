@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gradmix_ext.report.contenders import Contender
 from gradmix_ext.report.figures import Curve, forgetting_by_task, running_accuracy
 from gradmix_ext.report.load import Array, PairHistory, SeedRecord, read_pairs
+from gradmix_ext.report.pair_rules import pair_rule
 
 __all__ = ["MAX_CELLS", "payload"]
 
@@ -41,7 +42,6 @@ def payload(found: Sequence[Contender]) -> dict[str, Any]:
         arms.append(
             {
                 "name": each.name,
-                "augment": each.arm.augment,
                 "colour": each.colour,
                 "marker": each.marker,
                 "dash": each.dash,
@@ -59,6 +59,7 @@ def payload(found: Sequence[Contender]) -> dict[str, Any]:
                 "loss": _loss(seeds),
                 "matrices": _matrices(seeds, accuracy),
                 "pairs": _pairs(seeds, size.epochs, pairs),
+                "rule": pair_rule(each) if size.epochs else None,
                 "confusion": _confusion(seeds, confusion) if size.confusion else None,
             }
         )
@@ -123,8 +124,8 @@ def _matrices(seeds: Sequence[SeedRecord], total: int) -> dict[str, Any]:
 def _pairs(seeds: Sequence[SeedRecord], epochs: int, total: int) -> dict[str, Any] | None:
     """Class-pair maps: first all seeds together, then single seeds.
 
-    ``helpful`` [views, E, C, C] counts the seeds in which a pair is helpful; ``scores`` of the same
-    shape are in units of ``scale`` [views, E] / 127.
+    ``allowed`` [views, E, C, C] counts the seeds in which a pair is helpful or, of a control,
+    chosen at random; ``scores`` of the same shape are in units of ``scale`` [views, E] / 127.
     """
     if not epochs:
         return None
@@ -132,7 +133,7 @@ def _pairs(seeds: Sequence[SeedRecord], epochs: int, total: int) -> dict[str, An
     if not few_epochs:
         return {"too_large": True}
     singles = set(_spread(len(seeds), few_seeds))
-    helpful, scores, task, epoch = [], [], [], []
+    allowed, scores, task, epoch = [], [], [], []
     count: NDArray[np.uint16] | None = None
     mean: Array | None = None
     for index, seed in enumerate(seeds):
@@ -148,7 +149,7 @@ def _pairs(seeds: Sequence[SeedRecord], epochs: int, total: int) -> dict[str, An
         count += history.allowed
         mean += history.scores / len(seeds)
         if index in singles:
-            helpful.append(history.allowed.astype(np.uint16))
+            allowed.append(history.allowed.astype(np.uint16))
             scores.append(history.scores.astype(np.float64))
     assert count is not None
     assert mean is not None
@@ -158,7 +159,7 @@ def _pairs(seeds: Sequence[SeedRecord], epochs: int, total: int) -> dict[str, An
         "task": task,
         "epoch": epoch,
         "epochs": epochs,
-        "helpful": _packed(_narrow(np.stack([count, *helpful]))),
+        "allowed": _packed(_narrow(np.stack([count, *allowed]))),
         "scores": _packed(levels),
         "scale": [_rounded(row) for row in scale],
     }

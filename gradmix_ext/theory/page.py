@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -50,7 +51,8 @@ def render(found: Explanation, title: str, facts: Mapping[str, str], names: Sequ
 def _loss(found: Explanation) -> str:
     t = found.taylor
     effect = t.L_mix - t.L_std
-    noise = 2 * t.L_mix_stderr
+    # The loss of unmixed samples is exact; the expansion brings the noise of its drawn pairs along.
+    noise, error_noise = 2 * t.L_mix_stderr, 2 * t.error_stderr
     direction = "raises" if effect > 0 else "lowers"
     if abs(effect) <= noise:
         verdict = "Mixing does not change the loss on this batch beyond the noise of the estimate."
@@ -60,8 +62,17 @@ def _loss(found: Explanation) -> str:
             f"from {t.L_std:.4g} to {t.L_mix:.4g}."
         )
     share = abs(t.error) / abs(effect) if effect else float("inf")
-    if abs(t.error) <= noise:
-        trust = "The expansion agrees with the mixup loss within the noise: its terms can be read."
+    if math.isnan(error_noise):
+        trust = (
+            "Of a single pair the noise of the expansion is unknown: whether it agrees with the "
+            "mixup loss cannot be said."
+        )
+    elif abs(t.error) <= error_noise:
+        trust = "The expansion agrees with the mixup loss within the noise"
+        if 2 * t.R_stderr > abs(effect):
+            trust += ", but that of its drawn pairs is larger than the change: take more pairs."
+        else:
+            trust += ": its terms can be read."
     elif share < 0.25:
         trust = f"The expansion misses {share:.0%} of that change: its terms can be read."
     else:
@@ -70,27 +81,41 @@ def _loss(found: Explanation) -> str:
             "far from quadratic between samples, and its terms tell the direction at best."
         )
     rows = [
-        ("R1", t.R1, "slope of the loss towards other samples"),
-        ("R2", t.R2, "curvature of the loss: punishes steep logits"),
-        ("R3", t.R3, "curvature of the model; 0 for ReLU networks"),
-        ("expansion − loss", t.error, f"what the expansion misses, ± {noise:.2g}"),
+        ("R1", t.R1, "slope of the loss towards other samples", True),
+        ("R2", t.R2, "curvature of the loss: punishes steep logits", True),
+        ("R3", t.R3, "curvature of the model; 0 for ReLU networks", True),
+        (
+            "expansion − loss",
+            t.error,
+            f"no term: what the expansion {'over' if t.error > 0 else 'under'}estimates, "
+            f"{_plus_minus(error_noise)}",
+            False,
+        ),
     ]
-    widest = max(abs(value) for _, value, _ in rows) or 1.0
+    widest = max(abs(value) for _, value, *_ in rows) or 1.0
     body = "".join(
         f"<tr><th>{name}<div class='soft'>{escape(text)}</div></th><td>{value:+.4g}</td>"
-        f"<td>{_bar(value / widest)}</td></tr>"
-        for name, value, text in rows
+        f"<td>{_bar(value / widest, is_term)}</td></tr>"
+        for name, value, text, is_term in rows
     )
+    drawn = f" drawn at random; R1 + R2 + R3 is {_plus_minus(2 * t.R_stderr)}" if t.R_stderr else ""
     return f"""<h2>The loss</h2>
 <p>{verdict} {trust}</p>
 <table class="terms">{body}</table>
 <p class="soft">Mixup loss ≈ L + R1 + R2 + R3, with L = {t.L_std:.4g} the loss of unmixed samples;
-means over {t.pairs:,} pairs. Below 0, mixing lowers the loss.</p>"""
+means over {t.pairs:,} pairs{drawn}. ± is two standard errors. A term below 0 lowers the loss of
+mixed samples, one above 0 raises it. The last row, in grey, says nothing of that: there, above 0
+the expansion overestimates the mixup loss, below 0 it underestimates it.</p>"""
 
 
-def _bar(share: float) -> str:
+def _plus_minus(noise: float) -> str:
+    return "± unknown, of a single pair" if math.isnan(noise) else f"± {noise:.2g}"
+
+
+def _bar(share: float, is_term: bool) -> str:
+    """A bar from the middle to either side; grey for what neither helps nor harms."""
     side = "left" if share > 0 else "right"
-    colour = "--harm" if share > 0 else "--help"
+    colour = ("--harm" if share > 0 else "--help") if is_term else "--soft"
     width = 50 * abs(share)
     return (
         f"<div class='bar'><i style='{side}:50%;width:{width:.1f}%;background:var({colour})'></i>"

@@ -33,7 +33,8 @@ class MixupTaylor:
         R2: ½ E[(1-λ)²] · mean uᵀ(diag p - ppᵀ)u; never negative.
         R3: ½ E[(1-λ)²] · mean (p-y)ᵀq, with q_k = (x_j - x_i)ᵀ∇²f_k(x_i)(x_j - x_i); 0 almost
             everywhere for piecewise linear networks.
-        R_stderr: Standard error of R1 + R2 + R3 from the draw of pairs; 0 over all pairs.
+        R_stderr: Standard error of R1 + R2 + R3 from the draw of pairs; 0 over all pairs, NaN
+            (unknown) for a single drawn one.
         L_mix: The mixup loss itself, by Monte Carlo.
         L_mix_stderr: Its standard error.
         pairs: How many pairs the means of R1, R2 and R3 are over.
@@ -55,8 +56,13 @@ class MixupTaylor:
 
     @property
     def error(self) -> float:
-        """What the expansion misses, L_approx - L_mix, up to the two standard errors."""
+        """What the expansion misses, L_approx - L_mix; `error_stderr` is its standard error."""
         return self.L_approx - self.L_mix
+
+    @property
+    def error_stderr(self) -> float:
+        """Standard error of `error`: pairs and draws are independent. NaN where R_stderr is."""
+        return math.hypot(self.R_stderr, self.L_mix_stderr)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -15,6 +17,8 @@ from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
 from gradmix_ext.experiments.plan import Plan, provenance
 from gradmix_ext.experiments.run_folder import RunFolder
 from gradmix_ext.experiments.saved import load_runs
+from gradmix_ext.theory.explain import Explanation
+from gradmix_ext.theory.page import render
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +162,91 @@ def test_explain_writes_a_page_that_stands_alone(gradmix, run, tmp_path):
     for name in ("L_std", "R1", "R2", "R3"):
         line = next(line for line in text.splitlines() if line.startswith(name))
         assert float(line.split()[1]) == pytest.approx(getattr(expected, name), abs=2e-5)
+
+
+@pytest.mark.parametrize("pairs", ["all", 40, 1])
+def test_explain_says_how_exact_the_expansion_is(gradmix, run, tmp_path, pairs):
+    out = tmp_path / "page.html"
+    code, text, _ = gradmix(
+        "explain", run, "--arm", "joint", "--samples", 30, "--pairs", pairs, "--out", out
+    )
+    assert code == 0
+    lines = {line.split()[0]: line.split() for line in text.splitlines() if line}
+    assert lines["R"][2:4] == lines["L_approx"][2:4]
+    of_pairs, of_draws = lines["R"][3], float(lines["L_mix"][3])
+    words = " ".join(" ".join(Page(out.read_text()).text).split())
+    assert "The last row, in grey, says nothing of that" in words
+    if pairs == 1:
+        assert of_pairs == "unknown"
+        assert "estimates, ± unknown, of a single pair" in words
+        assert "whether it agrees with the mixup loss cannot be said" in words
+        return
+    shown = float(re.search(r"(?:over|under)estimates, ± ([\d.e-]+)", words)[1])
+    assert shown == pytest.approx(2 * math.sqrt(float(of_pairs) ** 2 + of_draws**2), rel=0.06)
+    assert (float(of_pairs) == 0) == (pairs == "all")
+    if pairs == 40:
+        assert float(of_pairs) > 2 * of_draws  # what was left out
+        drawn = float(re.search(r"R1 \+ R2 \+ R3 is ± ([\d.e-]+)\. ±", words)[1])
+        assert drawn == pytest.approx(2 * float(of_pairs), rel=0.06)
+
+
+def explanation(**of_taylor: float) -> Explanation:
+    """One of two classes, where the terms of the expansion are as given."""
+    terms = torch.zeros(2, 2, dtype=torch.float64)
+    names = ("L_std", "R1", "R2", "R3", "R_stderr", "L_mix", "L_mix_stderr")
+    taylor = gx.theory.MixupTaylor(
+        **{name: of_taylor.get(name, 0.0) for name in names}, pairs=int(of_taylor.get("pairs", 9))
+    )
+    counts = torch.ones(2, 2, dtype=torch.int64)
+    by_class = gx.theory.ClassPairTerms(terms, terms, terms, counts)
+    return Explanation(1.0, 3, taylor, by_class, terms, counts.bool(), ())
+
+
+@pytest.mark.parametrize(
+    ("taylor", "present", "absent"),
+    [
+        # Off by 0.3: 30 standard errors of the mixup loss, but only 1.5 of the expansion.
+        (
+            {"R1": 1.3, "L_mix": 1.0, "L_mix_stderr": 0.01, "R_stderr": 0.2},
+            "agrees with the mixup loss within the noise: its terms can be read",
+            "misses",
+        ),
+        (
+            {"R1": 1.3, "L_mix": 1.0, "L_mix_stderr": 0.01},
+            "misses 0.3, 30% of that change",
+            "within the noise",
+        ),
+        # Nothing is left of agreement when the noise is larger than what it is about.
+        (
+            {"R1": 1.3, "L_mix": 1.0, "L_mix_stderr": 0.01, "R_stderr": 0.6},
+            "that of its drawn pairs is larger than the change: take more pairs",
+            "can be read",
+        ),
+        # The change itself is known as well as the mixup loss is.
+        (
+            {"R1": 0.1, "L_mix": 0.1, "L_mix_stderr": 0.01, "R_stderr": 0.6},
+            "raises the loss on this batch by 0.1 ± 0.02",
+            "does not change the loss",
+        ),
+        (
+            {"R1": -0.5, "L_mix": 0.1, "L_mix_stderr": 0.01, "R_stderr": math.nan, "pairs": 1},
+            "no term: what the expansion underestimates, ± unknown",
+            "misses",
+        ),
+        ({"R1": 0.5, "L_mix": 0.1}, "no term: what the expansion overestimates", "underestimates,"),
+    ],
+)
+def test_the_verdict_on_the_expansion(taylor, present, absent):
+    page = render(explanation(**taylor), "title", {}, ["a", "b"])
+    words = " ".join(" ".join(Page(page).text).split())
+    assert present in words
+    assert absent not in words
+
+
+def test_the_bar_of_what_is_missed_is_neither_help_nor_harm():
+    page = render(explanation(R1=0.4, R2=-0.2, L_mix=0.5), "title", {}, ["a", "b"])
+    colours = re.findall(r"<i style='[^']*background:var\((--\w+)\)'", page)
+    assert colours == ["--harm", "--help", "--help", "--soft"]
 
 
 def test_explain_by_default_writes_into_the_run(gradmix, run):

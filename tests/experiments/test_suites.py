@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,90 @@ def test_the_report_holds_counts_differences_and_means(findings) -> None:
     assert "corrected by Holm's method" in text
 
 
+def over_three(effect: dict[str, float], seeds: int = 6) -> SuiteFindings:
+    """The contender minus `mixup` is an effect of the setting plus one that a seed has in all."""
+    rng = np.random.default_rng(1)
+    luck = rng.normal(0, 0.05, seeds)
+    rows = []
+    for setting, gain in effect.items():
+        for seed in range(seeds):
+            base, ours = rng.uniform(0.3, 0.5), gain + luck[seed] + rng.normal(0, 0.01)
+            rows.append(Row(setting, "mixup", seed, base, base, base, 1.0))
+            rows.append(Row(setting, "gradmix[policy=skip]", seed, *3 * (base + ours,), 1.0))
+    suite = replace(TINY, settings=dict.fromkeys(effect, _CONFIG), seeds=tuple(range(seeds)))
+    return SuiteFindings(suite, {row.key: row for row in rows})
+
+
+def interval(sample: list[float]) -> tuple[float, float]:
+    """Mean and half width of the 95 % interval, by SciPy."""
+    low, high = stats.ttest_1samp(sample, 0.0).confidence_interval(0.95)
+    return (low + high) / 2, (high - low) / 2
+
+
+def test_means_over_settings_by_seeds_and_by_settings() -> None:
+    effect = {"a": 0.01, "b": -0.02, "far": 0.3, "c": 0.0}
+    findings = over_three(effect)
+    pair = ("gradmix[policy=skip]", "mixup")
+    gap = {
+        (setting, seed): findings.rows[setting, pair[0], seed].final_accuracy
+        - findings.rows[setting, pair[1], seed].final_accuracy
+        for setting in effect
+        for seed in range(6)
+    }
+    found = findings.overall(*pair, "final_accuracy")
+    seeds = [sum(gap[setting, seed] for setting in effect) / 4 for seed in range(6)]
+    settings = [sum(gap[setting, seed] for seed in range(6)) / 6 for setting in effect]
+    rest = [sum(gap[setting, seed] for setting in "abc") / 3 for seed in range(6)]
+    assert found.extreme == "far"
+    for estimate, sample in (
+        (found.over_seeds, seeds),
+        (found.over_settings, settings),
+        (found.without_extreme, rest),
+    ):
+        assert (estimate.mean, estimate.half_width) == pytest.approx(interval(sample))
+        assert estimate.n == len(sample)
+    # The seeds are good or bad luck in all settings at once: settings that were taken as
+    # independent would make the interval too narrow.
+    variance = sum(np.var([gap[s, seed] for seed in range(6)], ddof=1) / 6 for s in effect)
+    assert found.over_seeds.half_width > 2 * 1.96 * math.sqrt(variance) / 4
+
+    text = findings.markdown().split("final, difference in percentage points:")[1]
+    rows = {
+        line.split("|")[1].strip(): line.split("|")[2].strip() for line in text.split("\n")[2:11]
+    }
+    mean, width = (100 * value for value in interval(seeds))
+    assert rows["mean, ± over seeds"] == f"{mean:+.1f} ± {width:.1f}"
+    mean, width = (100 * value for value in interval(settings))
+    assert rows["mean, ± over settings"] == f"{mean:+.1f} ± {width:.1f}"
+    mean, width = (100 * value for value in interval(rest))
+    assert rows["mean without the most extreme"] == f"{mean:+.1f} ± {width:.1f} (far)"
+
+
+def test_only_seeds_that_ran_in_all_settings_are_in_the_means_over_settings() -> None:
+    findings = over_three({"a": 0.0, "b": 0.1})
+    rows = dict(findings.rows)
+    del rows["b", "mixup", 3]
+    pair = ("gradmix[policy=skip]", "mixup", "forgetting")
+    found = replace(findings, rows=rows).overall(*pair)
+    assert (found.over_seeds.n, found.over_settings.n) == (5, 2)
+    assert (found.extreme, found.without_extreme) == (None, None)  # of two, neither is extreme
+    assert "most extreme |" not in findings.markdown()
+
+    rows = {key: row for key, row in findings.rows.items() if key[0] == "a"}
+    cut_short = replace(findings, rows=rows)
+    assert cut_short.overall(*pair) is None
+    assert "| mean, ± over seeds |  |" in cut_short.markdown()
+
+
+def test_runs_outside_the_suite_do_not_count(findings) -> None:
+    assert "2 settings, 3 arms, 48 runs;" in findings.markdown()
+    fewer = replace(TINY, seeds=(0, 1), settings={"plain": _CONFIG})
+    part = replace(findings, suite=fewer)
+    assert len(part.rows) == 48
+    assert "1 settings, 3 arms, 6 runs;" in part.markdown()
+    assert part.markdown() == SuiteFindings(fewer, {k: part.rows[k] for k in fewer.runs}).markdown()
+
+
 def test_forgetting_of_a_single_task_is_left_open() -> None:
     rows = [
         Row("plain", arm, seed, 0.5 + seed / 10, 0.5, math.nan, 1.0)
@@ -171,6 +256,88 @@ def test_forgetting_of_a_single_task_is_left_open() -> None:
     ]
     text = SuiteFindings(TINY, {row.key: row for row in rows}).markdown()
     assert "n/a" in text
+
+
+# What is committed --------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "selection"
+METRICS = ("average_incremental_accuracy", "final_accuracy", "forgetting")
+EVEN = "balanced[balance=0.5,per_sample_lam=true]"
+
+
+def test_the_committed_report_is_that_of_the_committed_runs() -> None:
+    with (RESULTS / "suite" / "runs.csv").open(newline="") as file:
+        rows = [
+            Row(line["setting"], line["arm"], int(line["seed"]), *map(float, [*line.values()][3:]))
+            for line in csv.DictReader(file)
+        ]
+    findings = SuiteFindings(SUITES["selection"], {row.key: row for row in rows})
+    assert (RESULTS / "suite" / "report.md").read_text() == findings.markdown()
+
+
+def by_hand(study: str, reference: str, metric: str, without: str = "") -> tuple[list, list]:
+    """The default minus a reference in points, by seed and by setting, from the CSV alone."""
+    with (RESULTS / study / "runs.csv").open(newline="") as file:
+        value = {
+            (line["setting"], line["arm"], line["seed"]): 100 * float(line[metric])
+            for line in csv.DictReader(file)
+        }
+    settings = {key[0] for key in value} - {without}
+    seeds = {key[2] for key in value}
+    gap = {
+        (setting, seed): value[setting, "gradmix", seed] - value[setting, reference, seed]
+        for setting in settings
+        for seed in seeds
+    }
+    return (
+        [sum(gap[setting, seed] for setting in settings) / len(settings) for seed in seeds],
+        [sum(gap[setting, seed] for seed in seeds) / len(seeds) for setting in settings],
+    )
+
+
+def written(sample: list[float], sign: str = "+") -> str:
+    mean, width = interval(sample)
+    return f"{mean:{sign}.1f} ± {width:.1f}"
+
+
+def words(name: str) -> str:
+    return " ".join((ROOT / name).read_text().split())
+
+
+def test_the_documentation_has_the_means_over_the_settings() -> None:
+    lines = (ROOT / "docs" / "selection-study.md").read_text().splitlines()
+    for reference in ("balanced", "shuffled-scores", EVEN):
+        found = [by_hand("suite", reference, metric) for metric in METRICS]
+        rest = [by_hand("suite", reference, metric, "permuted union") for metric in METRICS]
+        for name, samples in (
+            ("seeds", [seeds for seeds, _ in found]),
+            ("settings", [settings for _, settings in found]),
+            ("seeds, without permuted union", [seeds for seeds, _ in rest]),
+        ):
+            assert f"| - `{reference}` | {name} | {' | '.join(map(written, samples))} |" in lines
+
+
+def test_what_the_gradients_bought_is_quoted_from_the_runs() -> None:
+    final, final_settings = by_hand("suite", "shuffled-scores", "final_accuracy")
+    forgetting, forgetting_settings = by_hand("suite", "shuffled-scores", "forgetting")
+    rest, _ = by_hand("suite", "shuffled-scores", "final_accuracy", "permuted union")
+    less = written([-value for value in forgetting], "")
+    of_settings = [f"± {interval(each)[1]:.1f}" for each in (forgetting_settings, final_settings)]
+    readme, page = words("README.md"), words("docs/gradmix.md")
+    assert f"{less} points less forgetting, and {written(final, '')} of final" in readme
+    assert f"without it {written(rest, '')}" in readme
+    assert f"over the settings {of_settings[0]} and {of_settings[1]}" in readme
+    assert f"{less} points of forgetting" in page
+    assert f"{written(final, '')} of final accuracy ({of_settings[1]} over the settings)" in page
+    assert f"without it {written(rest, '')}" in page
+
+    study = words("docs/selection-study.md")
+    held_back = [by_hand("held-back", "shuffled-scores", metric) for metric in METRICS[::-1]]
+    kinds = (written(held_back[0][0]), written(held_back[1][0]), written(held_back[2][0]))
+    assert "{}, with {} of final accuracy and {} of AIA".format(*kinds) in study
+    widths = (f"± {interval(settings)[1]:.1f}" for _, settings in held_back)
+    assert "over the streams: {}, {} and {}".format(*widths) in study
 
 
 # The command --------------------------------------------------------------------------------------

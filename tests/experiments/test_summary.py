@@ -107,7 +107,27 @@ def test_one_task_has_no_forgetting_to_test(experiment):
 
 def test_without_the_baseline_there_are_no_differences(experiment):
     runs = {key: each for key, each in four_seeds().items() if key[0] != 1}
-    assert len(tables(comparison(experiment, runs))) == 1
+    (means,) = tables(comparison(experiment, runs))
+    assert "no seed in common with er" in means.title
+
+
+def test_without_a_common_seed_there_are_no_differences(experiment, tmp_path: Path):
+    runs = four_seeds()
+    apart = comparison(experiment, {(1, 0): runs[1, 0], (2, 1): runs[2, 1]})
+    (means,) = tables(apart)
+    assert means.title == (
+        "Class-IL, in percent, over 1 seed; no seed in common with er, so no differences"
+    )
+    assert [row[:2] for row in means.rows] == [("er", "1"), ("gradmix", "1")]
+    assert means.title in summary_markdown(apart)
+    assert "no seed in common with er" in summary_latex(apart)
+    write_table_csv(apart, tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(newline="") as file:
+        assert all(row["difference"] == "" for row in csv.DictReader(file))
+
+    alone = comparison(experiment, {(2, 1): runs[2, 1]})
+    (means,) = tables(alone)
+    assert means.title == "Class-IL, in percent, over 1 seed"  # nothing that could be compared
 
 
 def test_the_baseline_is_named_er_or_the_first():

@@ -47,7 +47,7 @@ def arm(label: str) -> dict[str, str]:
     return {
         "label": label,
         "method": method,
-        "augment": "none" if label in (method, "er") else label,
+        "augment": "none" if label in (method, "er") else label.partition("[")[0],
     }
 
 
@@ -71,7 +71,7 @@ def write_seed(path, label, seed, order, sizes, epochs, confusion, rng) -> list[
     folder = path / "matrices" / label
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"seed-{seed}.json").write_text(json.dumps(values))
-    if label in ("gradmix", "random-mask"):
+    if label.partition("[")[0] in ("gradmix", "random-mask", "shuffled-scores"):
         write_pairs(path, label, seed, order, tasks, epochs, rng)
     log = [
         {"event": "epoch", "task": t + 1, "epoch": e + 1, "loss": float(rng.uniform(0.1, 2))}

@@ -210,6 +210,70 @@ def test_the_class_pair_map_says_what_the_file_says(show, html, folder):
     assert "Task 2, after epoch 1 of 3" in page.locator("#pairs output").inner_text()
 
 
+@pytest.mark.parametrize(
+    ("label", "title", "words", "note"),
+    [
+        (
+            "random-mask",
+            "Mixed or not",
+            ("mixed, chosen at random", "not mixed, chosen at random"),
+            "which pairs are mixed is chosen at random",
+        ),
+        (
+            "shuffled-scores",
+            "Chosen or not",
+            ("chosen (at random, without effect)", "not chosen (at random, without effect)"),
+            "may mix every pair, at odds dealt out to the pairs at random",
+        ),
+    ],
+)
+def test_the_map_of_a_control_judges_no_pair(show, tmp_path, label, title, words, note):
+    folder = write_run(tmp_path / "run", arms=("er", "gradmix", label))
+    page = show(gx.report.write([folder], tmp_path / "report.html"))
+    pairs = page.locator("#pairs")
+    assert "Helpful or not" in pairs.locator("fieldset").inner_text()
+    assert "control" not in pairs.locator(".key").inner_text()
+    judged = picture(page, "pairs")
+    pairs.locator("select").first.select_option(label)
+    assert pairs.locator("fieldset").inner_text().split("\n")[0] == title
+    assert picture(page, "pairs") != judged
+    assert note in pairs.locator(".key").inner_text()
+    assert f"{words[0].split()[0].rstrip(',')} in " in read_cell(page, "pairs", 0, 1)
+    pairs.locator("select").nth(1).select_option("seed 1")
+    order = class_order(folder, label, 1)
+    with np.load(folder / "class_pairs" / f"{label}-seed-1.npz") as maps:
+        allowed = maps["allowed"][-1]  # where the slider stands
+    said = set()
+    for row, column in itertools.product(range(6), range(6)):
+        text = read_cell(page, "pairs", row, column)
+        expected = words[0] if allowed[order[row], order[column]] else words[1]
+        assert f": {expected}, score " in text
+        said.add(expected)
+    assert said == set(words)
+    for mode in (title, "Score"):
+        pairs.get_by_text(mode, exact=True).click()
+        shown = pairs.locator(".map").inner_text()
+        assert ": helpful" not in shown
+        assert "detrimental" not in shown
+        assert note in shown
+
+
+@pytest.mark.parametrize(
+    ("label", "score"),
+    [
+        ("gradmix", "mean of the scores of its two classes"),
+        ("gradmix[criterion=mixed]", "gradient of the pair's mixed samples"),
+        ("gradmix[criterion=gram]", "inner product of the mean gradients of its two classes"),
+        ("gradmix[update=online]", "moving average of the inner products"),
+    ],
+)
+def test_the_score_is_explained_by_the_criterion_of_the_arm(show, tmp_path, label, score):
+    folder = write_run(tmp_path / "run", arms=("er", label), seeds=(0,))
+    page = show(gx.report.write([folder], tmp_path / "report.html"))
+    page.locator("#pairs").get_by_text("Score", exact=True).click()
+    assert score in page.locator("#pairs .key").inner_text()
+
+
 def test_a_seed_alone_and_all_together_differ_in_names(show, html):
     page = show(html)
     assert read_cell(page, "pairs", 0, 1).startswith("#1 with #2: helpful in ")

@@ -9,6 +9,8 @@ import json
 import os
 import re
 import shutil
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,11 @@ from scipy import stats
 
 import gradmix_ext as gx
 from gradmix_ext.cli import main
+from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
 from gradmix_ext.report import payload
+from gradmix_ext.report.contenders import Contender
+from gradmix_ext.report.load import ArmRecord, RunRecord
+from gradmix_ext.report.pair_rules import pair_rule
 
 ATTACK = "</script><img src=x onerror=alert(1)>\"'&"
 
@@ -101,7 +107,7 @@ def measures(R):
 def test_maps_and_confusion_are_in_class_order(report, tmp_path):
     folder = write_run(tmp_path / "run", epochs=3)
     arm = report(folder).arm("gradmix")
-    helpful, counts = unpack(arm["pairs"]["helpful"]), unpack(arm["confusion"]["counts"])
+    helpful, counts = unpack(arm["pairs"]["allowed"]), unpack(arm["confusion"]["counts"])
     scores = unpack(arm["pairs"]["scores"]) * np.array(arm["pairs"]["scale"])[:, :, None, None]
     total_helpful, total_counts = np.zeros((6, 6, 6)), np.zeros((3, 6, 6))
     for view, seed in enumerate((0, 1, 2), start=1):
@@ -123,6 +129,44 @@ def test_maps_and_confusion_are_in_class_order(report, tmp_path):
     np.testing.assert_array_equal(helpful[0], total_helpful)
     np.testing.assert_array_equal(counts[0], total_counts)
     assert arm["pairs"]["task"] == [1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("label", "settings"),
+    [
+        ("gradmix", {}),
+        ("gradmix[preset=paper]", {}),
+        ("gradmix[criterion=gram]", {"criterion": "mixed"}),
+        ("gradmix", {"preset": "paper", "criterion": "linear"}),
+        ("gradmix", {"update": "online"}),
+        ("gradmix[update=epoch]", {"update": "online"}),
+        ("random-mask", {}),
+        ("random-mask", {"criterion": "linear", "policy": "skip"}),
+        ("shuffled-scores", {}),
+        ("shuffled-scores[preset=paper]", {}),
+        ("shuffled-scores[policy=soft]", {"preset": "paper"}),
+        ("shuffled-scores", {"policy": "redraw"}),
+    ],
+)
+def test_a_map_is_what_the_mixer_makes_of_it(label, settings):
+    parsed = Arm.parse(label)
+    mixer = Experiment(ExperimentConfig(**settings), [parsed]).mixer(parsed, 0)
+    control = isinstance(mixer, gx.ShuffledScoresMixup)
+    config = {"settings": asdict(ExperimentConfig(**settings))}
+    run = RunRecord(Path(), config, (), ())
+    arm = ArmRecord(label, "er", parsed.augment, ())
+    found = pair_rule(Contender(label, run, arm, "c1", "circle", ""))
+    assert found == {
+        "choice": ("odds" if mixer.policy == "soft" else "mask") if control else "scores",
+        "score": "online" if mixer.update_every == "online" else mixer.criterion,
+    }
+
+
+def test_an_arm_that_this_version_cannot_read_has_the_rule_of_its_mixer():
+    run = RunRecord(Path(), {"settings": {}}, (), ())
+    arm = ArmRecord("gradmix[tea=1]", "er", "gradmix", ())
+    found = pair_rule(Contender("old", run, arm, "c1", "circle", ""))
+    assert found == {"choice": "scores", "score": "linear"}
 
 
 def test_a_real_run(report, tmp_path):
@@ -286,7 +330,7 @@ def test_large_maps_are_thinned_but_all_seeds_count(monkeypatch, tmp_path):
             (t, e) in set(zip(after["task"], after["epoch"], strict=True))]  # fmt: skip
     assert len(kept) == 2 * 10
     assert after["epoch"][9] == after["epoch"][-1] == 39
-    np.testing.assert_array_equal(unpack(after["helpful"])[0], unpack(before["helpful"])[0][kept])
+    np.testing.assert_array_equal(unpack(after["allowed"])[0], unpack(before["allowed"])[0][kept])
     monkeypatch.setattr(payload, "MAX_CELLS", 100)
     gx.report.write([folder], small)
     page = Page(small.read_text())

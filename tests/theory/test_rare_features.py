@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from gradmix_ext.cli import main
 from gradmix_ext.theory import rare_features as rf
@@ -352,7 +353,69 @@ def test_the_sweep_from_end_to_end(gradmix, tmp_path):
     assert [float(stop) for stop in runs[0]["stops"]] == pytest.approx([0, 1 / 3, 2 / 3, 1])
     assert "hurts (-) in" in out
     assert (tmp_path / "r" / "stop-map.png").read_bytes().startswith(b"\x89PNG")
-    assert "| 0.3 |" in (tmp_path / "r" / "summary.md").read_text()
+    summary = (tmp_path / "r" / "summary.md").read_text()
+    assert "| 0.3 |" in summary
+    assert "makes no difference beyond the 95 % interval" in summary
+    saved = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert saved["trainings"] == ["0.6/0.6"]
+    assert saved["sweep"] == {
+        "axis": "sigma_p",
+        "values": [0.1, 0.3],
+        "stops": pytest.approx([0, 1 / 3, 2 / 3, 1]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("axis", "values", "name", "trainings"),
+    [
+        ("lam", "0.6,0.9", "mixup", ["0.6/0.6", "0.9/0.9"]),
+        ("rho", "0.25,0.5", "mixup 0.8/0.8", ["0.8/0.8"]),
+        ("steps", "7,9", "mixup 0.8/0.8", ["0.8/0.8"]),
+    ],
+)
+def test_a_sweep_is_named_without_what_is_swept(
+    axis, values, name, trainings, gradmix, monkeypatch, tmp_path
+):
+    titles = []
+    monkeypatch.setattr(Figure, "suptitle", lambda figure, text, **how: titles.append(text))
+    args = ["rare-features", *QUICK, "0.8", "--sweep", axis, "--values", values, "--stops", "2"]
+    code, out, _ = gradmix(*args, "--seeds", "1", "--out", "r")
+    assert code == 0
+    summary = (tmp_path / "r" / "summary.md").read_text()
+    settings = ["n = 24", "d = 30", "P = 5", "α = 0.3", "ρ = 0.1", "σ_p = 0.15"]
+    line = ", ".join(each for each in settings if axis != "rho" or "ρ" not in each)
+    assert summary.startswith(f"# When to stop {name}: {line}, 10 square")
+    assert out.startswith(f"{line}, 10 square")
+    words = " ".join(out.split())
+    assert f"in percent, {name} stopped after a share of the steps, seed 0" in words
+    (title,) = titles
+    assert title.startswith(f"{name.capitalize()}, stopped: ")
+    assert ("ρ = 0.1" in title) == (axis != "rho")
+    assert ("steps = 12" in title) == (axis != "steps")
+    saved = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert saved["trainings"] == trainings
+    assert saved["sweep"]["axis"] == axis
+    assert ",".join(f"{value:g}" for value in saved["sweep"]["values"]) == values
+    # A single seed has no interval that a verdict could speak of.
+    assert "interval" not in summary + out
+    assert "hurts" not in summary + out
+
+
+def test_cells_of_a_single_seed_have_no_verdict():
+    arm = rf.Schedule(0.6, 0.6)
+    found = rf.StopMap(rf.ExperimentConfig(), arm, "rho", (0.1, 0.2), (0.0, 0.5, 1.0), (0, 1))
+
+    def run(value: float, seed: int, *rare: float) -> rf.SweepRun:
+        final = {stop: {"rare": r} for stop, r in zip(found.stops, rare, strict=True)}
+        return rf.SweepRun(value, seed, final, 1.0)
+
+    found.runs = [run(0.1, 0, 0.5, 0.9, 0.9), run(0.2, 0, 0.5, 0.9, 0.9)]
+    assert found.counts() == {"helps": 0, "hurts": 0, "": 0}
+    assert "stopping" not in found.markdown()
+    found.runs.append(run(0.1, 1, 0.501, 0.92, 0.9))
+    # Of 0.1 there are two, of 0.2 one: -0.4 and -0.399 hurt; 0 and 0.02 have an interval around 0.
+    assert found.counts() == {"helps": 0, "hurts": 1, "": 1}
+    assert "hurts in 1, and makes no difference beyond the 95 % interval in 1." in found.markdown()
 
 
 @pytest.mark.parametrize(
@@ -370,6 +433,8 @@ def test_the_sweep_from_end_to_end(gradmix, tmp_path):
         (["--sweep", "rho", "--values", "0.1,3"], "rho must be in [0, 1], got 3.0"),
         (["--sweep", "rho", "standard"], "--sweep takes one training that mixes"),
         (["--sweep", "steps", "--values", "1.5"], "steps must be a whole number, got 1.5"),
+        (["--sweep", "lam", "0.8/0.6"], "a sweep of lam sets one λ for inputs and labels"),
+        (["--sweep", "lam", "0.6/1", "--values", "0.6,1"], "it cannot be that of 0.6/1"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(args, message, gradmix, tmp_path):

@@ -177,6 +177,22 @@ def test_drawn_pairs_are_unbiased_with_an_honest_error():
     assert 0.7 < np.std(scores) < 1.4
 
 
+def test_what_the_expansion_misses_has_the_noise_of_pairs_and_draws():
+    model, (x, y) = network("tanh"), samples()
+    generator = torch.Generator().manual_seed(5)
+    for pairs, draws in ((12, 60), (200, 4)):  # mostly of the one, mostly of the other
+        runs = [
+            gx.theory.mixup_taylor(model, x, y, 1.0, 1.0, pairs, generator, draws=draws)
+            for _ in range(100)
+        ]
+        spread = np.std([run.error for run in runs], ddof=1)
+        claimed = np.sqrt(np.mean([run.error_stderr**2 for run in runs]))
+        assert claimed == pytest.approx(spread, rel=0.25)
+    single = gx.theory.mixup_taylor(model, x, y, 1.0, 1.0, 1, generator)
+    assert np.isnan(single.R_stderr)
+    assert np.isnan(single.error_stderr)
+
+
 def test_the_result_does_not_depend_on_the_chunks():
     model, (x, y) = network("gelu"), samples()
     runs = [

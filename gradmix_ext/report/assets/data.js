@@ -24,8 +24,8 @@ async function load() {
     const { matrices, pairs, confusion } = arm;
     matrices.class_il = await unpack(matrices.class_il);
     matrices.task_il = await unpack(matrices.task_il);
-    if (pairs?.helpful) {
-      pairs.helpful = await unpack(pairs.helpful);
+    if (pairs?.allowed) {
+      pairs.allowed = await unpack(pairs.allowed);
       pairs.scores = await unpack(pairs.scores);
     }
     if (confusion?.counts) confusion.counts = await unpack(confusion.counts);

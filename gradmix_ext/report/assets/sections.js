@@ -149,45 +149,76 @@ const ORDER_NOTE = "Seeds differ in class order: #1 is the class that came first
 
 function seenAfter(arm, task) { return arm.sizes.slice(0, task + 1).reduce((a, b) => a + b, 0); }
 
+/** By who chose the pairs: what a chosen one and the others are called, in a cell and in the key. */
+const CHOICES = {
+  scores: {
+    title: "Helpful or not", yes: "helpful", no: "detrimental", colours: ["harm", "neutral", "help"], signs: ["+", "−"],
+    ends: ["− detrimental", "+ helpful"], all: ["detrimental in all seeds", "helpful in all"], note: "",
+  },
+  mask: {
+    title: "Mixed or not", yes: "mixed", no: "not mixed", random: ", chosen at random", colours: ["neutral", "full"], signs: ["✓", ""],
+    ends: ["not mixed", "✓ mixed"], all: ["mixed in no seed", "mixed in all"],
+    note: "A control: which pairs are mixed is chosen at random, whatever their scores.",
+  },
+  odds: {
+    title: "Chosen or not", yes: "chosen", no: "not chosen", random: " (at random, without effect)", colours: ["neutral", "full"], signs: ["✓", ""],
+    ends: ["not chosen", "✓ chosen"], all: ["chosen in no seed", "chosen in all"],
+    note: "A control that may mix every pair, at odds dealt out to the pairs at random. The pairs shown as chosen, at random and as many as GradMix would find helpful, decide nothing.",
+  },
+};
+
+/** By criterion: what the score of a pair is. */
+const SCORES = {
+  mixed: "inner product of the mean gradient of the pair's mixed samples with that of the buffer",
+  linear: "mean of the scores of its two classes, the inner products of their own mean gradients with that of the buffer",
+  gram: "inner product of the mean gradients of its two classes",
+  online: "moving average of the inner products of the gradients of mixed samples, as training forwards them, with that of the buffer",
+};
+
 function pairsSection(arms) {
   const host = document.getElementById("pairs-chart");
   const large = arms.filter((arm) => arm.pairs?.too_large).map((arm) => arm.name);
   if (large.length) absent(host, `Too many classes to embed the maps of: ${large.join(", ")}. They are in the run folder, in class_pairs.`);
   // First those that choose by the scores: the controls do not use what they say.
-  const control = (arm) => ["random-mask", "shuffled-scores"].includes(arm.augment);
-  const judged = arms.filter((arm) => arm.pairs?.helpful).sort((a, b) => control(a) - control(b));
+  const control = (arm) => arm.rule.choice !== "scores";
+  const judged = arms.filter((arm) => arm.pairs?.allowed).sort((a, b) => control(a) - control(b));
   if (!judged.length) {
     if (!large.length) absent(host, arms.every((arm) => arm.sizes.length === 1)
       ? "Nothing to show: with one task there are no earlier classes to protect."
       : "Nothing to show: no arm here judges class pairs (gradmix and its controls do), or its maps are not in the run folder.");
     return;
   }
-  let mode = "helpful";
+  let mode = "choice";
+  let modes = null;
   const entry = (arm, array, view, position) => at(array, view, position);
   mapSection(host, judged, {
     content: (arm) => arm.pairs,
     label: "Class-pair map", rows: "class", columns: "partner's class",
     hint: "Point at a cell, or use the arrow keys, to read it.",
     together: (arm) => `all ${arm.seeds.length} seeds`,
-    extra: (show) => alternatives("Colour by", [["helpful", "Helpful or not"], ["scores", "Score"]], (value) => { mode = value; show(); }),
+    extra: (show) => (modes = alternatives("Colour by", [["choice", ""], ["scores", "Score"]], (value) => { mode = value; show(); })),
     slider: (arm) => arm.pairs.task.length,
     say: ({ pairs }, i) => `Task ${pairs.task[i] + 1}, after epoch ${pairs.epoch[i] + 1} of ${pairs.epochs}`,
     state(arm, { view, together, position, names }) {
-      const { helpful, scores, scale, task } = arm.pairs;
+      const { allowed, scores, scale, task } = arm.pairs;
+      const { title, yes, no, random = "", colours, signs } = CHOICES[arm.rule.choice];
+      modes.querySelector("label").lastChild.textContent = title;
       const C = names.length;
-      const first = entry(arm, helpful, view, position);
+      const first = entry(arm, allowed, view, position);
       const of = together ? arm.seeds.length : 1;
-      const share = (r, c) => helpful[first + r * C + c] / of;
+      const share = (r, c) => allowed[first + r * C + c] / of;
       const score = (r, c) => scores[first + r * C + c] / 127;
       const largest = scale[view][position];
-      const words = (r, c) => (together ? `helpful in ${share(r, c) * of} of ${of} seeds, mean score` : `${share(r, c) ? "helpful" : "detrimental"}, score`);
-      const palette = diverging(127);
+      const words = (r, c) => (together ? `${yes} in ${share(r, c) * of} of ${of} seeds${random}, mean score`
+        : `${share(r, c) ? yes : no}${random}, score`);
+      // Only what the scores chose is coloured as help and harm.
+      const palette = mode === "scores" || colours.length > 2 ? diverging(127) : blend(...colours, 254);
       const value = mode === "scores" ? score : (r, c) => 2 * share(r, c) - 1;
       return {
         shown: seenAfter(arm, task[position]),
         colour: (r, c) => palette[Math.round(value(r, c) * 127) + 127],
         texts: (r, c) => (mode === "scores" ? [...[2, 1].map((digits) => short(score(r, c) * largest, digits)), sign(score(r, c))]
-          : [together ? percent(100 * share(r, c), 0) : sign(share(r, c) ? 1 : -1)]),
+          : [together ? percent(100 * share(r, c), 0) : signs[share(r, c) ? 0 : 1]]),
         describe: (r, c) => `${names[r]} with ${names[c]}: ${words(r, c)} ${short(score(r, c) * largest, 3)}`,
       };
     },
@@ -197,11 +228,12 @@ function pairsSection(arms) {
       const left = arm.seeds.length - arm.pairs.seeds.length;
       const kept = left ? [node("p", {}, `To keep the page small, ${arm.pairs.seeds.length} of ${arm.seeds.length} seeds can be chosen alone.`)] : [];
       if (new Set(arm.pairs.epoch).size < arm.pairs.epochs) kept.push(node("p", {}, `To keep the page small, ${new Set(arm.pairs.epoch).size} of ${arm.pairs.epochs} epochs of each task are shown.`));
-      const ends = together ? ["detrimental in all seeds", "helpful in all"] : ["− detrimental", "+ helpful"];
+      const { yes, colours, ends, all, note: rule } = CHOICES[arm.rule.choice];
+      if (rule) note.unshift(node("p", {}, rule));
       return mode === "scores"
         ? [...ramp(["harm", "neutral", "help"], [`−${largest}`, "0", `+${largest}`]),
-          node("p", {}, "Score: inner product of the gradient of the pair's mixed samples with that of the buffer. The scale is that of the epoch shown; 0 also where a pair was not scored."), ...note, ...kept]
-        : [...ramp(["harm", "neutral", "help"], ends), ...(together ? [node("p", {}, "Numbers: percent of the seeds in which the pair is helpful.")] : []), ...note, ...kept];
+          node("p", {}, `Score of a pair: ${SCORES[arm.rule.score]}. The scale is that of the epoch shown; 0 also where a pair was not scored.`), ...note, ...kept]
+        : [...ramp(colours, together ? all : ends), ...(together ? [node("p", {}, `Numbers: percent of the seeds in which the pair is ${yes}.`)] : []), ...note, ...kept];
     },
   });
 }

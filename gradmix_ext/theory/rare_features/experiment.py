@@ -215,7 +215,7 @@ class Experiment:
 
         Args:
             arm: The training whose mixup is stopped.
-            axis: The setting to change, a key of `AXES`; ``"lam"`` is that of the arm.
+            axis: The setting to change, a key of `AXES`; ``"lam"`` is both of the arm's.
             value: Its value.
             stops: When to stop, as shares of the steps, in [0, 1].
             seed: The seed.
@@ -249,6 +249,11 @@ class Experiment:
         if axis not in AXES:
             raise ValueError(f"sweep must be one of {', '.join(AXES)}, got {axis!r}")
         if axis == "lam":
+            if arm.lam_x != arm.lam_y:
+                raise ValueError(
+                    f"a sweep of lam sets one λ for inputs and labels: it cannot be that of "
+                    f"{arm.label}, which has two"
+                )
             return self, replace(arm, lam_x=value, lam_y=value)
         if axis == "steps" and value != int(value):
             raise ValueError(f"steps must be a whole number, got {value:g}")

@@ -2,7 +2,7 @@
 
 | file | content |
 | --- | --- |
-| config.json | settings, trainings, seeds, versions and the exact command |
+| config.json | settings, trainings, what is swept, seeds, versions and the exact command |
 | runs.jsonl | one line per finished run, with final accuracies and curves, or with all stops |
 | summary.md | the table |
 | curves.png or stop-map.png | the plot |
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 
 from gradmix_ext._version import __version__
 from gradmix_ext.continual.files import require_free
-from gradmix_ext.theory.rare_features.experiment import ExperimentConfig, Run, SweepRun
+from gradmix_ext.theory.rare_features.experiment import Run, SweepRun
 from gradmix_ext.theory.rare_features.plots import plot_curves, plot_stop_map
 from gradmix_ext.theory.rare_features.results import StopMap, Table
 
@@ -54,17 +53,20 @@ class ResultFolder:
             (self.path / name).unlink(missing_ok=True)
         (self.path / _RUNS).touch()
 
-    def write_config(
-        self, config: ExperimentConfig, trainings: Sequence[str], seeds: Sequence[int], command: str
-    ) -> None:
-        """Write config.json."""
+    def write_config(self, results: Table | StopMap, command: str) -> None:
+        """Write config.json, before the first run."""
+        sweep = {}
+        if isinstance(results, StopMap):
+            names = ("axis", "values", "stops")
+            sweep = {"sweep": {name: getattr(results, name) for name in names}}
         content = {
             "experiment": _KIND,
             "command": command,
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "settings": asdict(config),
-            "trainings": list(trainings),
-            "seeds": list(seeds),
+            "settings": asdict(results.config),
+            "trainings": results.trainings,
+            **sweep,
+            "seeds": list(results.seeds),
             "threads": torch.get_num_threads(),
             "versions": {
                 "gradmix_ext": __version__,

@@ -116,7 +116,8 @@ def plot_stop_map(results: StopMap, path: Path) -> None:
     )
     seeds = len(results.of(values[0]))
     figure.suptitle(
-        f"Mixup {results.arm.label}, stopped: {setting}; {seeds} seed{'s' if seeds > 1 else ''}",
+        f"{results.subject.capitalize()}, stopped: {setting}; "
+        f"{seeds} seed{'s' if seeds > 1 else ''}",
         fontsize=10,
         x=0.01,
         ha="left",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from gradmix_ext.experiments.statistics import Estimate
 from gradmix_ext.theory.rare_features.experiment import COLUMNS, ExperimentConfig, Run, SweepRun
@@ -14,13 +14,15 @@ __all__ = ["StopMap", "Table", "describe"]
 _METRIC = "rare"
 
 
-def describe(config: ExperimentConfig) -> str:
-    """One line that says what is trained on what."""
-    return (
-        f"n = {config.n}, d = {config.d}, P = {config.patches}, α = {config.alpha:g}, "
-        f"ρ = {config.rho:g}, σ_p = {config.sigma_p:g}, {config.filters} {config.activation} "
-        f"filters a class, lr {config.lr:g}"
-    )
+def describe(config: ExperimentConfig, swept: str | None = None) -> str:
+    """One line that says what is trained on what, without the setting that is swept."""
+    signs = (("alpha", "α"), ("rho", "ρ"), ("sigma_p", "σ_p"))
+    parts = [
+        f"n = {config.n}, d = {config.d}, P = {config.patches}",
+        *(f"{sign} = {getattr(config, name):g}" for name, sign in signs if name != swept),
+        f"{config.filters} {config.activation} filters a class, lr {config.lr:g}",
+    ]
+    return ", ".join(parts)
 
 
 @dataclass
@@ -43,6 +45,11 @@ class Table:
     def jobs(self) -> list[tuple[Schedule, int]]:
         """All runs to do, seed by seed, so that a table cut short still has pairs."""
         return [(arm, seed) for seed in self.seeds for arm in self.arms]
+
+    @property
+    def trainings(self) -> list[str]:
+        """What is trained, by label."""
+        return [arm.label for arm in self.arms]
 
     def finished_arms(self) -> list[Schedule]:
         """Arms with at least one finished run."""
@@ -89,7 +96,7 @@ class StopMap:
 
     Attributes:
         config: The settings that are not swept.
-        arm: The training whose mixup is stopped.
+        arm: The training whose mixup is stopped; its λ does not count where ``"lam"`` is swept.
         axis: Name of the swept setting.
         values: Its values.
         stops: Shares of the steps after which mixup was stopped; the last is 1, never, and the
@@ -110,6 +117,18 @@ class StopMap:
     def jobs(self) -> list[tuple[float, int]]:
         """All runs to do, seed by seed."""
         return [(value, seed) for seed in self.seeds for value in self.values]
+
+    @property
+    def trainings(self) -> list[str]:
+        """What is trained and stopped, by label."""
+        if self.axis == "lam":
+            return [replace(self.arm, lam_x=v, lam_y=v).label for v in self.values]
+        return [self.arm.label]
+
+    @property
+    def subject(self) -> str:
+        """What is stopped, without the setting that is swept."""
+        return "mixup" if self.axis == "lam" else f"mixup {self.arm.label}"
 
     def finished_values(self) -> list[float]:
         """Values with at least one finished run."""
@@ -147,18 +166,35 @@ class StopMap:
         return f"All runs take {self.config.steps} steps."
 
     def counts(self) -> dict[str, int]:
-        """How many cells, apart from never stopping, have which verdict."""
-        verdicts = [self.verdict(v, s) for v in self.finished_values() for s in self.stops[:-1]]
+        """How many cells with an interval, apart from never stopping, have which verdict."""
+        several = [value for value in self.finished_values() if len(self.of(value)) > 1]
+        verdicts = [self.verdict(v, s) for v in several for s in self.stops[:-1]]
         return {name: verdicts.count(name) for name in ("helps", "hurts", "")}
+
+    def conclusion(self, marks: Mapping[str, str]) -> str:
+        """What the verdicts say together; empty with one seed, which leaves no interval.
+
+        Args:
+            marks: Verdict: what marks it in the table, put behind its name.
+        """
+        count = self.counts()
+        if not any(count.values()):
+            return ""
+        helps, hurts = (f"{name}{marks.get(name, '')}" for name in ("helps", "hurts"))
+        return (
+            f"Against never stopping (100 %), seed by seed, stopping {helps} in {count['helps']} "
+            f"cells, {hurts} in {count['hurts']}, and makes no difference beyond the 95 % interval "
+            f"in {count['']}."
+        )
 
     def markdown(self) -> str:
         """The accuracies and the verdicts as Markdown."""
         values = self.finished_values()
         head = [f"{self.axis}", *(f"{stop:.0%}" for stop in self.stops)]
         done = sorted({len(self.of(value)) for value in values})
-        count = self.counts()
+        conclusion = self.conclusion({})
         lines = [
-            f"# When to stop mixup {self.arm.label}: {describe(self.config)}",
+            f"# When to stop {self.subject}: {describe(self.config, self.axis)}",
             "",
             "Accuracy on rare test data, by the share of the steps after which mixup was stopped; "
             f"standard training from there, 100 % never stops. {self.budget} {_over(done)}",
@@ -174,12 +210,8 @@ class StopMap:
                 text = self.accuracy(value, stop).percent()
                 cells.append(f"{text} ({verdict})" if verdict else text)
             lines.append(_cells([f"{value:g}", *cells]))
-        lines += [
-            "",
-            f"Against never stopping, seed by seed, stopping helps in {count['helps']} cells, "
-            f"hurts in {count['hurts']}, and makes no difference beyond the 95 % interval in "
-            f"{count['']}.",
-        ]
+        if conclusion:
+            lines += ["", conclusion]
         return "\n".join(lines) + "\n"
 
 
