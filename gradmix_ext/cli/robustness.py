@@ -258,7 +258,7 @@ def _attack(
                 steps=steps,
                 generator=torch.Generator().manual_seed(run.seed),
             )
-            curves.add(arm, run.seed, accuracy)
+            curves.add(arm, run.seed, accuracy, run.arm.label)
             bar.advance(task)
             if not console.is_terminal:
                 numbers = "  ".join(percent(value) for value in accuracy.values())
