@@ -12,7 +12,8 @@ from matplotlib.ticker import NullFormatter, NullLocator
 
 from gradmix_ext.bench.results import CaseResult, Group, Report, describe
 from gradmix_ext.bench.workload import Role
-from gradmix_ext.experiments.plots import COLOURS, MARKERS, new_figure
+from gradmix_ext.experiments.plots import new_figure
+from gradmix_ext.experiments.styles import COLOURS, MARKERS, nth_style
 
 __all__ = ["plot_roofline", "plot_scaling"]
 
@@ -42,7 +43,7 @@ def plot_roofline(report: Report, path: Path) -> bool:
     figure = new_figure(13.5, max(5.5, 0.27 * len(points) + 2.2))
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
     ops = list(dict.fromkeys(group.op for group, _ in points))
-    style = {op: (MARKERS[n % len(MARKERS)], COLOURS[n % len(COLOURS)]) for n, op in enumerate(ops)}
+    styles = {op: nth_style(n).points for n, op in enumerate(ops)}
     intensity = [group.flops / group.moved for group, _ in points]
     reach = np.geomspace(min(intensity) / 3, max(intensity) * 3, 200)
     top = max(c.rate for c in compute)
@@ -59,12 +60,11 @@ def plot_roofline(report: Report, path: Path) -> bool:
         )  # fmt: skip
     shares = []
     for (group, base), x in zip(points, intensity, strict=True):
-        marker, colour = style[group.op]
         rate = group.flops / base.median
-        left.plot(x, rate / 1e9, marker, color=colour, markersize=7, alpha=0.85, mec="white")
+        left.plot(x, rate / 1e9, ls="", markersize=7, alpha=0.85, mec="white", **styles[group.op])
         shares.append(100 * rate / _roof(group, x))
-    for op, (marker, colour) in style.items():
-        left.plot([], [], marker, color=colour, label=op)
+    for op, style in styles.items():
+        left.plot([], [], ls="", label=op, **style)
     left.set(
         xscale="log", yscale="log", xlim=(reach[0], reach[-1]),
         xlabel="operations per byte that the work needs at least", ylabel="useful GFLOP/s",
@@ -72,9 +72,9 @@ def plot_roofline(report: Report, path: Path) -> bool:
     left.legend(loc="lower right", fontsize=8)
     rows = range(len(points))
     for row, (group, _), share in zip(rows, points, shares, strict=True):
-        marker, colour = style[group.op]
-        right.plot([0, share], [row, row], color=colour, lw=1.0, alpha=0.5)
-        right.plot(share, row, marker, color=colour, markersize=7)
+        style = styles[group.op]
+        right.plot([0, share], [row, row], color=style["color"], lw=1.0, alpha=0.5)
+        right.plot(share, row, markersize=7, **style)
         right.annotate(
             f"{share:.0f}", (share, row), xytext=(7, -3), textcoords="offset points", fontsize=8
         )

@@ -168,7 +168,7 @@ class BenchProgress:
         self._console = Console()
         self._names = list(names)
         self._bars = Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=12),
             TimeElapsedColumn(),
             console=self._console,

@@ -36,7 +36,7 @@ class RichProgress(Progress):
         self._epochs_per_run = len(scenario) * self._epochs
         self._width = max(len(arm.label) for arm in comparison.arms)
         self._bars = Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # an arm's brackets are no markup
             BarColumn(bar_width=10),  # all of a line fits in 80 characters
             TextColumn("{task.percentage:>3.0f}%"),
             TimeRemainingColumn(compact=True),

@@ -38,7 +38,8 @@ Show what mixup does to a trained model, as a page to open in a browser.
 RUN is a folder that `gradmix train` or `gradmix compare` left. For its final model and a batch
 of training samples: the terms by which mixing changes the loss, how far to trust them, which
 class pairs help and which harm, and the robust radius where it is defined. Class pairs are
-judged by the loss on the training samples of all tasks but the last.
+judged by the loss on the training samples of all tasks but the last. The terms are about the
+cross-entropy of the model's logits, so iCaRL, which does not predict by them, is refused.
 
 \b
 Examples:
@@ -100,6 +101,11 @@ def explain_command(run: str, **params: Any) -> None:
     torch.set_num_threads(params["threads"])
     with wrong_input():
         saved = _choose(run, params["arm"], params["seed"])
+        if not saved.predicts_by_logits:
+            raise ValueError(
+                f"{saved.arm.label} does not predict by the logits of its model, whose "
+                "cross-entropy is what would be explained: choose another arm"
+            )
         alpha = saved.experiment.config.alpha if params["alpha"] is None else params["alpha"]
         generator = torch.Generator().manual_seed(params["draw_seed"])
         scenario = saved.scenario()

@@ -48,12 +48,15 @@ Accuracy of trained models on inputs that an attacker moves by up to eps.
 
 RUN is a folder that `gradmix train` or `gradmix compare` left. The final model of every arm and
 seed in it is attacked on the test data of all classes; arms become curves, seeds their
-confidence bands. Arms of the same name in two folders get the name of the folder too.
+confidence bands. Arms of the same name in two folders get the name of the folder too. What is
+attacked is what the run's accuracies are about: of iCaRL the nearest mean of exemplars, left out
+with a line where an older folder holds none.
 
 \b
 Examples:
   gradmix robustness runs/demo                            PGD, all arms
   gradmix robustness runs/demo --arms er,mixup,gradmix    these three
+  gradmix robustness runs/demo --arms 'er,gradmix[policy=skip,threshold=0.1]'
   gradmix robustness runs/a runs/b --attack fgsm --eps 0,0.1,0.2
 """
 
@@ -88,7 +91,7 @@ Examples:
     click.option(
         "--samples",
         type=COUNT,
-        help="Attack that many test samples, drawn once for all.  [default: all]",
+        help="Attack that many test samples, the same of all arms and seeds.  [default: all]",
     ),
 )
 @section(
@@ -151,23 +154,36 @@ def _load(folders: Sequence[str], arms: str | None, device: str) -> list[tuple[S
     """The saved runs with the names of their curves.
 
     Raises:
-        ValueError: a folder is named twice, holds no models, or an arm is in none of them.
+        ValueError: a folder is named twice, holds no models, or an arm is in none of them, or
+            none holds all that it predicts with.
     """
+    from gradmix_ext.experiments.arm import split_arms
     from gradmix_ext.experiments.saved import load_runs
 
     if len({Path(folder).resolve() for folder in folders}) < len(folders):
         raise ValueError(f"a run is named twice: {' '.join(folders)}")
     found = [run for folder in folders for run in load_runs(folder, device)]
-    labels = {run.arm.label for run in found}
-    chosen = labels if arms is None else set(arms.split(","))
-    unknown = sorted(chosen - labels)
+    labels = list(dict.fromkeys(run.arm.label for run in found))
+    chosen = labels if arms is None else split_arms(arms)
+    unknown = [name for name in chosen if name not in labels]
     if unknown:
         raise ValueError(f"no arm '{unknown[0]}' in these runs: there are {', '.join(labels)}")
+    found = [run for run in found if run.arm.label in chosen]
+    usable = [run for run in found if run.has_classifier]
+    for run in found:
+        if not run.has_classifier:
+            reason = (
+                f"{run.folder} holds the model of {run.arm.label} seed {run.seed}, but not what "
+                f"{run.arm.method} predicts with besides: run the training again to save it"
+            )
+            if not usable:
+                raise ValueError(reason)
+            print(f"left out: {reason}", file=sys.stderr)
     homes = {label: {run.folder for run in found if run.arm.label == label} for label in labels}
     return [
         (run, label if len(homes[label]) == 1 else f"{label} ({run.folder})")
-        for run in found
-        if (label := run.arm.label) in chosen
+        for run in usable
+        for label in [run.arm.label]
     ]
 
 
@@ -208,7 +224,7 @@ def _attack(
     """Attack every model, with a progress bar on a terminal and a line per model elsewhere."""
     import torch
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from gradmix_ext.continual.feed import Feed
     from gradmix_ext.experiments.statistics import percent
@@ -216,17 +232,25 @@ def _attack(
 
     console = Console()
     total = len(saved)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+    columns = (
+        TextColumn("{task.description}", markup=False),  # an arm's brackets are no markup
+        BarColumn(bar_width=10),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=True
+    ) as bar:
         task = bar.add_task("", total=total)
         for done, (run, arm) in enumerate(saved, start=1):
             bar.update(task, description=f"{curves.attack} · {arm} seed {run.seed}")
-            scenario = run.scenario()
-            x, y = scenario.samples("test")
-            order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-            kept = order[:samples].to(y.device)
-            ready = Feed(scenario.transform, y.device).view(x)
+            # By position in the data set: in a scenario samples stand in the seed's class order.
+            data = run.experiment.dataset
+            y = data.test_y
+            kept = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:samples]
+            ready = Feed(data.transform, run.experiment.device).view(data.test_x)
             accuracy = evaluate(
-                run.model(),
+                run.classifier(),
                 ((ready[part], y[part]) for part in kept.split(_BATCH)),
                 curves.attack,
                 curves.eps,
@@ -234,7 +258,7 @@ def _attack(
                 steps=steps,
                 generator=torch.Generator().manual_seed(run.seed),
             )
-            curves.add(arm, run.seed, accuracy)
+            curves.add(arm, run.seed, accuracy, run.arm.label)
             bar.advance(task)
             if not console.is_terminal:
                 numbers = "  ".join(percent(value) for value in accuracy.values())
@@ -244,17 +268,18 @@ def _attack(
 def _print(curves: Curves) -> None:
     """Accuracy and calibration of every arm, eps by eps."""
     from rich.console import Console
-    from rich.table import Table
+
+    from gradmix_ext.cli._report import rich_table
+    from gradmix_ext.experiments.tables import Table
 
     console = Console()
     if not console.is_terminal:
         console.width = 200  # A file has no edge to fold lines at.
+    headings = ("arm, eps =", *(f"{eps:g}" for eps in curves.eps))
     for title, value in (("Accuracy", curves.accuracy), ("ECE", curves.ece)):
-        table = Table(title=f"{title} under {curves.attack}, in percent", title_justify="left")
-        table.add_column("arm, eps =")
-        for eps in curves.eps:
-            table.add_column(f"{eps:g}", justify="right")
-        for arm in curves.runs:
-            table.add_row(arm, *(value(arm, eps).percent() for eps in curves.eps))
-        console.print(table)
+        rows = tuple(
+            (arm, *(value(arm, eps).percent() for eps in curves.eps)) for arm in curves.runs
+        )
+        table = Table(f"{title} under {curves.attack}, in percent", headings, rows)
+        console.print(rich_table(table), "")
     print(f"{curves.over}\n{curves.unit}")

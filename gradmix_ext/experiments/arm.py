@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from gradmix_ext.continual.methods import METHODS, method_option_names
 from gradmix_ext.mixers import MIXERS, option_names
 
-__all__ = ["Arm"]
+__all__ = ["Arm", "split_arms"]
 
 Value = bool | int | float | str | None
 Options = tuple[tuple[str, Value], ...]
@@ -16,6 +16,7 @@ Options = tuple[tuple[str, Value], ...]
 # NAME or NAME[OPTIONS], once or twice with a plus between; the first name may itself end in "+".
 _OPTIONS = r"(?:\[([^\[\]]*)\])?"
 _SPELLING = re.compile(rf"([^\[\]]+?){_OPTIONS}(?:\+([^\[\]+]+){_OPTIONS})?")
+_BETWEEN_ARMS = re.compile(r",(?![^\[\]]*\])")  # a comma that no bracket closes after
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _WORDS: dict[str, Value] = {"none": None, "true": True, "false": False}
 
@@ -69,6 +70,11 @@ class Arm:
             _options(text, augment, option_names(augment), options),
             _options(text, method, method_option_names(method), own),
         )
+
+
+def split_arms(text: str) -> list[str]:
+    """The arms of a list by commas; a comma within brackets is a part of its arm."""
+    return [part.strip() for part in _BETWEEN_ARMS.split(text)]
 
 
 def _options(text: str, owner: str, known: list[str], inside: str | None) -> Options:

@@ -139,6 +139,7 @@ class Run:
         pair_maps: The class-pair map of every epoch, for mixers that judge pairs.
         class_order: The order in which the classes came.
         weights: ``state_dict`` of the model after the last task, on the CPU.
+        method_state: That of the method, if it takes more than the model to predict as it does.
         seconds: Wall-clock time.
     """
 
@@ -149,6 +150,7 @@ class Run:
     pair_maps: PairMaps | None
     class_order: tuple[int, ...]
     weights: dict[str, Tensor]
+    method_state: dict[str, Any] | None
     seconds: float
 
 
@@ -281,7 +283,9 @@ class Experiment:
         started = time.perf_counter()
         log, maps, weights = _EventLog(), PairMapRecorder(), _LatestWeights()
         scenario = self.scenario(seed)
-        result = self.trainer(arm, seed, (log, maps, weights, *callbacks)).fit(scenario, checkpoint)
+        trainer = self.trainer(arm, seed, (log, maps, weights, *callbacks))
+        result = trainer.fit(scenario, checkpoint)
+        method = trainer.method
         seconds = time.perf_counter() - started
         return Run(
             arm,
@@ -291,6 +295,7 @@ class Experiment:
             maps.maps(),
             scenario.class_order,
             weights.state,
+            None if method.predicts_by_logits else method.state_dict(),
             seconds,
         )
 

@@ -54,6 +54,11 @@ class FinishedRun:
         return self.folder / MODELS / self.arm.label / f"seed-{self.seed}.pt"
 
     @property
+    def method_state(self) -> Path:
+        """What its method predicts with besides the model; absent if that is nothing."""
+        return self.weights.with_name(f"{self.weights.stem}-method.pt")
+
+    @property
     def pairs(self) -> Path:
         """Its class-pair maps; absent if its mixer judges no pairs."""
         return self.folder / PAIRS / f"{self.arm.label}-seed-{self.seed}.npz"
@@ -99,6 +104,9 @@ def write_run(folder: Path, run: Run) -> FinishedRun:
     written = FinishedRun(folder, run.arm, run.seed)
     with replaced(written.weights) as path:
         write_tensors(path, run.weights)
+    if run.method_state is not None:
+        with replaced(written.method_state) as path:
+            write_tensors(path, run.method_state)
     if run.pair_maps is not None:
         arrays: dict[str, Any] = {name: part.numpy() for name, part in vars(run.pair_maps).items()}
         with replaced(written.pairs) as path:

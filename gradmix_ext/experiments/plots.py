@@ -14,17 +14,13 @@ from numpy.typing import NDArray
 
 from gradmix_ext.experiments.finished import FinishedRun
 from gradmix_ext.experiments.statistics import half_width
+from gradmix_ext.experiments.styles import arm_styles
 
 if TYPE_CHECKING:
     from gradmix_ext.experiments.compare import Comparison
 
-__all__ = ["COLOURS", "MARKERS", "new_figure", "plot_accuracy", "plot_class_pairs"]
+__all__ = ["new_figure", "plot_accuracy", "plot_class_pairs"]
 
-# Okabe and Ito's palette: told apart with every common colour blindness.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6D00")
-MARKERS = "osD^vP*"
-# The bounds are no contestants: grey and black, dashed.
-_BOUNDS = {"finetune": ("#888888", ":"), "joint": ("#000000", "--")}
 _HELPFUL, _DETRIMENTAL = "#0072B2", "#D55E00"
 _MAP = LinearSegmentedColormap.from_list("pairs", [_DETRIMENTAL, "#F7F7F7", _HELPFUL])
 _MAX_ROWS = 5
@@ -43,19 +39,16 @@ def plot_accuracy(comparison: Comparison, path: Path) -> None:
         curves.append((arm, values.mean(axis=0), width))
     figure = new_figure(8, 5)
     axes = figure.subplots()
-    contestants = [arm.label for arm, _, _ in curves if arm.label not in _BOUNDS]
-    for arm, mean, width in sorted(curves, key=lambda curve: -curve[1][-1]):
-        if arm.label in _BOUNDS:
-            (colour, line), marker = _BOUNDS[arm.label], ""
-        else:
-            style = contestants.index(arm.label)
-            colour, line = COLOURS[style % len(COLOURS)], "-"
-            marker = MARKERS[style % len(MARKERS)]
+    styles = arm_styles([arm.label for arm, _, _ in curves])
+    styled = zip(curves, styles, strict=True)
+    for (arm, mean, width), style in sorted(styled, key=lambda each: -each[0][1][-1]):
         tasks = np.arange(1, len(mean) + 1)
         label = f"{arm.label}  {mean[-1]:.1f}"
-        axes.plot(tasks, mean, line, color=colour, marker=marker, markersize=5, label=label)
+        (line,) = axes.plot(tasks, mean, markersize=5, label=label, **style.line)
         if width is not None:
-            axes.fill_between(tasks, mean - width, mean + width, color=colour, alpha=0.15, lw=0)
+            # An interval by Student's t knows no bounds, an accuracy does.
+            low, high = (mean - width).clip(0, 100), (mean + width).clip(0, 100)
+            axes.fill_between(tasks, low, high, color=line.get_color(), alpha=0.15, lw=0)
     scenario = comparison.experiment.scenario(comparison.seeds[0])
     seen = np.cumsum([len(task.classes) for task in scenario])
     axes.set_xticks(
@@ -70,7 +63,12 @@ def plot_accuracy(comparison: Comparison, path: Path) -> None:
     seeds = len(comparison.seeds)
     band = f", mean and 95 % confidence band over {seeds} seeds" if seeds > 1 else ", one seed"
     axes.set_title(f"{scenario.name}: accuracy after each task{band}", loc="left", fontsize=11)
-    axes.legend(title="arm, accuracy at the end", loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axes.legend(
+        title="arm, accuracy at the end",
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        handlelength=3,  # long enough for a dash
+    )
     _write(figure, path)
 
 

@@ -8,6 +8,7 @@
 | events/ARM/seed-N.jsonl | the lines of one run; a run is finished when this file is there |
 | matrices/ARM/seed-N.json | accuracy matrices and confusion of a run |
 | models/ARM/seed-N.pt | weights of a run's model after the last task |
+| models/ARM/seed-N-method.pt | what its method predicts with besides: iCaRL's class means |
 | class_pairs/ARM-seed-N.npz | the class-pair map of every epoch, for mixers that judge pairs |
 | matrices.npz | accuracy matrices, stacked over seeds: ``ARM/class_il`` [seeds, T, T], ... |
 | summary.md, summary.tex | the tables |

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from gradmix_ext.experiments.compare import FORMULAS
-from gradmix_ext.experiments.plots import COLOURS, MARKERS, new_figure
+from gradmix_ext.experiments.plots import new_figure
 from gradmix_ext.experiments.statistics import TESTS, Contrast, Estimate, contrasts
+from gradmix_ext.experiments.styles import nth_style
 from gradmix_ext.experiments.suite_runs import Row
 from gradmix_ext.experiments.suites import Suite
 from gradmix_ext.experiments.tables import Table
@@ -240,8 +241,8 @@ def _plot(findings: SuiteFindings, metric: str, path: Path) -> None:
 def _points(
     axes: Axes, found: Sequence[Contrast | None], shift: float, label: str, index: int
 ) -> None:
-    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-    axes.plot([], [], color=colour, marker=marker, ls="", label=label)
+    drawn = nth_style(index).points
+    axes.plot([], [], ls="", label=label, **drawn)
     for row, contrast in enumerate(found):
         if contrast is None or math.isnan(contrast.difference.mean):
             continue
@@ -250,9 +251,8 @@ def _points(
             100 * difference.mean,
             row + shift,
             xerr=100 * (difference.half_width or 0.0),
-            color=colour,
-            marker=marker,
             markersize=4.5,
             lw=1,
-            markerfacecolor=colour if contrast.significant else "white",
+            markerfacecolor=drawn["color"] if contrast.significant else "white",
+            **drawn,
         )

@@ -48,10 +48,16 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 class HeadInput:
-    """Remembers, for every output of a head that is still in use, the input it came from."""
+    """Remembers, for every output of a head that is still in use, the input it came from.
 
-    def __init__(self, head: nn.Linear) -> None:
+    Args:
+        head: The head.
+        detached: Whether what is remembered is without the graph that it came from.
+    """
+
+    def __init__(self, head: nn.Linear, detached: bool = True) -> None:
         self.head = head
+        self._detached = detached
         # By id, since tensors as keys would cost a step more; gone with the output.
         self._kept: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
         self._handle = head.register_forward_hook(self._keep, with_kwargs=True)
@@ -61,7 +67,8 @@ class HeadInput:
     ) -> None:
         features = args[0] if args else kwargs["input"]
         key, kept = id(output), self._kept
-        kept[key] = weakref.ref(output, lambda _: kept.pop(key, None)), features.detach()
+        features = features.detach() if self._detached else features
+        kept[key] = weakref.ref(output, lambda _: kept.pop(key, None)), features
 
     def of(self, logits: object) -> Tensor:
         """The features [N, d] that the head made ``logits`` of.

@@ -6,13 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gradmix_ext.experiments.styles import arm_styles
 from gradmix_ext.report.load import ArmRecord, RunRecord
 
 __all__ = ["Contender", "contenders", "run_names"]
-
-_COLOURS = 7
-_MARKERS = ("circle", "square", "diamond", "triangle", "cross", "down", "plus")
-_DASHES = ("", "7 3", "2 3", "8 3 2 3")
 
 
 @dataclass(frozen=True)
@@ -38,22 +35,23 @@ class Contender:
 
 def contenders(runs: Sequence[RunRecord]) -> list[Contender]:
     """All arms of all runs. The bounds are no contestants: they are grey and black, dashed."""
-    found: list[Contender] = []
-    styled = 0
-    for run, run_name in zip(runs, run_names(runs), strict=True):
-        for arm in run.arms:
-            name = arm.label if len(runs) == 1 else f"{run_name}: {arm.label}"
-            if arm.label == "finetune":
-                style = ("lower", "", "2 3")
-            elif arm.label == "joint":
-                style = ("upper", "", "7 4")
-            else:
-                turn, place = divmod(styled, _COLOURS)
-                marker = _MARKERS[(place + turn) % len(_MARKERS)]
-                style = (f"c{place + 1}", marker, _DASHES[turn % len(_DASHES)])
-                styled += 1
-            found.append(Contender(name, run, arm, *style))
-    return found
+    arms = [
+        (run, name, arm)
+        for run, name in zip(runs, run_names(runs), strict=True)
+        for arm in run.arms
+    ]
+    styles = arm_styles([arm.label for _, _, arm in arms])
+    return [
+        Contender(
+            arm.label if len(runs) == 1 else f"{name}: {arm.label}",
+            run,
+            arm,
+            style.colour,
+            style.marker,
+            " ".join(map(str, style.dash)),
+        )
+        for (run, name, arm), style in zip(arms, styles, strict=True)
+    ]
 
 
 def run_names(runs: Sequence[RunRecord]) -> list[str]:

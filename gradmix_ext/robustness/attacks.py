@@ -99,12 +99,21 @@ class Attack:
 
 
 def _gradient(logits: Logits, x: Tensor, y: Tensor) -> Tensor:
-    """Of the cross-entropy with respect to the inputs; parameters collect none."""
+    """Of the cross-entropy with respect to the inputs, up to a positive factor for each sample.
+
+    With w the softmax of the other classes' logits alone, the gradient at the logits is (1 - p_y)
+    (w - e_y). The factor does not change a direction, and is left out: it is 0 in floating point
+    where the model is certain, and would take the gradient with it. Parameters collect none.
+    """
     with torch.enable_grad():
         at = x.detach().requires_grad_()
-        # Summed, not averaged: a sample's gradient must not depend on the size of its batch.
-        loss = F.cross_entropy(logits(at), y, reduction="sum")
-        return torch.autograd.grad(loss, at)[0]
+        z = logits(at)
+        own = F.one_hot(y, z.shape[1]).bool()
+        others = z.detach().masked_fill(own, -torch.inf)
+        towards = others.softmax(1) - own.to(z)
+        # Where no other class takes part, the loss is 0 everywhere.
+        towards = towards.where(others.isfinite().any(1, keepdim=True), 0.0)
+        return torch.autograd.grad(z, at, towards)[0]
 
 
 def _into_linf_ball(delta: Tensor, eps: float) -> Tensor:

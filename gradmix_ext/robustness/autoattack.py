@@ -45,7 +45,9 @@ def autoattack(
     """Inputs within `eps` of `x` in the largest coordinate, found by the l-infinity ensemble.
 
     The standard version: untargeted and targeted APGD, targeted FAB and Square; for less than four
-    classes the untargeted attacks APGD-CE, FAB and Square.
+    classes the untargeted attacks APGD-CE, FAB and Square. The losses of all but APGD-CE compare
+    logits, and work whatever the model's confidence. APGD-CE is the package's own: its gradient
+    vanishes where a probability rounds to 1, and the others then do its share.
 
     Args:
         logits: Maps inputs to logits [N, C]. Classes whose logit is -inf take no part.

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gradmix_ext.experiments.plots import COLOURS, MARKERS, new_figure
+from gradmix_ext.experiments.plots import new_figure
 from gradmix_ext.experiments.statistics import Estimate, half_width
+from gradmix_ext.experiments.styles import arm_styles
 from gradmix_ext.robustness.attacks import ATTACKS
 from gradmix_ext.robustness.evaluate import RobustAccuracy
 
@@ -29,16 +30,19 @@ class Curves:
         bounds: The range of the inputs.
         eps: The radii.
         runs: Arm: seed: accuracy and ECE for every radius.
+        labels: Arm: its label, where arms of several folders have the same.
     """
 
     attack: str
     bounds: tuple[float, float]
     eps: tuple[float, ...]
     runs: dict[str, dict[int, RobustAccuracy]] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
 
-    def add(self, arm: str, seed: int, accuracy: RobustAccuracy) -> None:
+    def add(self, arm: str, seed: int, accuracy: RobustAccuracy, label: str | None = None) -> None:
         """Keep what one run gave."""
         self.runs.setdefault(arm, {})[seed] = accuracy
+        self.labels[arm] = label or arm
 
     def accuracy(self, arm: str, eps: float) -> Estimate:
         """Accuracy of an arm over its seeds."""
@@ -107,20 +111,18 @@ class Curves:
         """Mean accuracy, and calibration error below it, with 95 % confidence bands."""
         figure = new_figure(8, 6.5)
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
-        for index, (arm, runs) in enumerate(self.runs.items()):
-            colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        styles = arm_styles([self.labels[arm] for arm in self.runs])
+        for (arm, runs), style in zip(self.runs.items(), styles, strict=True):
             accuracies = [list(run.values()) for run in runs.values()]
             errors = [list(run.ece.values()) for run in runs.values()]
             for axes, values in ((above, accuracies), (below, errors)):
                 mean, low, high = _band(values)
-                axes.plot(
-                    self.eps, mean, color=colour, marker=marker, markersize=5, label=arm, lw=1.4
-                )
-                axes.fill_between(self.eps, low, high, color=colour, alpha=0.15, lw=0)
+                (line,) = axes.plot(self.eps, mean, markersize=5, label=arm, lw=1.4, **style.line)
+                axes.fill_between(self.eps, low, high, color=line.get_color(), alpha=0.15, lw=0)
         above.set(ylabel="accuracy (%)", ylim=(0, 102))
         below.set(ylabel="ECE (%)", xlabel=self.unit, ylim=(0, None))
         above.set_title(f"Accuracy under {self.attack}. {self.over}", loc="left", fontsize=11)
-        above.legend(title="arm", loc="center left", bbox_to_anchor=(1.01, 0.5))
+        above.legend(title="arm", loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=3)
         for axes in (above, below):
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(axis="y", color="#DDDDDD", lw=0.6)
@@ -134,4 +136,5 @@ def _band(
     array = 100 * np.array(values)
     mean: NDArray[np.float64] = array.mean(axis=0)
     width = half_width(array) if len(array) > 1 else np.zeros_like(mean)
-    return mean, mean - width, mean + width
+    # An interval by Student's t knows no bounds; accuracy and calibration error do.
+    return mean, (mean - width).clip(0, 100), (mean + width).clip(0, 100)

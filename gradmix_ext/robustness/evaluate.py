@@ -52,7 +52,8 @@ def evaluate(
     """Accuracy of a model on inputs moved by up to `eps` to be misclassified.
 
     The attacks know the model, and move inputs in the model's own input range: eps and bounds are
-    in the unit of what the loader gives. They maximise the cross-entropy.
+    in the unit of what the loader gives. They maximise the cross-entropy; the first three follow
+    the direction of its gradient, which is found whatever the model's confidence.
 
     - ``"fgsm"``: one step of eps along the sign of the gradient (Goodfellow et al., ICLR 2015).
     - ``"pgd"``: projected gradient ascent in the l-infinity ball (Madry et al., ICLR 2018).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -12,8 +13,10 @@ import torch
 
 import gradmix_ext as gx
 from gradmix_ext.cli import main
+from gradmix_ext.cli._report import RichProgress
 from gradmix_ext.experiments.compare import Comparison
 from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.experiments.jobs import Tick
 from gradmix_ext.experiments.plan import Plan, provenance
 from gradmix_ext.experiments.run_folder import RunFolder
 from gradmix_ext.experiments.saved import load_runs
@@ -28,6 +31,22 @@ def run(tmp_path_factory):
     arms = [Arm.parse("joint"), Arm.parse("joint+mixup")]
     comparison = Comparison(Experiment(config, arms), arms, [0, 3])
     plan = Plan(config, tuple(arms), (0, 3), origin=provenance("gradmix compare", "torch"))
+    with RunFolder(tmp_path_factory.mktemp("run")) as folder:
+        plan.write(folder.path)
+        comparison.execute(folder)
+    return folder.path
+
+
+OTHERS = ("icarl", "er[replay=split]", "er+gradmix[policy=skip,threshold=0.1]")
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """A run folder with arms that have commas and brackets, and one with its own classifier."""
+    config = ExperimentConfig(tasks=2, epochs=2, hidden=(16,), buffer_size=30)
+    arms = [Arm.parse(text) for text in OTHERS]
+    comparison = Comparison(Experiment(config, arms), arms, [0, 1])
+    plan = Plan(config, tuple(arms), (0, 1), origin=provenance("gradmix compare", "torch"))
     with RunFolder(tmp_path_factory.mktemp("run")) as folder:
         plan.write(folder.path)
         comparison.execute(folder)
@@ -86,6 +105,96 @@ def test_robustness_of_some_arms_samples_and_another_attack(gradmix, run, tmp_pa
     (written,) = (tmp_path / "runs").iterdir()
     content = json.loads((written / "robustness.json").read_text())
     assert content["arms"]["joint"]["0"]["samples"] == 20
+
+
+def test_without_attack_the_accuracy_is_that_of_the_run(gradmix, others, tmp_path):
+    """iCaRL's too, which predicts by nearest mean and not by its model's logits."""
+    code, _, err = gradmix("robustness", others, "--eps", "0,0.05", "--steps", 2, "--out", "out")
+    assert (code, err) == (0, "")
+    content = json.loads((tmp_path / "out" / "robustness.json").read_text())
+    assert content["arms"].keys() == set(OTHERS)
+    for arm in OTHERS:
+        for seed, found in content["arms"][arm].items():
+            measured = json.loads((others / "matrices" / arm / f"seed-{seed}.json").read_text())
+            assert found["accuracy"][0] == pytest.approx(measured["pooled_accuracy"][-1], abs=1e-12)
+            assert found["accuracy"][1] < found["accuracy"][0]  # its gradient is not lost
+    for saved in load_runs(others):
+        scenario = saved.scenario()
+        x, y = scenario.samples("test")
+        by_logits = (saved.model()(x).argmax(1) == y).double().mean().item()
+        found = content["arms"][saved.arm.label][str(saved.seed)]["accuracy"][0]
+        assert (abs(by_logits - found) < 1e-12) == (saved.arm.method != "icarl")
+
+
+def test_an_older_folder_lacks_what_icarl_predicts_with(gradmix, others, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(others, old)
+    for path in old.glob("models/icarl/*-method.pt"):
+        path.unlink()
+    args = ("robustness", old, "--eps", 0, "--out", tmp_path / "out")
+    code, out, err = gradmix(*args)
+    assert code == 0
+    assert "[4/4] er+gradmix" in out
+    assert err.splitlines() == [
+        f"left out: {old} holds the model of icarl seed {seed}, but not what icarl predicts with "
+        "besides: run the training again to save it"
+        for seed in (0, 1)
+    ]
+    code, _, err = gradmix(*args, "--overwrite", "--arms", "icarl")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "but not what icarl predicts with" in err
+
+
+def test_all_arms_and_seeds_are_attacked_on_the_same_samples(gradmix, others, monkeypatch):
+    """Though each seed has its own class order, and so its own order of samples."""
+    orders = {saved.scenario().class_order for saved in load_runs(others)}
+    assert len(orders) == 2
+    given = []
+
+    def watched(model, loader, *args, **kwargs):
+        batches = list(loader)
+        given.append(tuple(torch.cat(parts) for parts in zip(*batches, strict=True)))
+        return evaluate(model, batches, *args, **kwargs)
+
+    evaluate = gx.robustness.evaluate
+    monkeypatch.setattr(gx.robustness, "evaluate", watched)
+    assert gradmix("robustness", others, "--eps", 0, "--samples", 25)[0] == 0
+    assert len(given) == len(OTHERS) * 2
+    dataset = gx.continual.load_dataset("digits")
+    x, y = given[0]
+    place = [(dataset.test_x == row).all(1).nonzero()[0, 0] for row in x]
+    assert len(set(map(int, place))) == 25
+    assert torch.equal(dataset.test_y[torch.stack(place)], y)
+    assert len(y.unique()) > 5
+    for other_x, other_y in given[1:]:
+        assert torch.equal(other_x, x)
+        assert torch.equal(other_y, y)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_arms_keep_their_brackets(gradmix, others, monkeypatch, terminal):
+    chosen = OTHERS[1:]
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = gradmix("robustness", others, "--arms", ",".join(chosen), "--eps", 0)
+    assert code == 0
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out)
+    rows = [line.split()[0] for line in plain.splitlines() if "±" in line and "Mean" not in line]
+    assert rows == [*chosen, *chosen]
+    assert "icarl" not in plain
+    assert (f"pgd · {chosen[-1]} seed 1" if terminal else f"] {chosen[0]} seed 0") in plain
+
+
+def test_progress_of_a_training_keeps_the_brackets(others, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    arms = [Arm.parse(text) for text in OTHERS]
+    comparison = Comparison(Experiment(ExperimentConfig(tasks=2), arms), arms, [0])
+    with RichProgress(comparison) as progress:
+        progress.tick(Tick(arms[1], 0, task=1, epoch=1, loss=0.5, accuracy=None))
+    assert f"{OTHERS[1]} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -256,6 +365,13 @@ def test_explain_by_default_writes_into_the_run(gradmix, run):
     assert code == 0
     assert "30 samples, 50 pairs, alpha 1" in out
     assert (run / "explain-joint-seed-0.html").is_file()
+
+
+def test_explain_refuses_what_does_not_predict_by_logits(gradmix, others):
+    code, _, err = gradmix("explain", others, "--arm", "icarl")
+    assert code == 2
+    assert "icarl does not predict by the logits of its model" in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

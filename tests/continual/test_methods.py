@@ -287,6 +287,21 @@ def test_icarl_predicts_by_the_nearest_mean_of_exemplars():
         assert scores[row, without].argmax() == logits[row, without].argmax()
 
 
+def test_icarls_classifier_is_its_prediction_with_a_gradient():
+    model, method = network(), ICaRL()
+    stage, _ = stages(model, method, 1, "herding")
+    method.end_task(stage)
+    model.eval()
+    x = stage.task.test_x
+    again = ICaRL()
+    again.load_state_dict(method.state_dict())
+    classifier = again.classifier(model).eval()
+    assert torch.allclose(classifier(x), method.predict(model, x), atol=1e-12)
+    # Of scores with and without exemplars, by differences.
+    assert torch.autograd.gradcheck(classifier, x[:2].clone().requires_grad_())
+    assert not model[-1]._forward_hooks  # the model is as it was
+
+
 def test_icarl_keeps_the_old_model_as_it_was():
     model, method = network(), ICaRL()
     stage, _ = stages(model, method, 1, "herding")

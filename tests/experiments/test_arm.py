@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradmix_ext.continual import METHODS
+from gradmix_ext.experiments.arm import split_arms
 from gradmix_ext.experiments.compare import Comparison
 from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
 from gradmix_ext.experiments.plan import Plan, provenance
@@ -19,6 +21,19 @@ from gradmix_ext.experiments.saved import load_runs
 from gradmix_ext.mixers import MIXERS, option_names
 
 TINY = ExperimentConfig(tasks=2, epochs=1, hidden=(8,), samples_per_pair=2)
+
+
+def test_a_list_of_arms_is_cut_between_them_alone() -> None:
+    arms = [
+        "er",
+        "balanced[balance=0.5,per_sample_lam=true]",
+        "der++[distill_weight=1,replay_weight=2]+mixup[alpha=1, balance=0.5]",
+        "gradmix[policy=skip]",
+    ]
+    for chosen in permutations(arms):
+        assert split_arms(",".join(chosen)) == list(chosen)
+        assert split_arms(", ".join(chosen)) == list(chosen)
+    assert split_arms("er,,mixup") == ["er", "", "mixup"]
 
 
 def test_settings_of_an_arm_are_typed_and_sorted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from itertools import pairwise
 
@@ -79,6 +80,81 @@ def test_equals_an_independent_attack(digits, attack, norm, steps, rate, radii):
         assert found[eps] == pytest.approx(expected, abs=1e-3)
         assert 0 < expected < 0.98
     model.float().train()
+
+
+class Scaled(nn.Module):
+    """Logits of another model, k times as large: the same decisions, another confidence."""
+
+    def __init__(self, model, k):
+        super().__init__()
+        self.model = model
+        self.k = k
+
+    def forward(self, x):
+        return self.k * self.model(x)
+
+
+@pytest.mark.parametrize(
+    ("attack", "radii"), [("fgsm", [0.1, 0.15]), ("pgd", [0.1, 0.15]), ("pgd_l2", [0.4, 1.0])]
+)
+def test_confidence_is_no_defence(digits, attack, radii):
+    """In float32 the probability of the label rounds to 1, and that of the others to 0."""
+    model, x, y = digits
+
+    def accuracy(k, x, y, class_mask=None):
+        found = gx.robustness.evaluate(
+            Scaled(model, k), (x, y), attack, radii, class_mask=class_mask, steps=10
+        )
+        return list(found.values())
+
+    # Between two classes there is one way to go, at any scale.
+    mask = torch.zeros(10, dtype=torch.bool)
+    mask[[1, 7]] = True
+    x_two, y_two = x[mask[y]], y[mask[y]]
+    expected = accuracy(1, x_two, y_two, mask)
+    assert 0.2 < expected[1] < expected[0] < 1
+    for k in (10, 1000, 1e6):
+        assert accuracy(k, x_two, y_two, mask) == expected
+    # Among several the scale says how much the second best counts against the third.
+    expected = accuracy(1, x, y)
+    assert expected[1] < 0.45
+    for k in (10, 1000):
+        assert accuracy(k, x, y) == pytest.approx(expected, abs=0.04)
+
+
+def test_the_direction_in_float32_is_that_of_float64(digits):
+    """Where 1 - 1e-10 is 1 in float32, autograd in float64 still has a gradient."""
+    model, x, y = digits
+    model.eval()
+    clean = model(x)
+    sure = clean.argmax(1) == y
+    x, y, clean = x[sure][:40], y[sure][:40], clean[sure][:40]
+    # One factor a sample: each has the probability of its label at 1 - 1e-10 or so.
+    lead = (clean.gather(1, y[:, None]) - clean.scatter(1, y[:, None], -torch.inf)).amin(1)
+    k = (23 / lead).detach()[:, None]
+    assert ((k * clean).softmax(1).gather(1, y[:, None]) == 1).all()
+    exact = copy.deepcopy(model).double()
+    at = x.double().requires_grad_()
+    F.cross_entropy(k.double() * exact(at), y, reduction="sum").backward()
+    attack = Attack("fgsm", torch.tensor(-9.0), torch.tensor(9.0), 1, None, False, None)
+    moved = attack(lambda x: k * model(x), x, y, 1.0) - x
+    # Pixels whose gradient is all rounding may differ.
+    clear = at.grad.abs() > 1e-4 * at.grad.abs().amax(1, keepdim=True)
+    assert clear.double().mean() > 0.8
+    assert torch.equal(moved.sign()[clear], at.grad.float().sign()[clear])
+    model.train()
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd", "pgd_l2"])
+def test_a_class_alone_cannot_be_left(digits, attack):
+    model, x, y = digits
+    mask = torch.arange(10) == 4
+    found = gx.robustness.evaluate(model, (x[y == 4], y[y == 4]), attack, EPS, class_mask=mask)
+    assert all(value == 1.0 for value in found.values())
+    low, high = torch.tensor(0.0), torch.tensor(1.0)
+    alone = Attack(attack, low, high, 3, None, False, None)
+    moved = alone(lambda x: model(x).masked_fill(~mask, -torch.inf), x[:5], y[:5] * 0 + 4, 0.1)
+    assert torch.equal(moved, x[:5])
 
 
 @pytest.mark.parametrize("attack", ["fgsm", "pgd", "pgd_l2"])

@@ -90,6 +90,9 @@ class Method:
     #: Whether the method needs a replay buffer.
     uses_buffer = False
 
+    #: Whether a prediction is the argmax of the model's logits, which need nothing besides it.
+    predicts_by_logits = True
+
     #: The policy of a buffer that is given as a capacity alone.
     buffer_policy = "class-balanced"
 
@@ -131,6 +134,14 @@ class Method:
         """Scores [N, C] whose argmax is the prediction: the logits."""
         scores: Tensor = model(x)
         return scores
+
+    def classifier(self, model: nn.Module) -> nn.Module:
+        """A module that gives the scores of :meth:`predict` and can be differentiated: the model.
+
+        Where :attr:`predicts_by_logits` is False, :meth:`load_state_dict` with the state after the
+        last task is all that it needs.
+        """
+        return model
 
     def state_dict(self) -> dict[str, Any]:
         """What :meth:`begin_task` cannot find out again; tensors and plain values only."""

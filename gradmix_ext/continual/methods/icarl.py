@@ -13,7 +13,7 @@ from gradmix_ext.continual.methods.base import Stage, widened
 from gradmix_ext.continual.methods.er import ER
 from gradmix_ext.mixers import MixedBatch
 from gradmix_ext.mixers.criteria import Probe
-from gradmix_ext.mixers.head import find_head
+from gradmix_ext.mixers.head import HeadInput, find_head, in_one_dtype
 
 __all__ = ["ICaRL"]
 
@@ -33,6 +33,7 @@ class ICaRL(ER):
         replay: As :class:`ER`; the paper's is ``"union"``.
     """
 
+    predicts_by_logits = False
     buffer_policy = "herding"
 
     def __init__(self, replay: str = "union") -> None:
@@ -81,9 +82,11 @@ class ICaRL(ER):
         features, logits = Probe(model, find_head(model), class_mask=None).forward(x)
         if self._means is None:
             return logits
-        means = self._means.to(features)
-        distance = 2 - 2 * F.normalize(features, dim=1) @ means.T  # at most 4
-        return torch.where(means.any(1), -distance, F.logsigmoid(logits) - 4)
+        return _nearness(features, logits, self._means)
+
+    def classifier(self, model: nn.Module) -> nn.Module:
+        """The scores of :meth:`predict` as a module, differentiable in its inputs."""
+        return model if self._means is None else _NearestMean(model, self._means)
 
     def state_dict(self) -> dict[str, Any]:
         """The old model within a task, the means after it."""
@@ -97,3 +100,29 @@ class ICaRL(ER):
         self._means = state["means"]
         if self._old is not None:  # there is one as soon as the task has begun
             self._old.load_state_dict(state["old"])
+
+
+class _NearestMean(nn.Module):
+    """A model whose outputs are how near its features are to the means of the classes."""
+
+    def __init__(self, model: nn.Module, means: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("means", means)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores [N, C] of inputs [N, ...]."""
+        entered = HeadInput(find_head(self.model), detached=False)
+        try:
+            logits = self.model(x)
+            features = entered.of(logits)
+        finally:
+            entered.remove()
+        return _nearness(*in_one_dtype(features, logits), self.get_buffer("means"))
+
+
+def _nearness(features: Tensor, logits: Tensor, means: Tensor) -> Tensor:
+    """Minus the squared distance to each mean; for a class without one, less than all of these."""
+    means = means.to(features)
+    distance = 2 - 2 * F.normalize(features, dim=1) @ means.T  # at most 4
+    return torch.where(means.any(1), -distance, F.logsigmoid(logits) - 4)

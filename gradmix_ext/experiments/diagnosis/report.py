@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from gradmix_ext.experiments.diagnosis.agreement import STATISTICS
 from gradmix_ext.experiments.diagnosis.study import Diagnosis
-from gradmix_ext.experiments.plots import COLOURS, MARKERS, new_figure
+from gradmix_ext.experiments.plots import new_figure
 from gradmix_ext.experiments.statistics import half_width
+from gradmix_ext.experiments.styles import COLOURS, MARKERS
 
 __all__ = ["markdown", "write_report"]
 

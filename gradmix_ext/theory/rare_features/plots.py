@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, Normalize, TwoSlopeNorm
 from numpy.typing import NDArray
 
-from gradmix_ext.experiments.plots import COLOURS, new_figure
+from gradmix_ext.experiments.plots import new_figure
 from gradmix_ext.experiments.statistics import half_width
+from gradmix_ext.experiments.styles import COLOURS
 from gradmix_ext.theory.rare_features.experiment import Run
 from gradmix_ext.theory.rare_features.training import Schedule
 
