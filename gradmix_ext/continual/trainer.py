@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -58,7 +58,8 @@ class Trainer:
         buffer: The replay buffer, or a capacity for one with the method's own policy
             (class-balanced, for iCaRL herding); needed by methods that replay.
         optimizer: Called with the parameters at the start of each task. The default is SGD with
-            learning rate 0.05 and momentum 0.9.
+            learning rate 0.05 and momentum 0.9. Parameters that it leaves out stay as they are, as
+            if they required no gradient.
         schedule: Course of the learning rate over the epochs of each task:
             ``"constant"``, ``"cosine"`` or ``"step"``, or a function of the optimizer and the
             number of epochs.
@@ -73,7 +74,8 @@ class Trainer:
         callbacks: Told about epochs and tasks.
         amp: Mixed precision of the training step: ``"none"``, ``"bf16"`` or ``"fp16"`` (with a
             scaled loss). Tests and GradMix's criterion keep the precision of the weights.
-        clip_grad: Largest norm of the gradient; larger ones are scaled down to it.
+        clip_grad: Largest norm of the gradient of what the optimizer trains; larger ones are scaled
+            down to it.
         compile: Whether to ``torch.compile`` the model, in place.
         storage: Where the data lives: on the ``"device"``, in ``"host"`` memory (or wherever a map-
             style data set reads it from), or ``"auto"``: on the device if it takes at most half of
@@ -234,6 +236,8 @@ class Trainer:
     def _train_epoch(self, run: TrainingState, stage: Stage) -> Tensor:
         """One epoch; the mean loss per sample, still on the device."""
         model, mixer, optimizer, scaler = run.model, run.mixer, run.optimizer, run.scaler
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        left_alone = _others(model.parameters(), trained)
         model.train()
         losses, sizes = [], []
         for step, (x, y) in enumerate(self.method.batches(stage)):
@@ -246,10 +250,12 @@ class Trainer:
                 loss = self.method.loss(stage, batch, logits)
             optimizer.zero_grad()
             scaler.scale(loss).backward()
+            for parameter in left_alone:  # nothing else would ever unscale or clear it
+                parameter.grad = None
             scaler.unscale_(optimizer)
             self.method.after_backward(stage)
             if self.clip_grad is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), self.clip_grad)
+                nn.utils.clip_grad_norm_(trained, self.clip_grad)
             scaler.step(optimizer)
             scaler.update()
             losses.append(loss.detach())
@@ -357,6 +363,12 @@ class Trainer:
         if self.ranks.size > 1:
             mixer.ranks = self.ranks
         return mixer
+
+
+def _others(parameters: Iterable[nn.Parameter], trained: list[nn.Parameter]) -> list[nn.Parameter]:
+    """The parameters that are not among those trained."""
+    known = set(map(id, trained))
+    return [parameter for parameter in parameters if id(parameter) not in known]
 
 
 def random_stream(

@@ -122,7 +122,10 @@ class Method:
         return stage.ranks.weigh(loss, len(batch.target))
 
     def after_backward(self, stage: Stage) -> None:
-        """Between the backward pass and the optimizer's step, with gradients in ``.grad``."""
+        """Between the backward pass and the optimizer's step.
+
+        What the optimizer trains has its gradient in ``.grad``, everything else None.
+        """
 
     def end_task(self, stage: Stage) -> None:
         """After the last epoch of a task."""
