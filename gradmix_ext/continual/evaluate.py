@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gradmix_ext.continual.feed import Feed
 from gradmix_ext.continual.scenario import Scenario
 from gradmix_ext.mixers.head import evaluation
+from gradmix_ext.mixers.images import copied
 from gradmix_ext.ranks import ONE, Ranks
 
 __all__ = ["Evaluation", "Evaluator"]
@@ -75,7 +76,7 @@ class Evaluator:
         with evaluation(model):
             scores = torch.cat(
                 [
-                    predict(model, x[start : start + _CHUNK])
+                    predict(model, copied(x, start, start + _CHUNK))
                     for x in self._inputs
                     for start in range(0, max(len(x), 1), _CHUNK)
                 ]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gradmix_ext import ops
 from gradmix_ext.mixers.base import Samples
 from gradmix_ext.mixers.head import HeadInput, evaluation, in_one_dtype
-from gradmix_ext.mixers.images import Inputs
+from gradmix_ext.mixers.images import Inputs, copied
 from gradmix_ext.mixers.lam import LamLaw
 from gradmix_ext.ranks import ONE, Ranks
 from gradmix_ext.reference._terms import uniform
@@ -112,11 +112,13 @@ def _rows(parts: Sequence[Inputs], start: int, end: int) -> Tensor:
     for x in parts:
         first, last = max(start - before, 0), min(end - before, len(x))
         if first < last:
-            found.append(x[first:last])
+            found.append((x, first, last))
         before += len(x)
     if not found:
         return parts[0][:0]
-    return _joined(found)
+    if len(found) == 1:
+        return copied(*found[0])
+    return torch.cat([x[first:last] for x, first, last in found])
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

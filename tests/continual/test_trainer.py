@@ -146,6 +146,35 @@ def test_results_agree_with_a_plain_evaluation(scenario):
     assert result.pooled_accuracy[-1] != pytest.approx(metrics.final_accuracy(expected))
 
 
+class InPlace(nn.Module):
+    """Changes the samples that it is given, as ``nn.ReLU(inplace=True)`` does at its start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = mlp((2,), 6, hidden=(8,))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.sub_(1))
+
+
+@pytest.mark.parametrize(
+    ("method", "policy", "update"),
+    [("er", "class-balanced", "epoch"), ("der++", "herding", "online"), ("a-gem", "herding", 2)],
+)
+def test_a_model_that_works_in_place_leaves_the_data_alone(method, policy, update):
+    dataset = blobs()
+    buffer = ReplayBuffer(12, policy, torch.Generator().manual_seed(0))
+    settings = {"method": method, "buffer": buffer, "mixer": GradMix(6, update=update)}
+    scenario = class_incremental(dataset, tasks=3)
+    kept = [(task.train_x.clone(), task.test_x.clone()) for task in scenario]
+    trainer(model=InPlace(), **settings).fit(scenario)
+    for task, (train_x, test_x) in zip(scenario, kept, strict=True):
+        assert torch.equal(task.train_x, train_x)
+        assert torch.equal(task.test_x, test_x)
+    samples = dataset.train_x.tolist()
+    assert all(row in samples for row in buffer.data[0].tolist())
+
+
 def test_metrics_of_a_result(scenario):
     result = trainer(epochs=1).fit(scenario)
     R = result.accuracy_matrix.tolist()

@@ -17,7 +17,7 @@ from gradmix_ext.continual.replay import shuffled
 from gradmix_ext.continual.scenario import Task
 from gradmix_ext.mixers import MixedBatch
 from gradmix_ext.mixers.base import Samples
-from gradmix_ext.mixers.images import Inputs
+from gradmix_ext.mixers.images import Inputs, copied
 from gradmix_ext.ranks import ONE, Ranks
 
 __all__ = ["Method", "Stage"]
@@ -151,4 +151,4 @@ def widened(logits: Tensor) -> Tensor:
 def in_chunks(x: Inputs, size: int = 1024) -> Iterator[Tensor]:
     """Samples in parts that do not take more memory than training."""
     for start in range(0, len(x), size):
-        yield x[start : start + size]
+        yield copied(x, start, start + size)
