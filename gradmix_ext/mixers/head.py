@@ -21,6 +21,7 @@ def find_head(model: nn.Module, head: nn.Linear | str | None = None) -> nn.Linea
 
     Raises:
         ValueError: There is no such layer.
+        TypeError: ``head`` is neither a linear layer nor a name.
     """
     if isinstance(head, nn.Linear):
         return head
@@ -32,6 +33,8 @@ def find_head(model: nn.Module, head: nn.Linear | str | None = None) -> nn.Linea
                 f"got {head!r}"
             )
         return layers[head]
+    if head is not None:
+        raise TypeError(f"head must be an nn.Linear or the name of one, got {head!r}")
     last = None
     for module in model.modules():
         if isinstance(module, nn.Linear):
