@@ -18,7 +18,7 @@ __all__ = ["Checkpoint", "CheckpointError", "must_fit"]
 
 Load = TypeVar("Load", bound=Callable[..., None])
 
-_FORMAT = 2
+_FORMAT = 3
 _MARK = "gradmix_ext training checkpoint"
 
 
@@ -101,9 +101,9 @@ def must_fit(load: Load) -> Load:
     """Decorator: what goes wrong when a state is taken up is a :class:`CheckpointError`."""
 
     @wraps(load)
-    def checked(*args: Any) -> None:
+    def checked(*args: Any, **options: Any) -> None:
         try:
-            load(*args)
+            load(*args, **options)
         except CheckpointError:
             raise
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from gradmix_ext.continual.buffer import ReplayBuffer
 from gradmix_ext.continual.callbacks import Callback, EpochEnd, TaskEnd
@@ -193,7 +194,10 @@ class Trainer:
                 run.load_state_dict(saved)
             for callback in self.callbacks:
                 callback.on_fit_begin(run.scenario)
-            for task in run.scenario.tasks[run.task :]:
+            first = run.task
+            for task in run.scenario.tasks[first:]:
+                if task.index > first:
+                    run.optimizer, run.schedule = self._optimizer_of(run.model)
                 self._train_task(run, task, saved, checkpoint)
                 saved = None
         return run.result()
@@ -206,11 +210,9 @@ class Trainer:
         checkpoint: Checkpoint | None,
     ) -> None:
         stage = self._stage(run, task)
-        run.optimizer = self.optimizer(run.model.parameters())
-        run.schedule = self.schedule(run.optimizer, self.epochs)
         self.method.begin_task(stage)
         if saved is not None and run.epoch:  # this task had begun
-            run.load_state_dict(saved)
+            run.load_state_dict(saved, begun=True)
         for epoch in range(run.epoch, self.epochs):
             run.mixer.set_epoch(epoch)
             loss = self._train_epoch(run, stage).item()
@@ -318,6 +320,8 @@ class Trainer:
         replica = self.ranks.replicated(model)
         evaluator = Evaluator(scenario, feed, self.ranks)
         nothing_seen = torch.zeros(scenario.num_classes, dtype=torch.bool, device=self.device)
+        untrained = evaluator(model, self.method.predict, nothing_seen, seen_tasks=0)
+        optimizer, schedule = self._optimizer_of(model)  # of the first task
         return TrainingState(
             trainer=self,
             scenario=scenario,
@@ -328,7 +332,9 @@ class Trainer:
             order=random_stream(self.seed, 1, self.device),
             scaler=torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16),
             evaluator=evaluator,
-            untrained=evaluator(model, self.method.predict, nothing_seen, seen_tasks=0),
+            untrained=untrained,
+            optimizer=optimizer,
+            schedule=schedule,
         )
 
     def _stage(self, run: TrainingState, task: Task) -> Stage:
@@ -343,6 +349,10 @@ class Trainer:
             run.feed,
             self.ranks,
         )
+
+    def _optimizer_of(self, model: nn.Module) -> tuple[torch.optim.Optimizer, LRScheduler]:
+        optimizer = self.optimizer(model.parameters())
+        return optimizer, self.schedule(optimizer, self.epochs)
 
     def _build_model(self, scenario: Scenario) -> nn.Module:
         if isinstance(self.model, nn.Module):
