@@ -298,6 +298,7 @@ class Trainer:
 
     def _prepare(self, scenario: Scenario) -> TrainingState:
         """Model, mixer and data of a fit, and the accuracy before any training."""
+        self.method.begin_fit()
         inputs = [x for task in scenario for x in (task.train_x, task.test_x)]
         stored = self.storage
         if stored == "auto":

@@ -301,6 +301,28 @@ def test_icarl_keeps_the_old_model_as_it_was():
         assert torch.equal(state["old"][name], value), name
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_trains_anew_as_a_fresh_one_does(name):
+    scenario, used = problem(), method_by_name(name)
+    wider = class_incremental(
+        ArrayDataset("wide", *_widened(scenario), tuple("abcdef")), tasks=3, class_order_seed=1
+    )
+    settings = {"mixer": "mixup", "epochs": 1, "batch_size": 16, "buffer": 12}
+    Trainer(lambda scenario: nn.Linear(5, 6).double(), method=used, **settings).fit(wider)
+    again, fresh = (
+        Trainer(lambda scenario: network(), method=method, **settings).fit(scenario)
+        for method in (used, method_by_name(name))
+    )
+    assert torch.equal(again.task_il_baseline, fresh.task_il_baseline)
+    assert torch.equal(again.task_il_matrix, fresh.task_il_matrix)
+
+
+def _widened(scenario: Scenario) -> tuple[Tensor, ...]:
+    """Training and test samples with three features more."""
+    parts = (scenario.samples("train"), scenario.samples("test"))
+    return tuple(each for x, y in parts for each in (F.pad(x, (0, 3), value=1.0), y))
+
+
 def test_icarl_asks_for_herding():
     trainer = Trainer(method="icarl", buffer=20)
     assert trainer.buffer.policy == "herding"

@@ -93,6 +93,9 @@ class Method:
     #: The policy of a buffer that is given as a capacity alone.
     buffer_policy = "class-balanced"
 
+    def begin_fit(self) -> None:
+        """Before everything else: forget what another training may have left."""
+
     def begin_task(self, stage: Stage) -> None:
         """Before the first epoch of a task; also, with the model as saved, when it is resumed."""
 
