@@ -32,6 +32,7 @@ from gradmix_ext.continual.result import Result
 from gradmix_ext.continual.scenario import Scenario, Task
 from gradmix_ext.continual.training_state import TrainingState
 from gradmix_ext.mixers import Mixer, by_name, mix_shares
+from gradmix_ext.mixers.head import find_head, require_head
 from gradmix_ext.ranks import Ranks, ranks_of
 
 __all__ = ["DivergedError", "Trainer", "random_stream"]
@@ -168,9 +169,9 @@ class Trainer:
 
         Raises:
             ValueError: the buffer already holds samples, as after an earlier `fit`, or shares its
-                capacity out over more classes than it has room for; or the mixer can do nothing
-                with the model or the samples; or several processes have different settings, or
-                too little to share.
+                capacity out over more classes than it has room for; or the mixer, or a buffer that
+                herds, can do nothing with the model or the samples; or several processes have
+                different settings, or too little to share.
             CheckpointError: the file is damaged, or is of a training with other settings.
             DivergedError: the loss became infinite or NaN.
             OSError: the checkpoint cannot be written.
@@ -189,6 +190,8 @@ class Trainer:
             run = self._prepare(scenario)
             self.ranks.require_same(run.settings())
             run.mixer.check(run.model, scenario.input_shape)
+            if self.method.uses_buffer and self.buffer is not None and self.buffer.needs_features:
+                require_head(run.model, scenario.input_shape, find_head(run.model))
             saved = None if checkpoint is None else self.ranks.on_first(checkpoint.load)
             if saved is not None:
                 run.load_state_dict(saved)

@@ -52,6 +52,7 @@ class Probe:
         head: Its last linear layer.
         class_mask: Classes [C] (bool) of the softmax; all by default.
         ranks: Who else has samples and looks at the same time.
+        advice: What to do about logits that are not the head's, for the message.
     """
 
     def __init__(
@@ -60,16 +61,18 @@ class Probe:
         head: nn.Linear,
         class_mask: Tensor | None,
         ranks: Ranks = ONE,
+        advice: str = "",
     ) -> None:
         self.model = model
         self.head = head
         self.class_mask = class_mask
         self.ranks = ranks
+        self.advice = advice
 
     def forward(self, *parts: Inputs) -> tuple[Tensor, Tensor]:
         """Features [N, d] and logits [N, C] of sets of samples, one after the other."""
         total = sum(len(x) for x in parts)
-        captured = HeadInput(self.head)
+        captured = HeadInput(self.head, self.advice)
         try:
             with evaluation(self.model):
                 # One empty chunk where there is no sample; as many on all ranks, since the forward
@@ -79,10 +82,6 @@ class Probe:
             features = _joined([captured.of(chunk) for chunk in chunks])
         finally:
             captured.remove()
-        if features.dim() != 2:
-            raise ValueError(
-                f"the head must be applied to features [N, d], got {list(features.shape)}"
-            )
         # A model may turn gradients on for itself.
         return in_one_dtype(features, _joined(chunks).detach())
 

@@ -417,6 +417,65 @@ def test_a_buffer_without_room_for_every_class_is_refused_before_training(scenar
     trainer(buffer=ReplayBuffer(5, policy), method="finetune", epochs=1).fit(scenario)
 
 
+class TwoHeads(nn.Module):
+    """The logits come from the first linear layer, not from the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Linear(2, 6)
+        self.auxiliary = nn.Linear(2, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(x)
+
+
+class NoEpoch(Callback):
+    def on_epoch_end(self, event) -> None:
+        raise AssertionError("training has begun")
+
+
+@pytest.mark.parametrize(
+    ("model", "head", "message"),
+    [
+        (nn.Sequential(nn.Unflatten(1, (1, 2)), nn.Conv1d(1, 6, 2), nn.Flatten()), None, "no nn.L"),
+        (
+            nn.Sequential(
+                nn.Linear(2, 3), nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 6, 3), nn.Flatten()
+            ),
+            None,
+            "num_classes = 6 outputs, got 3",
+        ),
+        (nn.Sequential(nn.Linear(2, 6), nn.Softmax(1)), None, "not the output of the head.*head="),
+        (TwoHeads(), None, "not the output of the head.*head="),
+        (TwoHeads(), "fc", r"\(logits, auxiliary\), got 'fc'"),
+    ],
+    ids=["none", "size", "softmax", "order", "name"],
+)
+def test_a_model_that_gradmix_cannot_score_is_refused_before_training(
+    scenario, model, head, message
+):
+    mixer = GradMix(6, head=head)
+    with pytest.raises(ValueError, match=message):
+        trainer(model=model, mixer=mixer, callbacks=[NoEpoch()]).fit(scenario)
+    trainer(model=TwoHeads(), mixer=GradMix(6, head="logits"), epochs=1).fit(scenario)
+
+
+def test_a_model_that_herding_cannot_look_into_is_refused_before_training(scenario):
+    for settings in ({"buffer": ReplayBuffer(12, "herding")}, {"method": "icarl"}):
+        with pytest.raises(ValueError, match="are not the output of the head") as raised:
+            trainer(model=TwoHeads(), callbacks=[NoEpoch()], **settings).fit(scenario)
+        assert "head=" not in str(raised.value)  # there is nothing to name it by
+    trainer(model=TwoHeads(), epochs=1).fit(scenario)
+
+
+def test_models_that_take_shape_when_they_are_called(scenario):
+    lazy = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(6))
+    GradMix(6).check(lazy, scenario.input_shape)
+    assert lazy[0].in_features == 0  # it was not called
+    buffer = ReplayBuffer(12, "herding")
+    trainer(model=lazy, mixer=GradMix(6), buffer=buffer, epochs=1).fit(scenario)
+
+
 def test_mixing_stops_in_each_task(scenario):
     """The trainer tells the mixer the epoch, counted anew in every task."""
     mixed: list[tuple[int, bool]] = []

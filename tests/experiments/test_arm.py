@@ -94,6 +94,7 @@ def test_a_value_of_another_type_is_refused_by_name(text: str, message: str) -> 
         ("mixup[alpha=-1]", "alpha must be positive and finite, got -1.0"),
         ("der++[replay_weight=-1]", "replay_weight must be at least 0 and finite, got -1"),
         ("manifold[layers=9]", "layers must name modules of the model"),
+        ("gradmix[head=9]", "head must name an nn.Linear of the model (1, 3), got '9'"),
     ],
 )
 def test_a_refused_value_names_the_arm(text: str, message: str) -> None:
