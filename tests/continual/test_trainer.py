@@ -429,6 +429,30 @@ class TwoHeads(nn.Module):
         return self.logits(x)
 
 
+@pytest.mark.parametrize(
+    ("output", "found"),
+    [
+        (lambda z: z[:, :5], r"\[\d+, 5\]"),
+        (lambda z: torch.cat([z, z], dim=1), r"\[\d+, 12\]"),
+        (lambda z: z.sum(1), r"\[\d+\]"),
+        (lambda z: (z, z), "tuple"),
+        (lambda z: {"logits": z}, "dict"),
+    ],
+    ids=["fewer", "more", "vector", "tuple", "dict"],
+)
+def test_logits_of_another_shape_are_refused_before_training(scenario, output, found):
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(2, 6)
+
+        def forward(self, x: Tensor) -> object:
+            return output(self.head(x))
+
+    with pytest.raises(ValueError, match=rf"must give \[N, 6\] logits, one .* got {found} for"):
+        trainer(model=Model(), callbacks=[NoEpoch()]).fit(scenario)
+
+
 class NoEpoch(Callback):
     def on_epoch_end(self, event) -> None:
         raise AssertionError("training has begun")
