@@ -65,6 +65,9 @@ class Scenario:
         class_order: All labels in the order in which they come.
         class_names: Name of each class, by label.
         transform: How uint8 images are made ready for the model.
+
+    Raises:
+        ValueError: a task's index is not its position.
     """
 
     name: str
@@ -72,6 +75,14 @@ class Scenario:
     class_order: tuple[int, ...]
     class_names: tuple[str, ...]
     transform: ImageTransform | None = None
+
+    def __post_init__(self) -> None:
+        for position, task in enumerate(self.tasks):
+            if task.index != position:
+                raise ValueError(
+                    f"tasks[{position}].index must be {position}, got {task.index}: give each task "
+                    "its position by dataclasses.replace(task, index=...)"
+                )
 
     def __len__(self) -> int:
         return len(self.tasks)

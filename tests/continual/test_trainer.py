@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -381,6 +383,33 @@ def test_a_result_is_saved_and_loaded(tmp_path, scenario, name):
     assert same(result, loaded)
     assert loaded.task_classes == result.task_classes
     assert loaded.summary() == result.summary()
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.npz"])
+def test_a_result_of_some_of_the_tasks_is_saved_and_loaded(tmp_path, name):
+    whole = class_incremental(blobs(), tasks=3, class_order_seed=1)
+    some = replace(whole, tasks=whole.tasks[:2])
+    assert max(some.seen_classes(1)) >= len(some.seen_classes(1))  # labels beyond their number
+    result = trainer(epochs=1).fit(some)
+    result.save(tmp_path / name)
+    loaded = Result.load(tmp_path / name)
+    assert same(result, loaded)
+    assert torch.equal(loaded.confusion, result.confusion)
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.npz"])
+def test_a_result_saved_without_the_number_of_classes_is_loaded(tmp_path, scenario, name):
+    result = trainer(epochs=1).fit(scenario)
+    path = tmp_path / name
+    result.save(path)
+    if path.suffix == ".json":
+        content = json.loads(path.read_text())
+        del content["num_classes"]
+        path.write_text(json.dumps(content))
+    else:
+        with np.load(path) as archive:
+            np.savez(path, **{key: archive[key] for key in archive.files if key != "num_classes"})
+    assert torch.equal(Result.load(path).confusion, result.confusion)
 
 
 def test_files_that_hold_no_result(tmp_path):
