@@ -165,7 +165,9 @@ class Trainer:
         Args:
             scenario: The tasks.
             checkpoint: Where the state is kept at ends of epochs. If the file is there, training
-                goes on from it, and on the CPU ends bit for bit as if never interrupted.
+                goes on from it, and on the CPU ends bit for bit as if never interrupted (unless
+                a data set draws by NumPy or Python's ``random``, whose states are not kept, in this
+                process).
 
         Raises:
             ValueError: the buffer already holds samples, as after an earlier `fit`, or shares its

@@ -185,8 +185,8 @@ def test_derpp_stores_the_logits_of_the_end_of_a_task():
 def test_derpp_loss(alpha, beta):
     model, method = network().eval(), DERPlusPlus(alpha, beta)
     stage, buffer = stages(model, method, 2, "reservoir")
-    batch, logits = first_batch(stage, method)
     state = buffer.generator.get_state()
+    batch, logits = first_batch(stage, method)
     found = method.loss(stage, batch, logits)
 
     seen = stage.seen_mask.nonzero().flatten().tolist()
@@ -198,6 +198,7 @@ def test_derpp_loss(alpha, beta):
     assert stage.current_mask[batch.target[:BATCH]].all()
     assert not stage.current_mask[batch.target[BATCH:]].any()
     buffer.generator.set_state(state)
+    buffer.draw(BATCH)  # the replayed part of the batch comes first
     total, count = torch.zeros(()), 0
     for row in buffer.draw(BATCH).tolist():
         z = model(buffer.column("x")[row : row + 1])[0]
