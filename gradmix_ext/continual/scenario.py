@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gradmix_ext.continual.arguments import require_kind
 from gradmix_ext.continual.data import ArrayDataset, RawInputs, concatenate, read, subset
 from gradmix_ext.continual.datasets import load_dataset
 from gradmix_ext.continual.integers import integer
@@ -130,7 +132,7 @@ class Scenario:
 
 
 def class_incremental(
-    dataset: ArrayDataset | str,
+    dataset: ArrayDataset | str | Path,
     tasks: int | None = None,
     increment: int | Sequence[int] | None = None,
     base: int = 0,
@@ -155,9 +157,10 @@ def class_incremental(
 
     Raises:
         ValueError: the sizes do not fit the classes, or a task would have no samples.
-        TypeError: a number is not an integer.
+        TypeError: a number is not an integer, or the data is none.
     """
-    if isinstance(dataset, str):
+    if not isinstance(dataset, ArrayDataset):
+        require_kind("dataset", dataset, str | Path, "an ArrayDataset, or a name or path of one")
         dataset = load_dataset(dataset)
     sizes = _task_sizes(dataset.num_classes, tasks, increment, base)
     order = _class_order(dataset.num_classes, class_order_seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from gradmix_ext.continual.arguments import require_choice, require_kind
 from gradmix_ext.continual.buffer import ReplayBuffer
 from gradmix_ext.continual.callbacks import Callback, EpochEnd, TaskEnd
 from gradmix_ext.continual.checkpoint import Checkpoint
@@ -31,7 +33,7 @@ from gradmix_ext.continual.optimization import (
 from gradmix_ext.continual.result import Result
 from gradmix_ext.continual.scenario import Scenario, Task
 from gradmix_ext.continual.training_state import TrainingState
-from gradmix_ext.mixers import Mixer, by_name, mix_shares
+from gradmix_ext.mixers import MIXERS, Mixer, by_name, mix_shares
 from gradmix_ext.mixers.head import find_head, require_head
 from gradmix_ext.ranks import Ranks, ranks_of
 
@@ -88,6 +90,10 @@ class Trainer:
             buffer become part of it.
         sync_batch_norm: Whether batch normalisation takes its statistics over the batches of all
             processes (on GPUs alone); otherwise each normalises by its own part of a batch.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: an argument has a value that it cannot have.
     """
 
     def __init__(
@@ -119,15 +125,24 @@ class Trainer:
         workers, seed = integer("workers", workers), integer("seed", seed)
         if workers < 0:
             raise ValueError(f"workers must not be negative, got {workers}")
+        if not -(2**59) <= seed < 2**60:
+            raise ValueError(f"seed must be at least -2**59 and less than 2**60, got {seed}")
+        for name, given, kinds, words in (
+            ("model", model, Callable | None, "an nn.Module or a function that builds one"),
+            ("mixer", mixer, Mixer | str, "a mixer or the name of one"),
+            ("method", method, Method | str, "a method or the name of one"),
+            ("optimizer", optimizer, Callable | None, "a function such as optimizer_by_name gives"),
+            ("clip_grad", clip_grad, Real | None, "a number or None"),
+        ):
+            require_kind(name, given, kinds, words)
         if clip_grad is not None and not clip_grad > 0:
             raise ValueError(f"clip_grad must be positive, got {clip_grad}")
-        for name, chosen, choices in (
-            ("amp", amp, tuple(AMP)),
-            ("storage", storage, STORAGE),
-            ("schedule", schedule, tuple(SCHEDULES)),
-        ):
-            if isinstance(chosen, str) and chosen not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got '{chosen}'")
+        require_choice("amp", amp, tuple(AMP))
+        require_choice("storage", storage, STORAGE)
+        if isinstance(mixer, str):
+            require_choice("mixer", mixer, tuple(MIXERS))
+        if not callable(schedule):
+            require_choice("schedule", schedule, tuple(SCHEDULES))
         self.ranks: Ranks = ranks_of(process_group)
         self.device: torch.device = torch.empty(0, device=device).device  # with its index
         if sync_batch_norm and self.ranks.size > 1 and self.device.type == "cpu":
@@ -177,9 +192,12 @@ class Trainer:
             CheckpointError: the file is damaged, or is of a training with other settings.
             DivergedError: the loss became infinite or NaN.
             OSError: the checkpoint cannot be written.
+            TypeError: a callback's state holds more than tensors and plain values.
             FirstRankError: process 0 could not read or write it.
             RankLostError: another process has died, or does not answer.
         """
+        require_kind("scenario", scenario, Scenario, "what class_incremental gives")
+        require_kind("checkpoint", checkpoint, Checkpoint | None, "a Checkpoint(path)")
         if self.buffer is not None and len(self.buffer):
             raise ValueError(
                 f"the buffer already holds {len(self.buffer)} samples: a fit starts with an empty "
