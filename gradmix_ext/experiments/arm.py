@@ -22,7 +22,12 @@ _OPTIONS = r"(?:\[([^\[\]]*)\])?"
 _SPELLING = re.compile(rf"([^\[\]]+?){_OPTIONS}(?:\+([^\[\]+]+){_OPTIONS})?")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 # How values of a type are written, for messages.
-_SPELLINGS = {bool: "true or false", int: "an integer", float: "a number", NoneType: "none"}
+_SPELLINGS = {
+    bool: ["true", "false"],
+    int: ["an integer"],
+    float: ["a number"],
+    NoneType: ["none"],
+}
 
 
 @dataclass(frozen=True)
@@ -137,5 +142,6 @@ def _value(name: str, text: str, types: tuple[Any, ...]) -> Value:
             return float(text)
     if str in types:
         return text
-    allowed = " or ".join(spelling for kind, spelling in _SPELLINGS.items() if kind in types)
+    *others, last = (word for kind in _SPELLINGS if kind in types for word in _SPELLINGS[kind])
+    allowed = f"{', '.join(others)} or {last}" if others else last
     raise ValueError(f"{name} must be {allowed}, got '{text}'")

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradmix_ext.continual import METHODS
+from gradmix_ext.continual.methods import method_option_names
 from gradmix_ext.experiments.compare import Comparison
 from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
 from gradmix_ext.experiments.plan import Plan, provenance
 from gradmix_ext.experiments.run_folder import RunFolder
 from gradmix_ext.experiments.saved import load_runs
-from gradmix_ext.mixers import MIXERS
+from gradmix_ext.mixers import MIXERS, option_names
 
 TINY = ExperimentConfig(tasks=2, epochs=1, hidden=(8,), samples_per_pair=2)
 
@@ -62,6 +63,21 @@ def test_every_setting_survives_being_written_and_read(options: dict) -> None:
         assert arm == Arm("another name", "er", "gradmix", tuple(sorted(options.items())))
 
 
+def is_read(text: str) -> bool:
+    try:
+        Arm.parse(text)
+    except ValueError:
+        return False
+    return True
+
+
+def test_every_setting_can_be_written() -> None:
+    settings = [(name, key) for name in MIXERS for key in option_names(name)]
+    settings += [(name, key) for name in METHODS for key in method_option_names(name)]
+    for name, key in settings:
+        assert any(is_read(f"{name}[{key}={value}]") for value in ("none", "true", "3", "word"))
+
+
 @pytest.mark.parametrize("spelling", ["False", "false", "FALSE"])
 def test_false_in_any_spelling_is_false(spelling: str) -> None:
     arm = Arm.parse(f"gradmix[per_sample_lam={spelling}]")
@@ -72,7 +88,7 @@ def test_false_in_any_spelling_is_false(spelling: str) -> None:
     ("text", "message"),
     [
         ("mixup[per_sample_lam=no]", "per_sample_lam must be true or false, got 'no'"),
-        ("gradmix[per_sample_lam=0]", "per_sample_lam must be true or false or none, got '0'"),
+        ("gradmix[per_sample_lam=0]", "per_sample_lam must be true, false or none, got '0'"),
         ("mixup[alpha=x]", "alpha must be a number, got 'x'"),
         ("mixup[alpha=true]", "alpha must be a number, got 'true'"),
         ("mixup[stop_epoch=x]", "stop_epoch must be an integer or none, got 'x'"),
