@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from gradmix_ext.continual.files import replaced, write_tensors
 
@@ -18,7 +19,7 @@ __all__ = ["Checkpoint", "CheckpointError", "must_fit"]
 
 Load = TypeVar("Load", bound=Callable[..., None])
 
-_FORMAT = 2
+_FORMAT = 3
 _MARK = "gradmix_ext training checkpoint"
 
 
@@ -38,8 +39,8 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | Path, every_seconds: float = 30.0) -> None:
-        if every_seconds < 0:
-            raise ValueError(f"every_seconds must not be negative, got {every_seconds}")
+        if not every_seconds >= 0:
+            raise ValueError(f"every_seconds must be at least 0, got {every_seconds}")
         self.path: Path = Path(path)
         self.every_seconds = every_seconds
         self._last = time.monotonic()
@@ -53,9 +54,15 @@ class Checkpoint:
 
         Raises:
             OSError: the file cannot be written; the one before it is still there.
+            TypeError: the state holds something else, likewise.
         """
         with replaced(self.path) as path:
             write_tensors(path, {"mark": _MARK, "format": _FORMAT, "state": state})
+            if foreign := get_unsafe_globals_in_checkpoint(path):
+                raise TypeError(
+                    f"a checkpoint holds tensors and plain values alone, but state"
+                    f"{_place_of_foreign(state)} needs {', '.join(foreign)}"
+                )
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
@@ -97,13 +104,29 @@ class Checkpoint:
         return loaded
 
 
+def _place_of_foreign(value: object) -> str:
+    """Where in a state the first value is that no checkpoint can hold, such as ``['best'][0]``."""
+    parts: Iterable[tuple[object, object]] = ()
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    for key, part in parts:
+        memory = io.BytesIO()
+        torch.save(part, memory)
+        memory.seek(0)
+        if get_unsafe_globals_in_checkpoint(memory):
+            return f"[{key!r}]{_place_of_foreign(part)}"
+    return ""
+
+
 def must_fit(load: Load) -> Load:
     """Decorator: what goes wrong when a state is taken up is a :class:`CheckpointError`."""
 
     @wraps(load)
-    def checked(*args: Any) -> None:
+    def checked(*args: Any, **options: Any) -> None:
         try:
-            load(*args)
+            load(*args, **options)
         except CheckpointError:
             raise
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:

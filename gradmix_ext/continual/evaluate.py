@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gradmix_ext.continual.feed import Feed
 from gradmix_ext.continual.scenario import Scenario
 from gradmix_ext.mixers.head import evaluation
+from gradmix_ext.mixers.images import copied
 from gradmix_ext.ranks import ONE, Ranks
 
 __all__ = ["Evaluation", "Evaluator"]
@@ -71,15 +72,19 @@ class Evaluator:
             predict: Scores [N, C] of inputs [N, ...].
             seen_mask: [C] bool, the classes that a Class-IL prediction may name.
             seen_tasks: How many tasks were trained, for what is counted over these alone.
+
+        Raises:
+            ValueError: a prediction is not a tensor [N, C].
         """
+        # A rank's share may be empty.
+        parts = [seen_mask.new_zeros(0, len(seen_mask), dtype=torch.float32)]
         with evaluation(model):
-            scores = torch.cat(
-                [
-                    predict(model, x[start : start + _CHUNK])
-                    for x in self._inputs
-                    for start in range(0, max(len(x), 1), _CHUNK)
-                ]
-            )
+            for x in self._inputs:
+                for start in range(0, len(x), _CHUNK):
+                    scores = predict(model, copied(x, start, start + _CHUNK))
+                    self._require_scores(scores, min(len(x) - start, _CHUNK), len(seen_mask))
+                    parts.append(scores)
+        scores = torch.cat(parts)
         predicted = scores.masked_fill(~seen_mask, -torch.inf).argmax(1)
         within = scores.masked_fill(~self._own_classes, -torch.inf).argmax(1)
         class_il, task_il = self._correct(predicted), self._correct(within)
@@ -91,6 +96,15 @@ class Evaluator:
             pooled,
             self._confusion(predicted, len(seen_mask), seen_tasks),
         )
+
+    @staticmethod
+    def _require_scores(scores: object, samples: int, classes: int) -> None:
+        found = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        if found != [samples, classes]:
+            raise ValueError(
+                f"the model must give [N, {classes}] logits, one for each class, got {found} for "
+                f"{samples} samples"
+            )
 
     def _correct(self, predicted: Tensor) -> Tensor:
         """Correct predictions per task, [T] float64."""

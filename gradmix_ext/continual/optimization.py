@@ -66,7 +66,8 @@ def _cosine(optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
 
 
 def _step(optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
-    return MultiStepLR(optimizer, milestones=[epochs // 2, epochs * 3 // 4], gamma=0.1)
+    half = max(epochs // 2, 1)  # each rate lasts an epoch at least, the full one first
+    return MultiStepLR(optimizer, milestones=[half, max(epochs * 3 // 4, half + 1)], gamma=0.1)
 
 
 #: Course of the learning rate over the epochs of a task: constant; half a cosine towards 0; a tenth

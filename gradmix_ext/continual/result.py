@@ -86,11 +86,12 @@ class Result:
         kind = _kind(path)
         arrays = {name: getattr(self, name) for name in _TENSORS}
         # Of [T, C, C] counts most are 0: rows of (task, true class, predicted class, count).
-        cells = self.confusion.nonzero()
+        cells, num_classes = self.confusion.nonzero(), self.confusion.shape[-1]
         arrays["confusion"] = torch.cat([cells, self.confusion[tuple(cells.T)][:, None]], dim=1)
         if kind == ".json":
             values: dict[str, Any] = {name: array.tolist() for name, array in arrays.items()}
             values["task_classes"] = self.task_classes
+            values["num_classes"] = num_classes
             values["metrics"] = self.summary()
             path.write_text(json.dumps(values, indent=1) + "\n")
         else:
@@ -100,6 +101,7 @@ class Result:
                 **{name: array.numpy() for name, array in arrays.items()},
                 classes=np.array([k for classes in self.task_classes for k in classes]),
                 task_sizes=np.array(sizes),
+                num_classes=np.array(num_classes),
             )
 
     @classmethod
@@ -122,7 +124,8 @@ class Result:
                 classes = tuple(tuple(t.tolist()) for t in np.split(values["classes"], ends))
             tensors = {name: torch.tensor(values[name], dtype=torch.float64) for name in _TENSORS}
             counted = torch.tensor(values["confusion"], dtype=torch.int64).reshape(-1, 4)
-            size = sum(map(len, classes))
+            # Files of before this number was kept are of all classes.
+            size = int(values.get("num_classes", sum(map(len, classes))))
             confusion = torch.zeros(len(classes), size, size, dtype=torch.int64)
             confusion[tuple(counted[:, :3].T)] = counted[:, 3]
         except (KeyError, TypeError, ValueError, IndexError) as error:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gradmix_ext.continual.arguments import require_kind
 from gradmix_ext.continual.data import ArrayDataset, RawInputs, concatenate, read, subset
 from gradmix_ext.continual.datasets import load_dataset
 from gradmix_ext.continual.integers import integer
@@ -65,6 +67,9 @@ class Scenario:
         class_order: All labels in the order in which they come.
         class_names: Name of each class, by label.
         transform: How uint8 images are made ready for the model.
+
+    Raises:
+        ValueError: a task's index is not its position.
     """
 
     name: str
@@ -72,6 +77,14 @@ class Scenario:
     class_order: tuple[int, ...]
     class_names: tuple[str, ...]
     transform: ImageTransform | None = None
+
+    def __post_init__(self) -> None:
+        for position, task in enumerate(self.tasks):
+            if task.index != position:
+                raise ValueError(
+                    f"tasks[{position}].index must be {position}, got {task.index}: give each task "
+                    "its position by dataclasses.replace(task, index=...)"
+                )
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -119,7 +132,7 @@ class Scenario:
 
 
 def class_incremental(
-    dataset: ArrayDataset | str,
+    dataset: ArrayDataset | str | Path,
     tasks: int | None = None,
     increment: int | Sequence[int] | None = None,
     base: int = 0,
@@ -144,9 +157,10 @@ def class_incremental(
 
     Raises:
         ValueError: the sizes do not fit the classes, or a task would have no samples.
-        TypeError: a number is not an integer.
+        TypeError: a number is not an integer, or the data is none.
     """
-    if isinstance(dataset, str):
+    if not isinstance(dataset, ArrayDataset):
+        require_kind("dataset", dataset, str | Path, "an ArrayDataset, or a name or path of one")
         dataset = load_dataset(dataset)
     sizes = _task_sizes(dataset.num_classes, tasks, increment, base)
     order = _class_order(dataset.num_classes, class_order_seed)

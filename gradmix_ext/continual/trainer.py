@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
+from gradmix_ext.continual.arguments import require_choice, require_kind
 from gradmix_ext.continual.buffer import ReplayBuffer
 from gradmix_ext.continual.callbacks import Callback, EpochEnd, TaskEnd
 from gradmix_ext.continual.checkpoint import Checkpoint
@@ -30,7 +33,8 @@ from gradmix_ext.continual.optimization import (
 from gradmix_ext.continual.result import Result
 from gradmix_ext.continual.scenario import Scenario, Task
 from gradmix_ext.continual.training_state import TrainingState
-from gradmix_ext.mixers import Mixer, by_name, mix_shares
+from gradmix_ext.mixers import MIXERS, Mixer, by_name, mix_shares
+from gradmix_ext.mixers.head import find_head, require_head
 from gradmix_ext.ranks import Ranks, ranks_of
 
 __all__ = ["DivergedError", "Trainer", "random_stream"]
@@ -58,7 +62,8 @@ class Trainer:
         buffer: The replay buffer, or a capacity for one with the method's own policy
             (class-balanced, for iCaRL herding); needed by methods that replay.
         optimizer: Called with the parameters at the start of each task. The default is SGD with
-            learning rate 0.05 and momentum 0.9.
+            learning rate 0.05 and momentum 0.9. Parameters that it leaves out stay as they are, as
+            if they required no gradient.
         schedule: Course of the learning rate over the epochs of each task:
             ``"constant"``, ``"cosine"`` or ``"step"``, or a function of the optimizer and the
             number of epochs.
@@ -73,7 +78,8 @@ class Trainer:
         callbacks: Told about epochs and tasks.
         amp: Mixed precision of the training step: ``"none"``, ``"bf16"`` or ``"fp16"`` (with a
             scaled loss). Tests and GradMix's criterion keep the precision of the weights.
-        clip_grad: Largest norm of the gradient; larger ones are scaled down to it.
+        clip_grad: Largest norm of the gradient of what the optimizer trains; larger ones are scaled
+            down to it.
         compile: Whether to ``torch.compile`` the model, in place.
         storage: Where the data lives: on the ``"device"``, in ``"host"`` memory (or wherever a map-
             style data set reads it from), or ``"auto"``: on the device if it takes at most half of
@@ -84,6 +90,10 @@ class Trainer:
             buffer become part of it.
         sync_batch_norm: Whether batch normalisation takes its statistics over the batches of all
             processes (on GPUs alone); otherwise each normalises by its own part of a batch.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: an argument has a value that it cannot have.
     """
 
     def __init__(
@@ -115,15 +125,24 @@ class Trainer:
         workers, seed = integer("workers", workers), integer("seed", seed)
         if workers < 0:
             raise ValueError(f"workers must not be negative, got {workers}")
+        if not -(2**59) <= seed < 2**60:
+            raise ValueError(f"seed must be at least -2**59 and less than 2**60, got {seed}")
+        for name, given, kinds, words in (
+            ("model", model, Callable | None, "an nn.Module or a function that builds one"),
+            ("mixer", mixer, Mixer | str, "a mixer or the name of one"),
+            ("method", method, Method | str, "a method or the name of one"),
+            ("optimizer", optimizer, Callable | None, "a function such as optimizer_by_name gives"),
+            ("clip_grad", clip_grad, Real | None, "a number or None"),
+        ):
+            require_kind(name, given, kinds, words)
         if clip_grad is not None and not clip_grad > 0:
             raise ValueError(f"clip_grad must be positive, got {clip_grad}")
-        for name, chosen, choices in (
-            ("amp", amp, tuple(AMP)),
-            ("storage", storage, STORAGE),
-            ("schedule", schedule, tuple(SCHEDULES)),
-        ):
-            if isinstance(chosen, str) and chosen not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got '{chosen}'")
+        require_choice("amp", amp, tuple(AMP))
+        require_choice("storage", storage, STORAGE)
+        if isinstance(mixer, str):
+            require_choice("mixer", mixer, tuple(MIXERS))
+        if not callable(schedule):
+            require_choice("schedule", schedule, tuple(SCHEDULES))
         self.ranks: Ranks = ranks_of(process_group)
         self.device: torch.device = torch.empty(0, device=device).device  # with its index
         if sync_batch_norm and self.ranks.size > 1 and self.device.type == "cpu":
@@ -161,19 +180,24 @@ class Trainer:
         Args:
             scenario: The tasks.
             checkpoint: Where the state is kept at ends of epochs. If the file is there, training
-                goes on from it, and on the CPU ends bit for bit as if never interrupted.
+                goes on from it, and on the CPU ends bit for bit as if never interrupted (unless
+                a data set draws by NumPy or Python's ``random``, whose states are not kept, in this
+                process).
 
         Raises:
             ValueError: the buffer already holds samples, as after an earlier `fit`, or shares its
-                capacity out over more classes than it has room for; or the mixer can do nothing
-                with the model or the samples; or several processes have different settings, or
-                too little to share.
+                capacity out over more classes than it has room for; or the mixer, or a buffer that
+                herds, can do nothing with the model or the samples; or several processes have
+                different settings, or too little to share.
             CheckpointError: the file is damaged, or is of a training with other settings.
             DivergedError: the loss became infinite or NaN.
             OSError: the checkpoint cannot be written.
+            TypeError: a callback's state holds more than tensors and plain values.
             FirstRankError: process 0 could not read or write it.
             RankLostError: another process has died, or does not answer.
         """
+        require_kind("scenario", scenario, Scenario, "what class_incremental gives")
+        require_kind("checkpoint", checkpoint, Checkpoint | None, "a Checkpoint(path)")
         if self.buffer is not None and len(self.buffer):
             raise ValueError(
                 f"the buffer already holds {len(self.buffer)} samples: a fit starts with an empty "
@@ -186,12 +210,17 @@ class Trainer:
             run = self._prepare(scenario)
             self.ranks.require_same(run.settings())
             run.mixer.check(run.model, scenario.input_shape)
+            if self.method.uses_buffer and self.buffer is not None and self.buffer.needs_features:
+                require_head(run.model, scenario.input_shape, find_head(run.model))
             saved = None if checkpoint is None else self.ranks.on_first(checkpoint.load)
             if saved is not None:
                 run.load_state_dict(saved)
             for callback in self.callbacks:
                 callback.on_fit_begin(run.scenario)
-            for task in run.scenario.tasks[run.task :]:
+            first = run.task
+            for task in run.scenario.tasks[first:]:
+                if task.index > first:
+                    run.optimizer, run.schedule = self._optimizer_of(run.model)
                 self._train_task(run, task, saved, checkpoint)
                 saved = None
         return run.result()
@@ -204,11 +233,9 @@ class Trainer:
         checkpoint: Checkpoint | None,
     ) -> None:
         stage = self._stage(run, task)
-        run.optimizer = self.optimizer(run.model.parameters())
-        run.schedule = self.schedule(run.optimizer, self.epochs)
         self.method.begin_task(stage)
         if saved is not None and run.epoch:  # this task had begun
-            run.load_state_dict(saved)
+            run.load_state_dict(saved, begun=True)
         for epoch in range(run.epoch, self.epochs):
             run.mixer.set_epoch(epoch)
             loss = self._train_epoch(run, stage).item()
@@ -234,6 +261,8 @@ class Trainer:
     def _train_epoch(self, run: TrainingState, stage: Stage) -> Tensor:
         """One epoch; the mean loss per sample, still on the device."""
         model, mixer, optimizer, scaler = run.model, run.mixer, run.optimizer, run.scaler
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        left_alone = _others(model.parameters(), trained)
         model.train()
         losses, sizes = [], []
         for step, (x, y) in enumerate(self.method.batches(stage)):
@@ -246,10 +275,12 @@ class Trainer:
                 loss = self.method.loss(stage, batch, logits)
             optimizer.zero_grad()
             scaler.scale(loss).backward()
+            for parameter in left_alone:  # nothing else would ever unscale or clear it
+                parameter.grad = None
             scaler.unscale_(optimizer)
             self.method.after_backward(stage)
             if self.clip_grad is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), self.clip_grad)
+                nn.utils.clip_grad_norm_(trained, self.clip_grad)
             scaler.step(optimizer)
             scaler.update()
             losses.append(loss.detach())
@@ -290,6 +321,7 @@ class Trainer:
 
     def _prepare(self, scenario: Scenario) -> TrainingState:
         """Model, mixer and data of a fit, and the accuracy before any training."""
+        self.method.begin_fit()
         inputs = [x for task in scenario for x in (task.train_x, task.test_x)]
         stored = self.storage
         if stored == "auto":
@@ -312,6 +344,8 @@ class Trainer:
         replica = self.ranks.replicated(model)
         evaluator = Evaluator(scenario, feed, self.ranks)
         nothing_seen = torch.zeros(scenario.num_classes, dtype=torch.bool, device=self.device)
+        untrained = evaluator(model, self.method.predict, nothing_seen, seen_tasks=0)
+        optimizer, schedule = self._optimizer_of(model)  # of the first task
         return TrainingState(
             trainer=self,
             scenario=scenario,
@@ -322,7 +356,9 @@ class Trainer:
             order=random_stream(self.seed, 1, self.device),
             scaler=torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16),
             evaluator=evaluator,
-            untrained=evaluator(model, self.method.predict, nothing_seen, seen_tasks=0),
+            untrained=untrained,
+            optimizer=optimizer,
+            schedule=schedule,
         )
 
     def _stage(self, run: TrainingState, task: Task) -> Stage:
@@ -337,6 +373,10 @@ class Trainer:
             run.feed,
             self.ranks,
         )
+
+    def _optimizer_of(self, model: nn.Module) -> tuple[torch.optim.Optimizer, LRScheduler]:
+        optimizer = self.optimizer(model.parameters())
+        return optimizer, self.schedule(optimizer, self.epochs)
 
     def _build_model(self, scenario: Scenario) -> nn.Module:
         if isinstance(self.model, nn.Module):
@@ -357,6 +397,12 @@ class Trainer:
         if self.ranks.size > 1:
             mixer.ranks = self.ranks
         return mixer
+
+
+def _others(parameters: Iterable[nn.Parameter], trained: list[nn.Parameter]) -> list[nn.Parameter]:
+    """The parameters that are not among those trained."""
+    known = set(map(id, trained))
+    return [parameter for parameter in parameters if id(parameter) not in known]
 
 
 def random_stream(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,11 +42,11 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     evaluator: Evaluator
     untrained: Evaluation
+    optimizer: torch.optim.Optimizer
+    schedule: LRScheduler
     evaluations: list[Evaluation] = field(default_factory=list)
     task: int = 0
     epoch: int = 0
-    optimizer: torch.optim.Optimizer = field(init=False)
-    schedule: LRScheduler = field(init=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The state at the end of an epoch or, with `epoch` 0, between two tasks."""
@@ -65,8 +65,12 @@ class TrainingState:
         }
 
     @must_fit
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], begun: bool = False) -> None:
         """Go on from a state; with `epoch` > 0, once more after the task has begun anew.
+
+        Args:
+            state: What :meth:`state_dict` gave.
+            begun: Whether the task has begun anew.
 
         Raises:
             CheckpointError: it is of a training with other settings, or lacks something.
@@ -80,7 +84,6 @@ class TrainingState:
         self.task, self.epoch = state["task"], state["epoch"]
         self.untrained = Evaluation(**state["untrained"])
         self.evaluations = [Evaluation(**each) for each in state["evaluations"]]
-        begun = hasattr(self, "optimizer")
         for name, part in self._parts(begun).items():
             part.load_state_dict(state["parts"][name])
         if self.trainer.buffer is not None:
@@ -165,15 +168,8 @@ class TrainingState:
             "samples": [len(task.train_y) for task in self.scenario],
             "clip_grad": trainer.clip_grad,
             "schedule": getattr(trainer.schedule, "__name__", type(trainer.schedule).__name__),
-            "optimizer": self._described_optimizer(),
+            "optimizer": _with_plain(type(self.optimizer).__name__, self.optimizer.defaults),
         }
-
-    def _described_optimizer(self) -> str:
-        """The class of the latest optimizer, else of the one to come, with its plain defaults."""
-        optimizer = getattr(self, "optimizer", None)
-        if optimizer is None:
-            optimizer = self.trainer.optimizer(self.model.parameters())
-        return _with_plain(type(optimizer).__name__, optimizer.defaults)
 
 
 def _described(part: Method | Mixer) -> str:
@@ -183,9 +179,15 @@ def _described(part: Method | Mixer) -> str:
 
 
 def _with_plain(kind: str, settings: dict[str, Any]) -> str:
-    plain = [
-        f"{name}={value}"
-        for name, value in sorted(settings.items())
-        if isinstance(value, int | float | str)
-    ]
-    return f"{kind}({', '.join(plain)})"
+    texts = {name: _plain(value) for name, value in sorted(settings.items())}
+    return f"{kind}({', '.join(f'{name}={text}' for name, text in texts.items() if text)})"
+
+
+def _plain(value: object) -> str | None:
+    """A setting as text: numbers, words, and what is made up of them; None for anything else."""
+    if is_dataclass(value) and not isinstance(value, type):
+        settings = {each.name: getattr(value, each.name) for each in fields(value)}
+        return _with_plain(type(value).__name__, settings)
+    if isinstance(value, tuple):
+        return f"({', '.join(str(_plain(each)) for each in value)})"
+    return str(value) if isinstance(value, int | float | str) else None

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from gradmix_ext.continual.methods import METHODS, method_option_names
 from gradmix_ext.mixers import MIXERS, option_names
@@ -18,7 +22,13 @@ _OPTIONS = r"(?:\[([^\[\]]*)\])?"
 _SPELLING = re.compile(rf"([^\[\]]+?){_OPTIONS}(?:\+([^\[\]+]+){_OPTIONS})?")
 _BETWEEN_ARMS = re.compile(r",(?![^\[\]]*\])")  # a comma that no bracket closes after
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-_WORDS: dict[str, Value] = {"none": None, "true": True, "false": False}
+# How values of a type are written, for messages.
+_SPELLINGS = {
+    bool: ["true", "false"],
+    int: ["an integer"],
+    float: ["a number"],
+    NoneType: ["none"],
+}
 
 
 @dataclass(frozen=True)
@@ -47,10 +57,12 @@ class Arm:
 
         Either may be followed by settings of its own in brackets, which override those that all
         arms share: ``gradmix[policy=skip,samples_per_pair=4]``, ``der++[replay_weight=1]+mixup``.
-        Values are numbers, true, false, none or words.
+        Values are numbers, true, false and none (in upper or lower case), or words, as the type of
+        the setting has it.
 
         Raises:
-            ValueError: a part is unknown, or a setting is not KEY=VALUE or is given twice.
+            ValueError: a part is unknown, or a setting is not KEY=VALUE, is given twice or has a
+                value of another type than its own.
         """
         spelled = _SPELLING.fullmatch(text)
         method, own, augment, options = spelled.groups() if spelled else ("", None, None, None)
@@ -67,9 +79,21 @@ class Arm:
             text,
             method,
             augment,
-            _options(text, augment, option_names(augment), options),
-            _options(text, method, method_option_names(method), own),
+            _options(text, augment, MIXERS[augment], option_names(augment), options),
+            _options(text, method, METHODS[method], method_option_names(method), own),
         )
+
+    @contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        """Context in which a refused setting, or model, says for which arm it was.
+
+        Raises:
+            ValueError: what was refused, with the arm before it.
+        """
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"arm '{self.label}': {error}") from error
 
 
 def split_arms(text: str) -> list[str]:
@@ -77,10 +101,13 @@ def split_arms(text: str) -> list[str]:
     return [part.strip() for part in _BETWEEN_ARMS.split(text)]
 
 
-def _options(text: str, owner: str, known: list[str], inside: str | None) -> Options:
+def _options(
+    text: str, owner: str, kind: type[object], known: list[str], inside: str | None
+) -> Options:
     """The settings between the brackets of an arm."""
     if inside is None:
         return ()
+    types = _types(kind)
     options: dict[str, Value] = {}
     for part in inside.split(","):
         key, equals, value = (each.strip() for each in part.partition("="))
@@ -92,15 +119,35 @@ def _options(text: str, owner: str, known: list[str], inside: str | None) -> Opt
             )
         if key in options:
             raise ValueError(f"arm '{text}' sets {key} twice")
-        options[key] = _value(value)
+        options[key] = _value(f"arm '{text}': {key}", value, types[key])
     return tuple(sorted(options.items()))
 
 
-def _value(text: str) -> Value:
-    """A number, a word for one of Python's constants, or the word itself."""
-    if text in _WORDS:
-        return _WORDS[text]
-    try:
-        return int(text) if _INTEGER.fullmatch(text) else float(text)
-    except ValueError:
+def _types(kind: type[object]) -> dict[str, tuple[Any, ...]]:
+    """The types of the arguments of a class, those of its bases included."""
+    hints: dict[str, Any] = {}
+    for cls in reversed(kind.__mro__):
+        hints |= get_type_hints(vars(cls).get("__init__", object.__init__))
+    return {
+        name: get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        for name, hint in hints.items()
+    }
+
+
+def _value(name: str, text: str, types: tuple[Any, ...]) -> Value:
+    """What a text is as one of these types; `name` is that of the setting, for the error."""
+    word = text.lower()
+    if NoneType in types and word == "none":
+        return None
+    if bool in types and word in ("true", "false"):
+        return word == "true"
+    if (int in types or float in types) and _INTEGER.fullmatch(text):
+        return int(text)
+    if float in types:
+        with suppress(ValueError):
+            return float(text)
+    if str in types:
         return text
+    *others, last = (word for kind in _SPELLINGS if kind in types for word in _SPELLINGS[kind])
+    allowed = f"{', '.join(others)} or {last}" if others else last
+    raise ValueError(f"{name} must be {allowed}, got '{text}'")

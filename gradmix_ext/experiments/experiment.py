@@ -184,7 +184,9 @@ class Experiment:
         for arm in arms:
             trainer = self.trainer(arm, seed=0)
             trainer.require_shares(scenario)
-            self.mixer(arm, seed=0).check(self.model(scenario), scenario.input_shape)
+            mixer = self.mixer(arm, seed=0)
+            with arm.named_in_errors():
+                mixer.check(self.model(scenario), scenario.input_shape)
             if trainer.method.uses_buffer and config.buffer_size < scenario.num_classes:
                 raise ValueError(
                     f"buffer size {config.buffer_size} is smaller than the number of classes "
@@ -217,18 +219,20 @@ class Experiment:
 
     def mixer(self, arm: Arm, seed: int) -> Mixer:
         """The mixer of one run."""
-        return by_name(
-            arm.augment,
-            self.dataset.num_classes,
-            generator=random_stream(seed, 2, self.device, self.ranks.rank),
-            **self._mixing(arm),
-        )
+        with arm.named_in_errors():
+            return by_name(
+                arm.augment,
+                self.dataset.num_classes,
+                generator=random_stream(seed, 2, self.device, self.ranks.rank),
+                **self._mixing(arm),
+            )
 
     def trainer(self, arm: Arm, seed: int, callbacks: Sequence[Callback] = ()) -> Trainer:
         """A trainer for one run. Arms of a seed share initial weights and order of batches."""
         config = self.config
         options: dict[str, Any] = {"replay": config.replay} | dict(arm.method_options)
-        method: Method = method_by_name(arm.method, **options)
+        with arm.named_in_errors():
+            method: Method = method_by_name(arm.method, **options)
         buffer = None
         if method.uses_buffer:
             generator = random_stream(seed, 3, self.device)

@@ -8,7 +8,7 @@ The two lines that mix stay in ``training_step``, where the loss is::
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from gradmix_ext.integrations._samples import Missing, Source, require_source, s
 from gradmix_ext.mixers import Mixer
 from gradmix_ext.mixers.base import Samples
 from gradmix_ext.mixers.head import find_head
+from gradmix_ext.mixers.images import Inputs
 
 try:
     import lightning.pytorch as pl
@@ -26,6 +27,8 @@ except ModuleNotFoundError as _error:
     ) from _error
 
 __all__ = ["MixerCallback"]
+
+Convert = Callable[[Tensor], Tensor]
 
 
 class MixerCallback(pl.Callback):
@@ -85,16 +88,17 @@ class MixerCallback(pl.Callback):
         """Renew the criterion if it is due."""
         if not (self.mixer.needs_update and self.mixer.update_due(batch_idx)):
             return
-        device = pl_module.device
+        # What Lightning does to a batch, for models that are not in single precision.
+        convert: Convert = trainer.precision_plugin.convert_input
         if self._samples is None or callable(self.current):
             loader = trainer.train_dataloader
             source = getattr(loader, "dataset", loader) if self.current is None else self.current
-            self._samples = samples_of(source, device)
+            self._samples = _converted(samples_of(source, pl_module.device), convert)
         assert self._samples is not None
         self.mixer.update(
             self._find(pl_module),
             self._samples,
-            samples_of(self.buffer, device),
+            _converted(samples_of(self.buffer, pl_module.device), convert),
             seen_classes=self.seen_classes,
         )
 
@@ -119,3 +123,24 @@ class MixerCallback(pl.Callback):
                 "the submodule that gives the logits by model="
             )
         return found
+
+
+class _Converted:
+    """Inputs in the precision of the training, converted when indexed."""
+
+    def __init__(self, x: Inputs, convert: Convert) -> None:
+        self._x = x
+        self._convert = convert
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        return self._convert(self._x[index])
+
+
+def _converted(samples: Samples | None, convert: Convert) -> Samples | None:
+    if samples is None:
+        return None
+    x, y = samples
+    return (convert(x) if isinstance(x, Tensor) else _Converted(x, convert)), y

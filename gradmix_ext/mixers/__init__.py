@@ -73,7 +73,7 @@ def by_name(name: str, num_classes: int, **options: Any) -> Mixer:
 
 def option_names(name: str) -> list[str]:
     """The settings of a mixer that can be given by name, without what comes with the training."""
-    given = {"self", "num_classes", "generator", "args", "kwargs", "options"}
+    given = {"self", "num_classes", "generator", "process_group", "args", "kwargs", "options"}
     return sorted(_option_names(MIXERS[name]) - given)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gradmix_ext import ops
 from gradmix_ext.mixers.base import Samples
 from gradmix_ext.mixers.head import HeadInput, evaluation, in_one_dtype
-from gradmix_ext.mixers.images import Inputs
+from gradmix_ext.mixers.images import Inputs, copied
 from gradmix_ext.mixers.lam import LamLaw
 from gradmix_ext.ranks import ONE, Ranks
 from gradmix_ext.reference._terms import uniform
@@ -52,6 +52,7 @@ class Probe:
         head: Its last linear layer.
         class_mask: Classes [C] (bool) of the softmax; all by default.
         ranks: Who else has samples and looks at the same time.
+        advice: What to do about logits that are not the head's, for the message.
     """
 
     def __init__(
@@ -60,16 +61,18 @@ class Probe:
         head: nn.Linear,
         class_mask: Tensor | None,
         ranks: Ranks = ONE,
+        advice: str = "",
     ) -> None:
         self.model = model
         self.head = head
         self.class_mask = class_mask
         self.ranks = ranks
+        self.advice = advice
 
     def forward(self, *parts: Inputs) -> tuple[Tensor, Tensor]:
         """Features [N, d] and logits [N, C] of sets of samples, one after the other."""
         total = sum(len(x) for x in parts)
-        captured = HeadInput(self.head)
+        captured = HeadInput(self.head, self.advice)
         try:
             with evaluation(self.model):
                 # One empty chunk where there is no sample; as many on all ranks, since the forward
@@ -79,10 +82,6 @@ class Probe:
             features = _joined([captured.of(chunk) for chunk in chunks])
         finally:
             captured.remove()
-        if features.dim() != 2:
-            raise ValueError(
-                f"the head must be applied to features [N, d], got {list(features.shape)}"
-            )
         # A model may turn gradients on for itself.
         return in_one_dtype(features, _joined(chunks).detach())
 
@@ -112,11 +111,13 @@ def _rows(parts: Sequence[Inputs], start: int, end: int) -> Tensor:
     for x in parts:
         first, last = max(start - before, 0), min(end - before, len(x))
         if first < last:
-            found.append(x[first:last])
+            found.append((x, first, last))
         before += len(x)
     if not found:
         return parts[0][:0]
-    return _joined(found)
+    if len(found) == 1:
+        return copied(*found[0])
+    return torch.cat([x[first:last] for x, first, last in found])
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

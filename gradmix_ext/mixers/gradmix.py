@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,12 +25,21 @@ from gradmix_ext.mixers.criteria import (
     linear_scores,
     mixed_scores,
 )
-from gradmix_ext.mixers.head import HeadInput, bare, find_head, in_one_dtype, is_compiled
+from gradmix_ext.mixers.head import (
+    HeadInput,
+    bare,
+    find_head,
+    in_one_dtype,
+    is_compiled,
+    require_head,
+)
 from gradmix_ext.mixers.pairs import PairMixer, PairRule
 from gradmix_ext.ranks import Ranks, ranks_of
 from gradmix_ext.reference.mix_batch import POLICIES
 
 FIRST_TASK = ("mixup", "none")
+
+_ADVICE = ". Name the right layer by head="
 
 _STATE = ("scores", "scored", "allowed", "preference")
 
@@ -218,6 +227,31 @@ class GradMix(PairMixer):
 
     # The criterion --------------------------------------------------------------------------------
 
+    def check(self, model: nn.Module, sample_shape: Sequence[int]) -> None:
+        """The logits must be the output of a head with `num_classes` outputs."""
+        model = bare(model)
+        require_head(model, sample_shape, self._head_of(model), _ADVICE)
+
+    def _head_of(self, model: nn.Module) -> nn.Linear:
+        """The head of a model.
+
+        Raises:
+            ValueError: it has none, or one of another size, or cannot be looked into.
+            TypeError: `head` is neither a linear layer nor a name.
+        """
+        head = find_head(model, self.head)
+        if head.out_features != self.num_classes:
+            raise ValueError(
+                f"the head must have num_classes = {self.num_classes} outputs, "
+                f"got {head.out_features}"
+            )
+        if self.update_every == "online" and is_compiled(model):
+            raise ValueError(
+                "update='online' cannot see into a compiled model: use update='epoch', or give "
+                "the model itself and compile parts of it"
+            )
+        return head
+
     def update_due(self, step: int) -> bool:
         """Whether :meth:`update` is to be called before this step of an epoch (from 0)."""
         if self.schedule.strength(self.epoch) == 0:
@@ -250,22 +284,12 @@ class GradMix(PairMixer):
         if buffer is None:  # others have one
             buffer = current[0][:0], current[1][:0]
         model = bare(model)
-        head = find_head(model, self.head)
-        if head.out_features != self.num_classes:
-            raise ValueError(
-                f"the head must have num_classes = {self.num_classes} outputs, "
-                f"got {head.out_features}"
-            )
+        head = self._head_of(model)
         device = buffer[1].device
         class_mask = as_class_mask(seen_classes, self.num_classes, device)
-        probe = Probe(model, head, class_mask, self.ranks)
+        probe = Probe(model, head, class_mask, self.ranks, _ADVICE)
         held = few(buffer, self.ranks.quota(self.buffer_samples, len(buffer[1])), self.generator)
         if self.update_every == "online":
-            if is_compiled(model):
-                raise ValueError(
-                    "update='online' cannot see into a compiled model: use update='epoch', or give "
-                    "the model itself and compile parts of it"
-                )
             self._watch(head, probe.mean_gradient(*probe.forward(held[0]), held[1]), class_mask)
             return
         if self.criterion == "mixed":
@@ -314,7 +338,7 @@ class GradMix(PairMixer):
         self._decide()
         if self._head_input is None or self._head_input.head is not head:
             self._stop_watching()
-            self._head_input = HeadInput(head)
+            self._head_input = HeadInput(head, _ADVICE)
             weakref.finalize(self, self._head_input.remove)
         self._direction, self._class_mask = direction, class_mask
 

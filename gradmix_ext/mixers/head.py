@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import UninitializedParameter
 
 
 def find_head(model: nn.Module, head: nn.Linear | str | None = None) -> nn.Linear:
@@ -21,6 +22,7 @@ def find_head(model: nn.Module, head: nn.Linear | str | None = None) -> nn.Linea
 
     Raises:
         ValueError: There is no such layer.
+        TypeError: ``head`` is neither a linear layer nor a name.
     """
     if isinstance(head, nn.Linear):
         return head
@@ -32,6 +34,8 @@ def find_head(model: nn.Module, head: nn.Linear | str | None = None) -> nn.Linea
                 f"got {head!r}"
             )
         return layers[head]
+    if head is not None:
+        raise TypeError(f"head must be an nn.Linear or the name of one, got {head!r}")
     last = None
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -52,11 +56,13 @@ class HeadInput:
 
     Args:
         head: The head.
+        advice: What to do about logits that are not its output, for the message.
         detached: Whether what is remembered is without the graph that it came from.
     """
 
-    def __init__(self, head: nn.Linear, detached: bool = True) -> None:
+    def __init__(self, head: nn.Linear, advice: str = "", *, detached: bool = True) -> None:
         self.head = head
+        self._advice = advice
         self._detached = detached
         # By id, since tensors as keys would cost a step more; gone with the output.
         self._kept: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
@@ -74,7 +80,8 @@ class HeadInput:
         """The features [N, d] that the head made ``logits`` of.
 
         Raises:
-            ValueError: ``logits`` is not an output of the head.
+            ValueError: ``logits`` is not an output of the head, or the features are of another
+                shape.
         """
         if not isinstance(logits, Tensor):
             raise ValueError(
@@ -84,14 +91,48 @@ class HeadInput:
         if kept is None or kept[0]() is not logits:
             raise ValueError(
                 f"the logits {list(logits.shape)} are not the output of the head {self.head}: the "
-                "model must return it unchanged. Name the right layer by head="
+                f"model must return it unchanged{self._advice}"
             )
-        return kept[1]
+        features = kept[1]
+        if features.dim() != 2:
+            raise ValueError(
+                f"the head must be applied to features [N, d], got {list(features.shape)}"
+            )
+        return features
 
     def remove(self) -> None:
         """Take the hook off the head."""
         self._handle.remove()
         self._kept.clear()
+
+
+def require_head(
+    model: nn.Module, sample_shape: Sequence[int], head: nn.Linear, advice: str = ""
+) -> None:
+    """Refuse a model whose logits a head does not give, by one forward pass of zeros.
+
+    A lazy model that has not been called yet takes its shapes from its first samples, so it is left
+    alone.
+
+    Args:
+        model: The model.
+        sample_shape: Shape [...] of one sample.
+        head: Its last linear layer.
+        advice: What to do about it, for the message.
+
+    Raises:
+        ValueError: the logits are not the output of the head for features [N, d].
+    """
+    parameters = list(model.parameters())
+    if any(isinstance(parameter, UninitializedParameter) for parameter in parameters):
+        return
+    like = next((p for p in parameters if p.is_floating_point()), head.weight)
+    captured = HeadInput(head, advice)
+    try:
+        with evaluation(model):
+            captured.of(model(like.new_zeros(1, *sample_shape)))
+    finally:
+        captured.remove()
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from gradmix_ext import _checks as checks
 from gradmix_ext import ops
 
-__all__ = ["ImageBatch", "ImageTransform", "Inputs", "TensorBatch"]
+__all__ = ["ImageBatch", "ImageTransform", "Inputs", "TensorBatch", "copied"]
 
 
 class Inputs(Protocol):
@@ -29,6 +29,12 @@ class Inputs(Protocol):
     def __getitem__(self, index: slice | Tensor, /) -> Tensor:
         """Samples ready for the model, on its device."""
         ...
+
+
+def copied(x: Inputs, start: int, end: int) -> Tensor:
+    """Samples start to end, never a view of a tensor: a model may change what it is given."""
+    part = x[start:end]
+    return part.clone() if isinstance(x, Tensor) else part
 
 
 @dataclass(frozen=True, eq=False)

@@ -123,6 +123,21 @@ def test_training_is_the_same_from_memory_host_and_disk(mixer, method):
             assert all(torch.equal(a, b) for a, b in zip(held, results[0][2], strict=True))
 
 
+@pytest.mark.parametrize("method", ["der++", "er-ace"])
+def test_what_is_replayed_does_not_depend_on_how_far_workers_read_ahead(method):
+    weights = []
+    for stored, workers in ((False, 0), (True, 2)):
+        torch.manual_seed(0)
+        model, generator = network(None), torch.Generator().manual_seed(1)
+        buffer = ReplayBuffer(12, "class-balanced", generator)
+        settings = {"epochs": 1, "batch_size": 8, "workers": workers}
+        Trainer(model, "none", method, buffer, **settings).fit(
+            class_incremental(dataset(PLAIN, stored), tasks=2)
+        )
+        weights.append([parameter.detach() for parameter in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
 def test_images_are_learned_and_held_as_bytes():
     buffer = ReplayBuffer(12, "herding")
     trainer = Trainer(network, "none", buffer=buffer, epochs=20, batch_size=8)

@@ -185,8 +185,8 @@ def test_derpp_stores_the_logits_of_the_end_of_a_task():
 def test_derpp_loss(alpha, beta):
     model, method = network().eval(), DERPlusPlus(alpha, beta)
     stage, buffer = stages(model, method, 2, "reservoir")
-    batch, logits = first_batch(stage, method)
     state = buffer.generator.get_state()
+    batch, logits = first_batch(stage, method)
     found = method.loss(stage, batch, logits)
 
     seen = stage.seen_mask.nonzero().flatten().tolist()
@@ -198,6 +198,7 @@ def test_derpp_loss(alpha, beta):
     assert stage.current_mask[batch.target[:BATCH]].all()
     assert not stage.current_mask[batch.target[BATCH:]].any()
     buffer.generator.set_state(state)
+    buffer.draw(BATCH)  # the replayed part of the batch comes first
     total, count = torch.zeros(()), 0
     for row in buffer.draw(BATCH).tolist():
         z = model(buffer.column("x")[row : row + 1])[0]
@@ -314,6 +315,28 @@ def test_icarl_keeps_the_old_model_as_it_was():
     assert state["means"] is None
     for name, value in saved.items():
         assert torch.equal(state["old"][name], value), name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_trains_anew_as_a_fresh_one_does(name):
+    scenario, used = problem(), method_by_name(name)
+    wider = class_incremental(
+        ArrayDataset("wide", *_widened(scenario), tuple("abcdef")), tasks=3, class_order_seed=1
+    )
+    settings = {"mixer": "mixup", "epochs": 1, "batch_size": 16, "buffer": 12}
+    Trainer(lambda scenario: nn.Linear(5, 6).double(), method=used, **settings).fit(wider)
+    again, fresh = (
+        Trainer(lambda scenario: network(), method=method, **settings).fit(scenario)
+        for method in (used, method_by_name(name))
+    )
+    assert torch.equal(again.task_il_baseline, fresh.task_il_baseline)
+    assert torch.equal(again.task_il_matrix, fresh.task_il_matrix)
+
+
+def _widened(scenario: Scenario) -> tuple[Tensor, ...]:
+    """Training and test samples with three features more."""
+    parts = (scenario.samples("train"), scenario.samples("test"))
+    return tuple(each for x, y in parts for each in (F.pad(x, (0, 3), value=1.0), y))
 
 
 def test_icarl_asks_for_herding():

@@ -10,7 +10,7 @@ from interrupting import Interrupt, InterruptionError, Weights
 from torch import nn
 from torch.utils.data import Dataset
 
-from gradmix_ext import GradMix
+from gradmix_ext import GradMix, ManifoldMixup, Mixup
 from gradmix_ext.continual import (
     ArrayDataset,
     Checkpoint,
@@ -206,6 +206,55 @@ def test_a_checkpoint_of_another_training_is_an_error(tmp_path):
     # A head of another width, which PyTorch tells.
     with pytest.raises(CheckpointError, match=r"does not fit this training: .*size mismatch"):
         run(path, model=partial(network, width=8))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ({"mixer": Mixup(alpha=0.1)}, {"mixer": Mixup(alpha=5.0)}, "alpha=0.1.*alpha=5.0"),
+        (
+            {"mixer": Mixup(lam_coupling="fixed", fixed_lam=(0.3, 0.4))},
+            {"mixer": Mixup(lam_coupling="fixed", fixed_lam=(0.3, 0.5))},
+            r"fixed=\(0.3, 0.4\).*fixed=\(0.3, 0.5\)",
+        ),
+        ({"mixer": Mixup()}, {"mixer": Mixup(stop_epoch=1)}, "this one has .*stop_epoch=1"),
+        (
+            {"mixer": ManifoldMixup(layers="1")},
+            {"mixer": ManifoldMixup(layers=("1", "2"))},
+            r"this one has .*layers=\(1, 2\)",
+        ),
+        (
+            {"optimizer": torch.optim.AdamW},
+            {"optimizer": partial(torch.optim.AdamW, betas=(0.5, 0.9))},
+            r"betas=\(0.9, 0.999\).*betas=\(0.5, 0.9\)",
+        ),
+    ],
+    ids=["alpha", "fixed_lam", "stop_epoch", "layers", "betas"],
+)
+def test_settings_within_settings_are_compared(tmp_path, before, after, message):
+    path = tmp_path / "state.pt"
+    with pytest.raises(InterruptionError):
+        run(path, 3, **before)
+    with pytest.raises(CheckpointError, match=message):
+        run(path, **after)
+    run(path, **before)
+
+
+def test_an_optimizer_is_made_once_for_each_task_that_is_trained(tmp_path):
+    made: list[int] = []
+
+    def optimizer(parameters):
+        made.append(1)
+        return torch.optim.SGD(parameters, lr=0.05)
+
+    run(None, optimizer=optimizer)
+    assert len(made) == TASKS
+    path = tmp_path / "state.pt"
+    with pytest.raises(InterruptionError):
+        run(path, EPOCHS + 2, optimizer=optimizer)  # within the second task
+    made.clear()
+    run(path, optimizer=optimizer)
+    assert len(made) == TASKS - 1
 
 
 def test_a_failed_save_leaves_the_last_checkpoint(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -108,6 +109,13 @@ def test_class_order_follows_its_seed():
     ]
     assert orders[0] == orders[1] != orders[2]
     assert orders[3] == tuple(range(10))
+
+
+def test_tasks_are_numbered_by_their_position():
+    scenario = class_incremental(numbered(6), tasks=3)
+    assert len(replace(scenario, tasks=scenario.tasks[:2])) == 2
+    with pytest.raises(ValueError, match=r"tasks\[0\].index must be 0, got 1"):
+        replace(scenario, tasks=scenario.tasks[1:])
 
 
 def test_a_data_set_is_checked():

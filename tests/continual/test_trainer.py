@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,6 +146,35 @@ def test_results_agree_with_a_plain_evaluation(scenario):
     torch.testing.assert_close(result.pooled_accuracy, torch.tensor(keep.pooled).double())
     # Tasks have unequal test sets: the pooled accuracy is another number than the mean over tasks.
     assert result.pooled_accuracy[-1] != pytest.approx(metrics.final_accuracy(expected))
+
+
+class InPlace(nn.Module):
+    """Changes the samples that it is given, as ``nn.ReLU(inplace=True)`` does at its start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = mlp((2,), 6, hidden=(8,))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.sub_(1))
+
+
+@pytest.mark.parametrize(
+    ("method", "policy", "update"),
+    [("er", "class-balanced", "epoch"), ("der++", "herding", "online"), ("a-gem", "herding", 2)],
+)
+def test_a_model_that_works_in_place_leaves_the_data_alone(method, policy, update):
+    dataset = blobs()
+    buffer = ReplayBuffer(12, policy, torch.Generator().manual_seed(0))
+    settings = {"method": method, "buffer": buffer, "mixer": GradMix(6, update=update)}
+    scenario = class_incremental(dataset, tasks=3)
+    kept = [(task.train_x.clone(), task.test_x.clone()) for task in scenario]
+    trainer(model=InPlace(), **settings).fit(scenario)
+    for task, (train_x, test_x) in zip(scenario, kept, strict=True):
+        assert torch.equal(task.train_x, train_x)
+        assert torch.equal(task.test_x, test_x)
+    samples = dataset.train_x.tolist()
+    assert all(row in samples for row in buffer.data[0].tolist())
 
 
 def test_metrics_of_a_result(scenario):
@@ -354,6 +385,33 @@ def test_a_result_is_saved_and_loaded(tmp_path, scenario, name):
     assert loaded.summary() == result.summary()
 
 
+@pytest.mark.parametrize("name", ["r.json", "r.npz"])
+def test_a_result_of_some_of_the_tasks_is_saved_and_loaded(tmp_path, name):
+    whole = class_incremental(blobs(), tasks=3, class_order_seed=1)
+    some = replace(whole, tasks=whole.tasks[:2])
+    assert max(some.seen_classes(1)) >= len(some.seen_classes(1))  # labels beyond their number
+    result = trainer(epochs=1).fit(some)
+    result.save(tmp_path / name)
+    loaded = Result.load(tmp_path / name)
+    assert same(result, loaded)
+    assert torch.equal(loaded.confusion, result.confusion)
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.npz"])
+def test_a_result_saved_without_the_number_of_classes_is_loaded(tmp_path, scenario, name):
+    result = trainer(epochs=1).fit(scenario)
+    path = tmp_path / name
+    result.save(path)
+    if path.suffix == ".json":
+        content = json.loads(path.read_text())
+        del content["num_classes"]
+        path.write_text(json.dumps(content))
+    else:
+        with np.load(path) as archive:
+            np.savez(path, **{key: archive[key] for key in archive.files if key != "num_classes"})
+    assert torch.equal(Result.load(path).confusion, result.confusion)
+
+
 def test_files_that_hold_no_result(tmp_path):
     (tmp_path / "a.json").write_text("[1, 2")
     (tmp_path / "b.json").write_text("{}")
@@ -386,6 +444,89 @@ def test_a_buffer_without_room_for_every_class_is_refused_before_training(scenar
     # Neither a reservoir nor a buffer that the method leaves alone needs the room.
     trainer(buffer=ReplayBuffer(5), epochs=1).fit(scenario)
     trainer(buffer=ReplayBuffer(5, policy), method="finetune", epochs=1).fit(scenario)
+
+
+class TwoHeads(nn.Module):
+    """The logits come from the first linear layer, not from the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Linear(2, 6)
+        self.auxiliary = nn.Linear(2, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(x)
+
+
+@pytest.mark.parametrize(
+    ("output", "found"),
+    [
+        (lambda z: z[:, :5], r"\[\d+, 5\]"),
+        (lambda z: torch.cat([z, z], dim=1), r"\[\d+, 12\]"),
+        (lambda z: z.sum(1), r"\[\d+\]"),
+        (lambda z: (z, z), "tuple"),
+        (lambda z: {"logits": z}, "dict"),
+    ],
+    ids=["fewer", "more", "vector", "tuple", "dict"],
+)
+def test_logits_of_another_shape_are_refused_before_training(scenario, output, found):
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(2, 6)
+
+        def forward(self, x: Tensor) -> object:
+            return output(self.head(x))
+
+    with pytest.raises(ValueError, match=rf"must give \[N, 6\] logits, one .* got {found} for"):
+        trainer(model=Model(), callbacks=[NoEpoch()]).fit(scenario)
+
+
+class NoEpoch(Callback):
+    def on_epoch_end(self, event) -> None:
+        raise AssertionError("training has begun")
+
+
+@pytest.mark.parametrize(
+    ("model", "head", "message"),
+    [
+        (nn.Sequential(nn.Unflatten(1, (1, 2)), nn.Conv1d(1, 6, 2), nn.Flatten()), None, "no nn.L"),
+        (
+            nn.Sequential(
+                nn.Linear(2, 3), nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 6, 3), nn.Flatten()
+            ),
+            None,
+            "num_classes = 6 outputs, got 3",
+        ),
+        (nn.Sequential(nn.Linear(2, 6), nn.Softmax(1)), None, "not the output of the head.*head="),
+        (TwoHeads(), None, "not the output of the head.*head="),
+        (TwoHeads(), "fc", r"\(logits, auxiliary\), got 'fc'"),
+    ],
+    ids=["none", "size", "softmax", "order", "name"],
+)
+def test_a_model_that_gradmix_cannot_score_is_refused_before_training(
+    scenario, model, head, message
+):
+    mixer = GradMix(6, head=head)
+    with pytest.raises(ValueError, match=message):
+        trainer(model=model, mixer=mixer, callbacks=[NoEpoch()]).fit(scenario)
+    trainer(model=TwoHeads(), mixer=GradMix(6, head="logits"), epochs=1).fit(scenario)
+
+
+def test_a_model_that_herding_cannot_look_into_is_refused_before_training(scenario):
+    for settings in ({"buffer": ReplayBuffer(12, "herding")}, {"method": "icarl"}):
+        with pytest.raises(ValueError, match="are not the output of the head") as raised:
+            trainer(model=TwoHeads(), callbacks=[NoEpoch()], **settings).fit(scenario)
+        assert "head=" not in str(raised.value)  # there is nothing to name it by
+    trainer(model=TwoHeads(), epochs=1).fit(scenario)
+
+
+def test_models_that_take_shape_when_they_are_called(scenario):
+    lazy = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(6))
+    GradMix(6).check(lazy, scenario.input_shape)
+    assert lazy[0].in_features == 0  # it was not called
+    buffer = ReplayBuffer(12, "herding")
+    trainer(model=lazy, mixer=GradMix(6), buffer=buffer, epochs=1).fit(scenario)
 
 
 def test_mixing_stops_in_each_task(scenario):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 from interrupting import Interrupt, InterruptionError, Weights
 from torch import nn
+from torch.utils.data import Dataset
 
 from gradmix_ext.continual import (
     METHODS,
@@ -108,6 +110,41 @@ def test_without_mixing_and_replay_the_weights_are_those_of_one_process(on_ranks
         assert each["confusion"][-1].sum() == 42  # every test sample once
         for name, value in one["weights"].items():
             torch.testing.assert_close(each["weights"][name], value, rtol=1e-9, atol=1e-9)
+
+
+class Stored(Dataset[torch.Tensor]):
+    """What stays on disk elsewhere."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.x[index]
+
+
+def few_tests(group, tests: int):
+    """Accuracies and confusion with so few test samples of each task, on disk."""
+    whole = scenario(torch.float64)
+    tasks = tuple(
+        replace(task, test_x=Stored(task.test_x[:tests]), test_y=task.test_y[:tests])
+        for task in whole
+    )
+    settings = {"epochs": 1, "batch_size": 26, "seed": 3}
+    trainer = Trainer(plain, "none", "finetune", process_group=group, **settings)
+    result = trainer.fit(replace(whole, tasks=tasks))
+    return result.accuracy_matrix, result.confusion
+
+
+@pytest.mark.parametrize("tests", [1, 3])
+def test_ranks_without_test_samples_of_a_task(on_ranks, tests):
+    expected = few_tests(None, tests)
+    assert expected[1][-1].sum() == tests * TASKS
+    for found in on_ranks(2, partial(few_tests, tests=tests)):
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1], expected[1])
 
 
 class NextByNumber(Mixer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradmix_ext.continual import METHODS
+from gradmix_ext.continual.methods import method_option_names
 from gradmix_ext.experiments.arm import split_arms
 from gradmix_ext.experiments.compare import Comparison
 from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
@@ -48,25 +50,87 @@ def test_settings_of_an_arm_are_typed_and_sorted() -> None:
     assert dict(Arm.parse("mixup[stop_epoch=none]").options) == {"stop_epoch": None}
 
 
+NUMBERS = st.integers(-(10**18) + 1, 10**18 - 1)
+REALS = st.one_of(NUMBERS, st.floats(allow_nan=False, allow_infinity=False))
+WORDS = st.sampled_from(["none", "true", "False", "7", "redraw", "layer4.fc"])
+
+
 @given(
-    st.dictionaries(
-        st.sampled_from(option_names("gradmix")),
-        st.one_of(
-            st.integers(-(10**18) + 1, 10**18 - 1),
-            st.floats(allow_nan=False, allow_infinity=False),
-            st.booleans(),
-            st.none(),
-        ),
-        min_size=1,
-    )
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "samples_per_pair": NUMBERS,
+            "stop_epoch": st.none() | NUMBERS,
+            "threshold": REALS,
+            "balance": st.none() | REALS,
+            "per_sample_lam": st.none() | st.booleans(),
+            "update": st.one_of(NUMBERS, st.just("online")),
+            "taper": WORDS,
+            "head": st.sampled_from([None, "3", "layer4.fc"]),
+        },
+    ).filter(bool)
 )
 def test_every_setting_survives_being_written_and_read(options: dict) -> None:
-    written = [f"{key}={json.dumps(value)}" for key, value in options.items()]
-    written = [text.replace("null", "none") for text in written]
+    written = [f"{key}={value}" for key, value in options.items()]
     for text in (",".join(written), ",".join(reversed(written))):
         arm = Arm.parse(f"gradmix[{text}]")
         assert dict(arm.options) == options
         assert arm == Arm("another name", "er", "gradmix", tuple(sorted(options.items())))
+
+
+def is_read(text: str) -> bool:
+    try:
+        Arm.parse(text)
+    except ValueError:
+        return False
+    return True
+
+
+def test_every_setting_can_be_written() -> None:
+    settings = [(name, key) for name in MIXERS for key in option_names(name)]
+    settings += [(name, key) for name in METHODS for key in method_option_names(name)]
+    for name, key in settings:
+        assert any(is_read(f"{name}[{key}={value}]") for value in ("none", "true", "3", "word"))
+
+
+@pytest.mark.parametrize("spelling", ["False", "false", "FALSE"])
+def test_false_in_any_spelling_is_false(spelling: str) -> None:
+    arm = Arm.parse(f"gradmix[per_sample_lam={spelling}]")
+    assert Experiment(TINY, []).mixer(arm, seed=0).lam_law.per_sample is False
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mixup[per_sample_lam=no]", "per_sample_lam must be true or false, got 'no'"),
+        ("gradmix[per_sample_lam=0]", "per_sample_lam must be true, false or none, got '0'"),
+        ("mixup[alpha=x]", "alpha must be a number, got 'x'"),
+        ("mixup[alpha=true]", "alpha must be a number, got 'true'"),
+        ("mixup[stop_epoch=x]", "stop_epoch must be an integer or none, got 'x'"),
+        ("gradmix[samples_per_class=none]", "samples_per_class must be an integer, got 'none'"),
+        ("gradmix[samples_per_class=1.5]", "samples_per_class must be an integer, got '1.5'"),
+        ("mixup[balance=x]", "balance must be a number, got 'x'"),
+        ("random-mask[fraction=x]", "fraction must be a number or none, got 'x'"),
+        ("der++[distill_weight=none]", "distill_weight must be a number, got 'none'"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(f"arm '{text}': {message}") + "$"):
+        Arm.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mixup[alpha=-1]", "alpha must be positive and finite, got -1.0"),
+        ("der++[replay_weight=-1]", "replay_weight must be at least 0 and finite, got -1"),
+        ("manifold[layers=9]", "layers must name modules of the model"),
+        ("gradmix[head=9]", "head must name an nn.Linear of the model (1, 3), got '9'"),
+    ],
+)
+def test_a_refused_value_names_the_arm(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(f"arm '{text}': {message}")):
+        Experiment(TINY, [Arm.parse(text)])
 
 
 def test_a_method_has_settings_too() -> None:
@@ -115,6 +179,7 @@ def test_arms_are_equal_if_they_are_the_same_run() -> None:
         ("der++++gradmix", "unknown arm"),
         ("mixup[policy=skip]", "mixup has no setting 'policy'; it has alpha, balance,"),
         ("gradmix[generator=1]", "no setting 'generator'"),
+        ("gradmix[process_group=1]", "no setting 'process_group'"),
     ],
 )
 def test_what_cannot_be_read_is_refused(text: str, message: str) -> None:

@@ -102,6 +102,23 @@ def test_every_so_many_steps_and_a_buffer_that_changes():
     assert [len(before[1]) for *_, before, _ in mixer.calls] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("source", [NEW, TensorDataset(*NEW)], ids=["tensors", "data set"])
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("64", torch.float64), ("bf16-true", torch.bfloat16), ("bf16-mixed", torch.float32)],
+)
+def test_samples_have_the_precision_of_the_model(precision, dtype, source):
+    mixer = Spy(C)
+    model = Classifier(mixer)
+    callback = MixerCallback(mixer, current=source, buffer=OLD)
+    fit(model, callback, epochs=1, precision=precision)
+    assert model.net[0].weight.dtype == dtype
+    ((_, _, now, before, _),) = mixer.calls
+    assert torch.equal(now[0][:], NEW[0].to(dtype))
+    assert torch.equal(before[0][:], OLD[0].to(dtype))
+    assert mixer.scored.all()
+
+
 def test_the_first_task():
     mixer = Spy(C)
     fit(Classifier(mixer), MixerCallback(mixer, buffer=None))

@@ -389,6 +389,9 @@ class TestHead:
             gx.GradMix(C).update(model, samples([2], 5), samples([0], 5))
         with pytest.raises(ValueError, match=r"\(classifier, auxiliary\), got 'fc'"):
             gx.GradMix(C, head="fc").update(model, samples([2], 5), samples([0], 5))
+        for head in (1, 3.5, nn.Conv2d(3, 3, 1)):
+            with pytest.raises(TypeError, match=r"an nn\.Linear or the name of one, got"):
+                gx.GradMix(C, head=head).update(model, samples([2], 5), samples([0], 5))
         with pytest.raises(ValueError, match="are not the output of the head"):
             gx.GradMix(2, head="auxiliary").update(model, samples([1], 5), samples([0], 5))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gradmix_ext.continual.arguments import require_kind
 from gradmix_ext.continual.data import ArrayDataset
 from gradmix_ext.continual.datasets.npz import load_npz
 from gradmix_ext.continual.integers import integer
@@ -55,7 +56,7 @@ def dataset_names() -> list[str]:
 
 
 def load_dataset(
-    name: str,
+    name: str | Path,
     data_dir: str | Path | None = None,
     *,
     download: bool = True,
@@ -84,7 +85,10 @@ def load_dataset(
         FileNotFoundError: files are not there and cannot be downloaded; the message says what to
             put where.
         ImportError: the data set needs torchvision, which is not installed.
+        TypeError: the name is none.
     """
+    require_kind("name", name, str | Path, "the name of a data set or the path of an .npz file")
+    name = str(name)
     folder = None if data_dir is None else Path(data_dir).expanduser()
     if folder is not None and not folder.is_dir():
         raise FileNotFoundError(f"data folder not found: {folder}")

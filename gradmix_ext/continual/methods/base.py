@@ -17,7 +17,7 @@ from gradmix_ext.continual.replay import shuffled
 from gradmix_ext.continual.scenario import Task
 from gradmix_ext.mixers import MixedBatch
 from gradmix_ext.mixers.base import Samples
-from gradmix_ext.mixers.images import Inputs
+from gradmix_ext.mixers.images import Inputs, copied
 from gradmix_ext.ranks import ONE, Ranks
 
 __all__ = ["Method", "Stage"]
@@ -96,6 +96,9 @@ class Method:
     #: The policy of a buffer that is given as a capacity alone.
     buffer_policy = "class-balanced"
 
+    def begin_fit(self) -> None:
+        """Before everything else: forget what another training may have left."""
+
     def begin_task(self, stage: Stage) -> None:
         """Before the first epoch of a task; also, with the model as saved, when it is resumed."""
 
@@ -125,7 +128,10 @@ class Method:
         return stage.ranks.weigh(loss, len(batch.target))
 
     def after_backward(self, stage: Stage) -> None:
-        """Between the backward pass and the optimizer's step, with gradients in ``.grad``."""
+        """Between the backward pass and the optimizer's step.
+
+        What the optimizer trains has its gradient in ``.grad``, everything else None.
+        """
 
     def end_task(self, stage: Stage) -> None:
         """After the last epoch of a task."""
@@ -159,4 +165,4 @@ def widened(logits: Tensor) -> Tensor:
 def in_chunks(x: Inputs, size: int = 1024) -> Iterator[Tensor]:
     """Samples in parts that do not take more memory than training."""
     for start in range(0, len(x), size):
-        yield x[start : start + size]
+        yield copied(x, start, start + size)

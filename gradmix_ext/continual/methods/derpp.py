@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -43,6 +45,18 @@ class DERPlusPlus(ER):
                 raise ValueError(f"{name} must be at least 0 and finite, got {weight}")
         self.distill_weight = distill_weight
         self.replay_weight = replay_weight
+        self._second: deque[Tensor] = deque()
+
+    def order(self, stage: Stage) -> Iterator[Tensor]:
+        """A batch of each in every step; the second draw for it is made at once.
+
+        Workers read batches ahead of the training, so what they are must not depend on its steps.
+        """
+        self._second.clear()
+        for index in super().order(stage):
+            if len(self.buffer(stage)):
+                self._second.append(self.buffer(stage).draw(stage.batch_size))
+            yield index
 
     def loss(self, stage: Stage, batch: MixedBatch, logits: Tensor) -> Tensor:
         """The three parts; in the first task the first alone."""
@@ -50,7 +64,7 @@ class DERPlusPlus(ER):
             return super().loss(stage, batch, logits)
         each = batch.loss(logits, class_mask=stage.seen_mask, reduction="none")
         current, replayed = each.tensor_split([len(each) - self.replayed(stage)])
-        x, stored, known = self.draw(stage, "logits", "known")
+        x, stored, known = self.take(stage, self._second.popleft(), "logits", "known")
         weigh, compared = stage.ranks.weigh, known.sum()
         difference = torch.where(known, widened(stage.model(x)) - stored, 0.0)
         return (

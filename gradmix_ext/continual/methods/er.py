@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -33,12 +33,14 @@ class ER(Rehearsal):
 
     def batches(self, stage: Stage) -> Iterator[Batch]:
         """Current and buffered samples, put together as `replay` says."""
-        x, y = self.pool(stage)
+        return stage.feed.batches(*self.pool(stage), self.order(stage))
+
+    def order(self, stage: Stage) -> Iterable[Tensor]:
+        """The batches of an epoch, as positions in :meth:`pool`."""
         current, buffer = len(stage.task.train_y), self.buffer(stage)
         if self.replay == "union":
-            return stage.feed.batches(x, y, stage.order(current, len(buffer)))
-        order = split_replay(stage.order(current), current, buffer, stage.batch_size)
-        return stage.feed.batches(x, y, order)
+            return stage.order(current, len(buffer))
+        return split_replay(stage.order(current), current, buffer, stage.batch_size)
 
     def pool(self, stage: Stage) -> tuple[RawInputs, Tensor]:
         """Current samples and, after them, the buffered ones."""

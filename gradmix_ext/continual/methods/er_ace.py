@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gradmix_ext.continual.feed import Batch
 from gradmix_ext.continual.methods.base import Stage, widened
 from gradmix_ext.continual.methods.er import ER
 from gradmix_ext.mixers import MixedBatch
@@ -33,11 +32,6 @@ class ERACE(ER):
     def __init__(self) -> None:
         super().__init__("split")
 
-    def batches(self, stage: Stage) -> Iterator[Batch]:
-        """A batch of current and a batch of replayed samples in every step."""
-        x, y = self.pool(stage)
-        return stage.feed.batches(x, y, self._order(stage))
-
     def loss(self, stage: Stage, batch: MixedBatch, logits: Tensor) -> Tensor:
         """Cross-entropy, each label over the classes that it competes with.
 
@@ -59,8 +53,8 @@ class ERACE(ER):
         pull = batch.weighted(share * (current - seen)).mean()
         return loss + stage.ranks.weigh(pull, len(logits))
 
-    def _order(self, stage: Stage) -> Iterator[Tensor]:
-        """The batches of an epoch, as positions in the pool."""
+    def order(self, stage: Stage) -> Iterator[Tensor]:
+        """A batch of current and a batch of replayed samples in every step."""
         buffer, samples, generator = self.buffer(stage), len(stage.task.train_y), stage.generator
         new_share = len(stage.task.classes) / sum(len(t.classes) for t in (*stage.past, stage.task))
         for index in stage.order(samples):

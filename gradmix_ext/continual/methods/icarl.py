@@ -38,6 +38,10 @@ class ICaRL(ER):
 
     def __init__(self, replay: str = "union") -> None:
         super().__init__(replay)
+        self.begin_fit()
+
+    def begin_fit(self) -> None:
+        """Neither an old model nor means."""
         self._old: nn.Module | None = None
         self._means: Tensor | None = None  # [C, d], 0 for classes without exemplars
 

@@ -60,8 +60,11 @@ class Rehearsal(Method):
         Returns:
             The inputs [n, ...], augmented, and the columns [n, ...], on the device.
         """
+        return self.take(stage, self.buffer(stage).draw(stage.batch_size), *columns)
+
+    def take(self, stage: Stage, index: Tensor, *columns: str) -> tuple[Tensor, ...]:
+        """What :meth:`draw` gives, for positions [n] in the buffer that were drawn before."""
         buffer = self.buffer(stage)
-        index = buffer.draw(stage.batch_size)
         x, *rest = (buffer.column(name)[index] for name in ("x", *columns))
         device = stage.feed.device
         return stage.feed.augmented(x), *(each.to(device, non_blocking=True) for each in rest)

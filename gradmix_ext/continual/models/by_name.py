@@ -7,15 +7,14 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gradmix_ext.continual.models.cnn import small_cnn
 from gradmix_ext.continual.models.mlp import mlp
 from gradmix_ext.continual.models.resnet32 import ResNet32
 from gradmix_ext.continual.models.stem import cifar_stem, with_channels
 from gradmix_ext.continual.optional import optional
-from gradmix_ext.mixers.head import HeadInput, evaluation, find_head
+from gradmix_ext.mixers.head import find_head, require_head
 
 __all__ = ["build_model", "model_names"]
 
@@ -85,7 +84,7 @@ def build_model(
         if stem == "cifar":
             cifar_stem(model, name)
     with _named(name, input_shape):
-        _try_out(model, torch.zeros(1, *input_shape))
+        require_head(model, input_shape, find_head(model))
     return model
 
 
@@ -99,16 +98,6 @@ def _named(name: str, input_shape: Sequence[int]) -> Iterator[None]:
         raise ValueError(
             f"model '{name}' cannot be used for samples of shape {shape}: {error}"
         ) from error
-
-
-def _try_out(model: nn.Module, x: Tensor) -> None:
-    """Refuse a model that does not take `x`, or whose logits no ``nn.Linear`` gives."""
-    head = HeadInput(find_head(model))
-    try:
-        with evaluation(model):
-            head.of(model(x))
-    finally:
-        head.remove()
 
 
 def _torchvision_names() -> list[str]:
