@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from gradmix_ext import ops
+from gradmix_ext._random import uniform
 from gradmix_ext.mixers.base import Samples
 from gradmix_ext.mixers.head import HeadInput, evaluation, in_one_dtype
 from gradmix_ext.mixers.images import Inputs, copied
 from gradmix_ext.mixers.lam import LamLaw
 from gradmix_ext.ranks import ONE, Ranks
-from gradmix_ext.reference._terms import uniform
 from gradmix_ext.reference.linear_scores import pairs_of_classes
 
 # Samples per forward pass, so that scoring many pairs does not take more memory than training.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradmix_ext.reference._terms import uniform
+from gradmix_ext._random import uniform
 
 COUPLINGS = ("same", "independent", "fixed")
 TAPERS = ("none", "linear")

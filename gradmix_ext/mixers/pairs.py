@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from gradmix_ext import ops
+from gradmix_ext._random import uniform
 from gradmix_ext.mixers.base import Mixer
 from gradmix_ext.mixers.batch import Draw, MixedBatch
 from gradmix_ext.mixers.images import ImageBatch, TensorBatch
-from gradmix_ext.reference._terms import uniform
 
 
 class PairRule(NamedTuple):

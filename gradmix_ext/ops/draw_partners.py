@@ -7,8 +7,8 @@ from torch import Tensor
 
 from gradmix_ext import _checks as checks
 from gradmix_ext import reference
+from gradmix_ext._random import uniform
 from gradmix_ext.ops._library import define
-from gradmix_ext.reference._terms import uniform
 from gradmix_ext.reference.draw_partners import check, check_values
 
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from gradmix_ext import _checks as checks
 from gradmix_ext import reference
+from gradmix_ext._random import uniform
 from gradmix_ext.ops._library import define
 from gradmix_ext.ops.masked_mixup import masked_mixup
-from gradmix_ext.reference._terms import uniform
 from gradmix_ext.reference.masked_mixup import result_strides
 from gradmix_ext.reference.mix_batch import batch_of, check, check_values, numbers
 from gradmix_ext.reference.mix_labels import lam_dtype

@@ -60,18 +60,3 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 def softmax(logits: Tensor, class_mask: Tensor | None) -> Tensor:
     """The probabilities p [N, C] over the classes that the mask allows; 0 elsewhere."""
     return masked_logits(logits, class_mask).softmax(dim=1)
-
-
-def uniform(
-    shape: int | tuple[int, ...],
-    device: torch.device,
-    generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float64,
-) -> Tensor:
-    """Uniform numbers in [0, 1), also where the shape has symbols of a compiler.
-
-    To which ``generator=None`` is more than it can trace.
-    """
-    if generator is None:
-        return torch.rand(shape, dtype=dtype, device=device)
-    return torch.rand(shape, dtype=dtype, device=device, generator=generator)

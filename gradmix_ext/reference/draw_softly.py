@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from gradmix_ext import _checks as checks
-from gradmix_ext.reference._terms import one_hot, uniform
+from gradmix_ext._random import uniform
+from gradmix_ext.reference._terms import one_hot
 
 # Steps of the most preferred class. Odds are integers: their sums are exact in any order.
 _RESOLUTION = 2**40

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gradmix_ext import _checks as checks
-from gradmix_ext.reference._terms import per_sample, uniform
+from gradmix_ext._random import uniform
+from gradmix_ext.reference._terms import per_sample
 
 OP = "gather_augment_mixup"
 LAYOUTS = ("chw", "hwc")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradmix_ext import _checks as checks
-from gradmix_ext.reference._terms import uniform
+from gradmix_ext._random import uniform
 from gradmix_ext.reference.draw_partners import POLICIES as HARD_POLICIES
 from gradmix_ext.reference.draw_partners import draw_partners
 from gradmix_ext.reference.draw_softly import draw_softly
