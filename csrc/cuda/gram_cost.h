@@ -38,8 +38,8 @@ inline double pairwise_cost(int64_t n, int64_t c, int64_t d, DType dtype) {
   return tile_pairs(n) * (static_cast<double>(c) * product_cost(acc_type(dtype)) + static_cast<double>(d) * product_cost(dtype));
 }
 
-// The gradients of the groups, by multiply-adds; then tiles of pairs of groups. A tile of gradients is written and read for every tile_side
-// multiply-adds of its elements; that is the same cost in both terms and left out.
+// The gradients of the groups, by multiply-adds; then tiles of pairs of groups. A tile of gradients is written and read for every
+// tile_side multiply-adds of its elements; that is the same cost in both terms and left out.
 inline double classwise_cost(int64_t n, int64_t c, int64_t d, int64_t k, DType dtype) {
   return static_cast<double>(n) * in_tiles(c) * in_tiles(d + 1) +
          tile_pairs(k) * static_cast<double>(c) * static_cast<double>(d + 1) * product_cost(acc_type(dtype));

@@ -57,7 +57,7 @@ struct GatherAugmentMixupParams {
   const int64_t* partner_index;  // null: mix no sample
   PerSample lam;
   const uint8_t* mask;  // null: mix every sample
-  PerSample mean, std;    // of the channels
+  PerSample mean, std;  // of the channels
   const float* noise;   // [N, roles, 3] (dy, dx, flip) of the sample and of the partner; null: neither crop nor flip
   int roles;
   int64_t padding;
@@ -109,11 +109,11 @@ struct CrossEntropyParams {
   LogitParams in;
   double smoothing;
   PerSample sample_weight;  // data is null: 1
-  void* loss;        // [N] in acc, or in dtype when final
-  bool final_type;   // no reduction follows
-  PerSample grad_loss;  // backward
-  double grad_scale;  // 1/N for the mean
-  void* grad_logits;  // [N, C] contiguous
+  void* loss;               // [N] in acc, or in dtype when final
+  bool final_type;          // no reduction follows
+  PerSample grad_loss;      // backward
+  double grad_scale;        // 1/N for the mean
+  void* grad_logits;        // [N, C] contiguous
 };
 cudaError_t launch_cross_entropy(const CrossEntropyParams&, cudaStream_t);
 cudaError_t launch_cross_entropy_backward(const CrossEntropyParams&, cudaStream_t);
@@ -206,7 +206,8 @@ struct ProjectParams {
 };
 cudaError_t launch_project_features(const ProjectParams&, cudaStream_t);
 
-// value_i = sum_c delta_ic (projected_ic + bias_c), and the cell of the sample's pair (K*K where a label is none); a sample without a partner is its own.
+// value_i = sum_c delta_ic (projected_ic + bias_c), and the cell of the sample's pair (K*K where a label is none); a sample without a
+// partner is its own.
 struct PairValueParams {
   LogitParams in;
   const void* projected;  // [N, C] acc

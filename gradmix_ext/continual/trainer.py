@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from gradmix_ext.continual.arguments import require_choice, require_kind
 from gradmix_ext.continual.buffer import ReplayBuffer
@@ -132,7 +131,7 @@ class Trainer:
             ("mixer", mixer, Mixer | str, "a mixer or the name of one"),
             ("method", method, Method | str, "a method or the name of one"),
             ("optimizer", optimizer, Callable | None, "a function such as optimizer_by_name gives"),
-            ("clip_grad", clip_grad, Real | None, "a number or None"),
+            ("clip_grad", clip_grad, Real | Tensor | None, "a number or None"),
         ):
             require_kind(name, given, kinds, words)
         if clip_grad is not None and not clip_grad > 0:
@@ -192,7 +191,8 @@ class Trainer:
             CheckpointError: the file is damaged, or is of a training with other settings.
             DivergedError: the loss became infinite or NaN.
             OSError: the checkpoint cannot be written.
-            TypeError: a callback's state holds more than tensors and plain values.
+            TypeError: what is to be saved, such as a callback's state, holds more than tensors and
+                plain values.
             FirstRankError: process 0 could not read or write it.
             RankLostError: another process has died, or does not answer.
         """
@@ -209,7 +209,8 @@ class Trainer:
         with self.ranks.watched(), _own_randomness(self.seed, self.device, self.ranks.rank):
             run = self._prepare(scenario)
             self.ranks.require_same(run.settings())
-            run.mixer.check(run.model, scenario.input_shape)
+            if not run.mixer.needs_update or (self.method.uses_buffer and len(scenario) > 1):
+                run.mixer.check(run.model, scenario.input_shape)
             if self.method.uses_buffer and self.buffer is not None and self.buffer.needs_features:
                 require_head(run.model, scenario.input_shape, find_head(run.model))
             saved = None if checkpoint is None else self.ranks.on_first(checkpoint.load)
@@ -217,10 +218,7 @@ class Trainer:
                 run.load_state_dict(saved)
             for callback in self.callbacks:
                 callback.on_fit_begin(run.scenario)
-            first = run.task
-            for task in run.scenario.tasks[first:]:
-                if task.index > first:
-                    run.optimizer, run.schedule = self._optimizer_of(run.model)
+            for task in run.scenario.tasks[run.task :]:
                 self._train_task(run, task, saved, checkpoint)
                 saved = None
         return run.result()
@@ -233,9 +231,14 @@ class Trainer:
         checkpoint: Checkpoint | None,
     ) -> None:
         stage = self._stage(run, task)
+        run.optimizer = self.optimizer(run.model.parameters())
+        run.schedule = self.schedule(run.optimizer, self.epochs)
+        self.ranks.require_same(run.settings())  # the optimizer's among them from now on
+        if saved is not None:
+            run.require_settings(saved)
         self.method.begin_task(stage)
         if saved is not None and run.epoch:  # this task had begun
-            run.load_state_dict(saved, begun=True)
+            run.load_state_dict(saved)
         for epoch in range(run.epoch, self.epochs):
             run.mixer.set_epoch(epoch)
             loss = self._train_epoch(run, stage).item()
@@ -344,8 +347,6 @@ class Trainer:
         replica = self.ranks.replicated(model)
         evaluator = Evaluator(scenario, feed, self.ranks)
         nothing_seen = torch.zeros(scenario.num_classes, dtype=torch.bool, device=self.device)
-        untrained = evaluator(model, self.method.predict, nothing_seen, seen_tasks=0)
-        optimizer, schedule = self._optimizer_of(model)  # of the first task
         return TrainingState(
             trainer=self,
             scenario=scenario,
@@ -356,9 +357,7 @@ class Trainer:
             order=random_stream(self.seed, 1, self.device),
             scaler=torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16),
             evaluator=evaluator,
-            untrained=untrained,
-            optimizer=optimizer,
-            schedule=schedule,
+            untrained=evaluator(model, self.method.predict, nothing_seen, seen_tasks=0),
         )
 
     def _stage(self, run: TrainingState, task: Task) -> Stage:
@@ -373,10 +372,6 @@ class Trainer:
             run.feed,
             self.ranks,
         )
-
-    def _optimizer_of(self, model: nn.Module) -> tuple[torch.optim.Optimizer, LRScheduler]:
-        optimizer = self.optimizer(model.parameters())
-        return optimizer, self.schedule(optimizer, self.epochs)
 
     def _build_model(self, scenario: Scenario) -> nn.Module:
         if isinstance(self.model, nn.Module):

@@ -42,11 +42,18 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     evaluator: Evaluator
     untrained: Evaluation
-    optimizer: torch.optim.Optimizer
-    schedule: LRScheduler
     evaluations: list[Evaluation] = field(default_factory=list)
     task: int = 0
     epoch: int = 0
+    optimizer: torch.optim.Optimizer = field(init=False)
+    schedule: LRScheduler = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Now, before training changes what they remember.
+        self._parts_as_given = {
+            "method": _described(self.trainer.method),
+            "mixer": _described(self.mixer),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """The state at the end of an epoch or, with `epoch` 0, between two tasks."""
@@ -65,22 +72,14 @@ class TrainingState:
         }
 
     @must_fit
-    def load_state_dict(self, state: dict[str, Any], begun: bool = False) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; with `epoch` > 0, once more after the task has begun anew.
-
-        Args:
-            state: What :meth:`state_dict` gave.
-            begun: Whether the task has begun anew.
 
         Raises:
             CheckpointError: it is of a training with other settings, or lacks something.
         """
-        for name, value in self.settings().items():
-            if state["settings"].get(name) != value:
-                raise CheckpointError(
-                    f"the checkpoint is of a training with {name} = "
-                    f"{state['settings'].get(name)}, this one has {value}"
-                )
+        self.require_settings(state)
+        begun = hasattr(self, "optimizer")
         self.task, self.epoch = state["task"], state["epoch"]
         self.untrained = Evaluation(**state["untrained"])
         self.evaluations = [Evaluation(**each) for each in state["evaluations"]]
@@ -93,6 +92,20 @@ class TrainingState:
             callback.load_state_dict(saved)
         self.order.set_state(state["order"])
         self._load_own_state(state["ranks"])
+
+    @must_fit
+    def require_settings(self, state: dict[str, Any]) -> None:
+        """Check that a state is of a training with these settings.
+
+        Raises:
+            CheckpointError: it is not.
+        """
+        for name, value in self.settings().items():
+            if state["settings"].get(name) != value:
+                raise CheckpointError(
+                    f"the checkpoint is of a training with {name} = "
+                    f"{state['settings'].get(name)}, this one has {value}"
+                )
 
     def result(self) -> Result:
         """What was measured, once all tasks are trained."""
@@ -153,14 +166,15 @@ class TrainingState:
         return {name: generator for name, generator in named.items() if generator is not None}
 
     def settings(self) -> dict[str, Any]:
-        """What must be the same for a training to go on, and on all ranks."""
+        """What must be the same for a training to go on, and on all ranks.
+
+        The optimizer is among it once there is one.
+        """
         trainer = self.trainer
-        return {
+        settings = self._parts_as_given | {
             "seed": trainer.seed,
             "epochs": trainer.epochs,
             "batch_size": trainer.batch_size,
-            "method": _described(trainer.method),
-            "mixer": _described(self.mixer),
             "buffer": None if trainer.buffer is None else trainer.buffer.capacity,
             "tasks": [list(task.classes) for task in self.scenario],
             "amp": str(trainer.amp),
@@ -168,8 +182,11 @@ class TrainingState:
             "samples": [len(task.train_y) for task in self.scenario],
             "clip_grad": trainer.clip_grad,
             "schedule": getattr(trainer.schedule, "__name__", type(trainer.schedule).__name__),
-            "optimizer": _with_plain(type(self.optimizer).__name__, self.optimizer.defaults),
         }
+        if hasattr(self, "optimizer"):
+            kind, defaults = type(self.optimizer).__name__, self.optimizer.defaults
+            settings["optimizer"] = _with_plain(kind, defaults)
+        return settings
 
 
 def _described(part: Method | Mixer) -> str:

@@ -119,15 +119,16 @@ def _options(
             )
         if key in options:
             raise ValueError(f"arm '{text}' sets {key} twice")
-        options[key] = _value(f"arm '{text}': {key}", value, types[key])
+        options[key] = _value(f"arm '{text}': {key}", value, types.get(key, ()))
     return tuple(sorted(options.items()))
 
 
 def _types(kind: type[object]) -> dict[str, tuple[Any, ...]]:
-    """The types of the arguments of a class, those of its bases included."""
+    """The types of the arguments of a class, those of its bases included, as far as it tells."""
     hints: dict[str, Any] = {}
     for cls in reversed(kind.__mro__):
-        hints |= get_type_hints(vars(cls).get("__init__", object.__init__))
+        with suppress(NameError):  # an annotation for type checkers alone
+            hints |= get_type_hints(vars(cls).get("__init__", object.__init__))
     return {
         name: get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         for name, hint in hints.items()
@@ -135,17 +136,27 @@ def _types(kind: type[object]) -> dict[str, tuple[Any, ...]]:
 
 
 def _value(name: str, text: str, types: tuple[Any, ...]) -> Value:
-    """What a text is as one of these types; `name` is that of the setting, for the error."""
+    """What a text is as one of these types; `name` is that of the setting, for the error.
+
+    Where none of the types can be written, it is what it looks like.
+    """
     word = text.lower()
+    types = tuple(kind for kind in types if kind in _SPELLINGS or kind is str)
+    types = types or (*_SPELLINGS, str)
+    number = int in types or float in types
     if NoneType in types and word == "none":
         return None
-    if bool in types and word in ("true", "false"):
-        return word == "true"
-    if (int in types or float in types) and _INTEGER.fullmatch(text):
+    if bool in types and word in ("true", "false", *(() if number else ("1", "0"))):
+        return word in ("true", "1")
+    if number and _INTEGER.fullmatch(text):
         return int(text)
-    if float in types:
+    if number:
         with suppress(ValueError):
-            return float(text)
+            value = float(text)
+            if float in types:
+                return value
+            if value.is_integer():
+                return int(value)
     if str in types:
         return text
     *others, last = (word for kind in _SPELLINGS if kind in types for word in _SPELLINGS[kind])

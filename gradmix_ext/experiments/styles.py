@@ -37,8 +37,8 @@ class Style:
     """How an arm is drawn.
 
     Attributes:
-        colour: ``"c1"`` to ``"c7"``, ``"lower"`` or ``"upper"``: a colour of the page and of
-            pictures.
+        colour: ``"c1"`` to ``"c7"``, ``"lower"`` or ``"upper"``: the name of a colour, which pages
+            give for a light and a dark ground each.
         marker: Name of a shape, or nothing for none.
         dash: Lengths of strokes and gaps of a line of width 2; empty if it is solid.
     """

@@ -109,7 +109,7 @@ class HeadInput:
 def require_head(
     model: nn.Module, sample_shape: Sequence[int], head: nn.Linear, advice: str = ""
 ) -> None:
-    """Refuse a model whose logits a head does not give, by one forward pass of zeros.
+    """Refuse a model whose logits a head does not give, by one forward pass of two zeros.
 
     A lazy model that has not been called yet takes its shapes from its first samples, so it is left
     alone.
@@ -130,7 +130,9 @@ def require_head(
     captured = HeadInput(head, advice)
     try:
         with evaluation(model):
-            captured.of(model(like.new_zeros(1, *sample_shape)))
+            # Two, for layers that normalise over the batch; plain, where parameters are sharded.
+            zeros = torch.zeros(2, *sample_shape, dtype=like.dtype, device=like.device)
+            captured.of(model(zeros))
     finally:
         captured.remove()
 

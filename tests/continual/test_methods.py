@@ -32,6 +32,7 @@ from gradmix_ext.continual import (
     method_by_name,
 )
 from gradmix_ext.continual.feed import Feed
+from gradmix_ext.continual.replay import split_replay
 from gradmix_ext.mixers import MixedBatch
 
 BATCH = 10
@@ -488,3 +489,18 @@ def test_what_replays_needs_a_buffer():
     for name in ("er-ace", "der++", "icarl", "a-gem"):
         with pytest.raises(ValueError, match="replays samples: give buffer"):
             Trainer(method=name)
+
+
+class BatchesOfItsOwn(DERPlusPlus):
+    def batches(self, stage):
+        current = len(stage.task.train_y)
+        index = split_replay(stage.order(current), current, self.buffer(stage), stage.batch_size)
+        return stage.feed.batches(*self.pool(stage), index)
+
+
+def test_derpp_with_other_batches_draws_the_second_one_when_it_is_needed():
+    buffer = ReplayBuffer(12, generator=torch.Generator().manual_seed(0))
+    trainer = Trainer(
+        network(), method=BatchesOfItsOwn(), buffer=buffer, epochs=2, batch_size=BATCH
+    )
+    assert trainer.fit(problem()).accuracy_matrix[-1, -1] > 0.5

@@ -133,6 +133,45 @@ def test_a_resumed_training_equals_an_uninterrupted_one(settings, tmp_path):
         assert equal(run(path, **settings), whole), after
 
 
+class Anchored(torch.optim.SGD):
+    """Pulls the weights back to those that it was made with."""
+
+    def __init__(self, parameters) -> None:
+        super().__init__(parameters, lr=0.05)
+        self.anchors = [p.detach().clone() for group in self.param_groups for p in group["params"]]
+
+    def step(self, closure=None):
+        for parameter, anchor in zip(self.param_groups[0]["params"], self.anchors, strict=True):
+            parameter.grad.add_(parameter.detach() - anchor, alpha=0.1)
+        return super().step(closure)
+
+
+def test_an_optimizer_that_looks_at_the_weights_is_made_from_those_that_were_saved(tmp_path):
+    whole, path = run(None, optimizer=Anchored), tmp_path / "state.pt"
+    with pytest.raises(InterruptionError):  # before the first checkpoint of the second task
+        run(path, EPOCHS + 1, optimizer=Anchored)
+    assert equal(run(path, optimizer=Anchored), whole)
+
+
+class Remembers(Mixup):
+    """Keeps what it has seen where anybody can read it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epochs_seen: tuple[int, ...] = ()
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.epochs_seen = (*self.epochs_seen, epoch)
+
+
+def test_what_a_mixer_remembers_is_no_setting(tmp_path):
+    path = tmp_path / "state.pt"
+    with pytest.raises(InterruptionError):
+        run(path, 2, mixer=Remembers())
+    assert equal(run(path, mixer=Remembers()), run(None, mixer=Remembers()))
+
+
 def test_interrupted_again_and_again(tmp_path):
     whole, path = run(None), tmp_path / "state.pt"
     for _ in range(4):  # each time two epochs further, one of them not yet saved

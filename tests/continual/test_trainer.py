@@ -521,6 +521,49 @@ def test_a_model_that_herding_cannot_look_into_is_refused_before_training(scenar
     trainer(model=TwoHeads(), epochs=1).fit(scenario)
 
 
+class NewLayer(Callback):
+    """Puts a layer before the model once the training begins, as adapters do."""
+
+    def __init__(self, model: nn.Sequential) -> None:
+        self.model = model
+        self.layer = nn.Linear(2, 2)
+
+    def on_fit_begin(self, scenario) -> None:
+        self.model.insert(0, self.layer)
+
+
+def test_a_layer_that_comes_as_the_training_begins_is_trained(scenario):
+    model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 6))
+    added = NewLayer(model)
+    before = added.layer.weight.detach().clone()
+    trainer(model=model, mixer="mixup", epochs=1, callbacks=[added]).fit(scenario)
+    assert not torch.equal(added.layer.weight, before)
+
+
+def test_layers_that_normalise_over_any_batch_can_be_scored(scenario):
+    norm = nn.BatchNorm1d(8, track_running_stats=False)
+    model = nn.Sequential(nn.Linear(2, 8), norm, nn.ReLU(), nn.Linear(8, 6))
+    buffer = ReplayBuffer(12, "herding")
+    trainer(model=model, mixer="gradmix", epochs=1, buffer=buffer).fit(scenario)
+
+
+class WithoutHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+def test_where_nothing_is_scored_no_head_is_needed(scenario):
+    trainer(model=WithoutHead(), mixer="gradmix", method="finetune", epochs=1).fit(scenario)
+    whole = class_incremental(blobs(), tasks=1)
+    trainer(model=WithoutHead(), mixer="gradmix", epochs=1).fit(whole)
+    with pytest.raises(ValueError, match=r"no nn\.Linear"):
+        trainer(model=WithoutHead(), mixer="gradmix", epochs=1).fit(scenario)
+
+
 def test_models_that_take_shape_when_they_are_called(scenario):
     lazy = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(6))
     GradMix(6).check(lazy, scenario.input_shape)

@@ -29,6 +29,7 @@ def scored(group, options):
     model = sharded(group)
     assert isinstance(model[2].weight, DTensor)
     own = mixer(10 + rank, group, **options)
+    own.check(model, current[0].shape[1:])
     own.update(model, part(current, CURRENT[SIZE][rank]), part(buffer, BUFFER[SIZE][rank]))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):  # the model trains on after it was looked at

@@ -50,6 +50,24 @@ def test_settings_of_an_arm_are_typed_and_sorted() -> None:
     assert dict(Arm.parse("mixup[stop_epoch=none]").options) == {"stop_epoch": None}
 
 
+def test_other_spellings_of_a_value() -> None:
+    arm = Arm.parse("gradmix[per_sample_lam=1,samples_per_pair=16.0,alpha=1]")
+    assert dict(arm.options) == {"per_sample_lam": True, "samples_per_pair": 16, "alpha": 1}
+    assert dict(Arm.parse("gradmix[per_sample_lam=0]").options) == {"per_sample_lam": False}
+
+
+class Untyped(METHODS["er"]):  # type: ignore[misc]
+    def __init__(self, weight=1.0, replay="union") -> None:  # type: ignore[no-untyped-def]
+        super().__init__(replay)
+        self.weight = weight
+
+
+def test_settings_without_a_type_are_what_they_look_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "own", Untyped)
+    for text, value in (("2", 2), ("0.5", 0.5), ("none", None), ("true", True), ("x", "x")):
+        assert dict(Arm.parse(f"own[weight={text}]").method_options) == {"weight": value}
+
+
 NUMBERS = st.integers(-(10**18) + 1, 10**18 - 1)
 REALS = st.one_of(NUMBERS, st.floats(allow_nan=False, allow_infinity=False))
 WORDS = st.sampled_from(["none", "true", "False", "7", "redraw", "layer4.fc"])
@@ -103,7 +121,7 @@ def test_false_in_any_spelling_is_false(spelling: str) -> None:
     ("text", "message"),
     [
         ("mixup[per_sample_lam=no]", "per_sample_lam must be true or false, got 'no'"),
-        ("gradmix[per_sample_lam=0]", "per_sample_lam must be true, false or none, got '0'"),
+        ("gradmix[per_sample_lam=2]", "per_sample_lam must be true, false or none, got '2'"),
         ("mixup[alpha=x]", "alpha must be a number, got 'x'"),
         ("mixup[alpha=true]", "alpha must be a number, got 'true'"),
         ("mixup[stop_epoch=x]", "stop_epoch must be an integer or none, got 'x'"),

@@ -64,7 +64,11 @@ class DERPlusPlus(ER):
             return super().loss(stage, batch, logits)
         each = batch.loss(logits, class_mask=stage.seen_mask, reduction="none")
         current, replayed = each.tensor_split([len(each) - self.replayed(stage)])
-        x, stored, known = self.take(stage, self._second.popleft(), "logits", "known")
+        if self._second:
+            drawn = self._second.popleft()
+        else:  # a subclass has batches of its own
+            drawn = self.buffer(stage).draw(stage.batch_size)
+        x, stored, known = self.take(stage, drawn, "logits", "known")
         weigh, compared = stage.ranks.weigh, known.sum()
         difference = torch.where(known, widened(stage.model(x)) - stored, 0.0)
         return (

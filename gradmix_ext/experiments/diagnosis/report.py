@@ -13,7 +13,7 @@ from gradmix_ext.experiments.diagnosis.agreement import STATISTICS
 from gradmix_ext.experiments.diagnosis.study import Diagnosis
 from gradmix_ext.experiments.plots import new_figure
 from gradmix_ext.experiments.statistics import half_width
-from gradmix_ext.experiments.styles import COLOURS, MARKERS
+from gradmix_ext.experiments.styles import nth_style
 
 __all__ = ["markdown", "write_report"]
 
@@ -157,11 +157,10 @@ def _plot_noise(axes: Axes, diagnosis: Diagnosis) -> None:
             at,
             found[:, 0],
             np.nan_to_num(found[:, 1]),
-            color=COLOURS[index],
-            marker=MARKERS[index],
             markersize=4,
             lw=1.2,
             label=label,
+            **nth_style(index).points,
         )
     axes.set_xscale("log", base=2)
     axes.set_xticks(at, [str(n) for n in at])
@@ -189,10 +188,9 @@ def _curve(axes: Axes, diagnosis: Diagnosis, values: Array, label: str, index: i
     for task in np.unique(tasks):
         at = np.flatnonzero(tasks == task)
         mean, width = found[at, 0], np.nan_to_num(found[at, 1])
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         named = label if task == tasks[0] else None
-        axes.plot(at, mean, color=colour, marker=marker, markersize=4, lw=1.2, label=named)
-        axes.fill_between(at, mean - width, mean + width, color=colour, alpha=0.15, lw=0)
+        (line,) = axes.plot(at, mean, markersize=4, lw=1.2, label=named, **nth_style(index).line)
+        axes.fill_between(at, mean - width, mean + width, color=line.get_color(), alpha=0.15, lw=0)
     ticks = [
         f"{epoch}\ntask {task + 1}" if m == 0 or tasks[m - 1] != task else str(epoch)
         for m, (task, epoch) in enumerate(diagnosis.moments.tolist())
