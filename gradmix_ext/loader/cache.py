@@ -2,7 +2,8 @@
 
 Loading a library runs code, so the folder has to belong to this user alone. Entries are named by
 their content and appear by an atomic rename, hence whoever finds one may load it without a lock;
-only building takes the lock.
+only building takes the lock. A library that was damaged later would kill the process that loads it,
+so each entry records the digest of its library and counts only while it fits.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import hashlib
 import json
 import os
 import re
@@ -61,6 +63,14 @@ class Entry:
         except (OSError, ValueError):  # information only: an unreadable record is an empty one
             return {}
         return content if isinstance(content, dict) else {}
+
+    @property
+    def intact(self) -> bool:
+        """Whether the library is there and as it was when it was published."""
+        try:
+            return self.record.get("sha256") == _digest(self.library)
+        except OSError:
+            return False
 
 
 def cache_folder() -> Path:
@@ -148,14 +158,15 @@ class Cache:
     folder: Path
 
     def find(self, key: str) -> Entry | None:
-        """The finished build of `key`, if there is one."""
+        """The finished build of `key`, if there is one and it is not damaged."""
         entry = Entry(self.folder / key)
-        return entry if entry.library.is_file() else None
+        return entry if entry.intact else None
 
     def find_any_toolchain(self, key: str) -> Entry | None:
         """A finished build of the same content as `key` by whatever compiler."""
-        content = key.rpartition("-")[0]
-        return next((e for e in self.entries() if e.folder.name.startswith(f"{content}-")), None)
+        same = f"{key.rpartition('-')[0]}-"
+        found = (e for e in self.entries() if e.folder.name.startswith(same) and e.intact)
+        return next(found, None)
 
     def find_failure(self, key: str) -> Entry | None:
         """The failed build of `key`, if it was tried before."""
@@ -163,7 +174,7 @@ class Cache:
         return entry if entry.folder.is_dir() else None
 
     def entries(self) -> list[Entry]:
-        """All finished builds, newest first."""
+        """All finished builds, damaged ones too, newest first."""
         found = [Entry(path) for path in self._ours() if "." not in path.name]
         found = [entry for entry in found if entry.library.is_file()]
         return sorted(found, key=lambda entry: entry.library.stat().st_mtime, reverse=True)
@@ -212,15 +223,19 @@ class Cache:
             shutil.rmtree(stale, ignore_errors=True)
         return Path(tempfile.mkdtemp(prefix=f"{key}.tmp-", dir=self.folder))
 
-    def publish(self, built: Path, key: str) -> Entry:
+    def publish(self, built: Path, key: str, record: dict[str, Any]) -> Entry:
         """Make the folder `built` the entry of `key`, in one step for all who look."""
-        return self._replace(built, self.folder / key)
+        record = {**record, "sha256": _digest(built / LIBRARY)}
+        return self._replace(built, self.folder / key, record)
 
-    def publish_failure(self, built: Path, key: str) -> Entry:
+    def publish_failure(self, built: Path, key: str, record: dict[str, Any]) -> Entry:
         """Remember that `key` does not build, with the log in the folder `built`."""
-        return self._replace(built, self.folder / f"{key}.failed")
+        return self._replace(built, self.folder / f"{key}.failed", record)
 
-    def _replace(self, built: Path, target: Path) -> Entry:
+    def _replace(self, built: Path, target: Path, record: dict[str, Any]) -> Entry:
+        (built / "build.json").write_text(json.dumps(record, indent=1) + "\n")
+        for path in [*built.iterdir(), built]:  # a crash could keep the name and lose the content
+            _to_disk(path)
         if target.exists():  # a folder cannot be renamed onto one that is not empty
             os.rename(target, f"{built}.old")
         os.rename(built, target)
@@ -254,6 +269,18 @@ class Cache:
             except _BusyError:  # noqa: PERF203 - a handful of builds
                 busy += 1
         return removed, busy
+
+
+def _digest(library: Path) -> str:
+    return hashlib.sha256(library.read_bytes()).hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class _BusyError(Exception):

@@ -155,8 +155,7 @@ def compile_library(plan: Plan, cache: Cache) -> Entry:
         for path in folder.iterdir():
             if path.name not in (LIBRARY, "build.log"):
                 path.unlink() if not path.is_dir() else shutil.rmtree(path)
-        _write_record(folder, {**plan.record, "seconds": seconds})
-        entry = cache.publish(folder, plan.key)
+        entry = cache.publish(folder, plan.key, {**plan.record, "seconds": seconds})
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     say(f"compiled in {seconds:.0f} s")
@@ -264,10 +263,5 @@ def _failure(plan: Plan, cache: Cache, folder: Path, code: int) -> BuildError:
     for path in folder.iterdir():
         if path.name != "build.log":
             path.unlink() if not path.is_dir() else shutil.rmtree(path)
-    _write_record(folder, {**plan.record, "failed": reason})
-    entry = cache.publish_failure(folder, plan.key)
+    entry = cache.publish_failure(folder, plan.key, {**plan.record, "failed": reason})
     return BuildError(f"the compilation failed: {reason} (whole log: {entry.log})", entry.log)
-
-
-def _write_record(folder: Path, record: dict[str, Any]) -> None:
-    (folder / "build.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import signal
@@ -238,7 +240,19 @@ def test_library_is_used_where_the_compiler_is_gone(
 
 @needs_compiler
 def test_damaged_library_is_built_again(built: Path) -> None:
+    """Loading one that lost its end, or pages in the middle, would kill the process."""
+    os.truncate(built, built.stat().st_size // 2)
+    code = "from gradmix_ext import loader; print(loader.info()['backends']['cpp'])"
+    assert finish(start(code))[0].startswith("compiled on first use")
+    out, _ = finish(start())
+    assert out == f"cpp|just built|{built}"
+
+
+@needs_compiler
+def test_library_that_does_not_load_any_more_is_built_again(built: Path) -> None:
     built.write_bytes(b"\x7fELF and then nothing")
+    record = {"sha256": hashlib.sha256(built.read_bytes()).hexdigest()}
+    (built.parent / "build.json").write_text(json.dumps(record))
     out, _ = finish(start())
     assert out == f"cpp|just built|{built}"
 

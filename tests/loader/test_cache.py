@@ -28,7 +28,7 @@ KEY = "cpu-0123456789abcdef-01234567"
 def fill(cache: Cache, key: str) -> Entry:
     folder = cache.new_folder(key)
     (folder / "_C.so").write_bytes(b"library")
-    return cache.publish(folder, key)
+    return cache.publish(folder, key, {})
 
 
 def test_folder_follows_the_environment(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -80,8 +80,9 @@ def test_entry_appears_only_when_published(settings: pytest.MonkeyPatch) -> None
     (folder / "_C.so").write_bytes(b"half a lib")
     assert cache.find(KEY) is None
     assert cache.entries() == []
-    cache.publish(folder, KEY)
-    assert cache.find(KEY) is not None
+    entry = cache.publish(folder, KEY, {"torch": "2.10"})
+    assert cache.find(KEY) == entry
+    assert entry.record["torch"] == "2.10"
     assert not folder.exists()
 
 
@@ -90,8 +91,22 @@ def test_new_build_replaces_the_old_one(settings: pytest.MonkeyPatch) -> None:
     fill(cache, KEY)
     folder = cache.new_folder(KEY)
     (folder / "_C.so").write_bytes(b"newer")
-    assert cache.publish(folder, KEY).library.read_bytes() == b"newer"
+    assert cache.publish(folder, KEY, {}).library.read_bytes() == b"newer"
     assert [path.name for path in cache.folder.iterdir()] == [KEY]
+
+
+def test_damaged_entry_counts_as_absent(settings: pytest.MonkeyPatch) -> None:
+    cache = open_cache()
+    entry = fill(cache, KEY)
+    assert entry.library.read_bytes() == b"library"
+    for damaged in (b"lib", b"li\0\0ary", None):
+        entry.library.unlink() if damaged is None else entry.library.write_bytes(damaged)
+        assert cache.find(KEY) is None
+        assert cache.find_any_toolchain(KEY) is None
+    entry.library.write_bytes(b"library")
+    assert cache.find(KEY) == entry
+    (entry.folder / "build.json").write_text("{}")
+    assert cache.find(KEY) is None
 
 
 def test_left_overs_of_dead_builders_are_removed(settings: pytest.MonkeyPatch) -> None:
@@ -114,7 +129,7 @@ def test_library_of_another_compiler_is_found(settings: pytest.MonkeyPatch) -> N
 def test_clean_removes_only_builds(settings: pytest.MonkeyPatch) -> None:
     cache = open_cache()
     fill(cache, KEY)
-    cache.publish_failure(cache.new_folder(f"{KEY[:-1]}8"), f"{KEY[:-1]}8")
+    cache.publish_failure(cache.new_folder(f"{KEY[:-1]}8"), f"{KEY[:-1]}8", {})
     cache.new_folder(f"{KEY[:-1]}9")
     precious = cache.folder / "thesis.tex"
     precious.write_text("")
