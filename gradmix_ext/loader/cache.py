@@ -25,9 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gradmix_ext._folder import default_folder, make_private
+
 __all__ = ["Cache", "CacheError", "Entry", "UnsafeCacheError", "cache_folder", "open_cache"]
 
 LIBRARY = "_C.so"
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _NAMES = re.compile(r"(cpu|cuda)-[0-9a-f]{16}-[0-9a-f]{8}(\.lock|\.failed|\.tmp-.*)?")
 
 
@@ -83,10 +86,8 @@ def cache_folder() -> Path:
     """
     if named := os.environ.get("GRADMIX_EXT_CACHE"):
         return Path(named).expanduser().absolute()
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg).absolute() / "gradmix_ext"
     try:
-        return Path.home() / ".cache" / "gradmix_ext"
+        return default_folder()
     except RuntimeError as error:
         raise CacheError(f"no cache folder: {error}; set GRADMIX_EXT_CACHE") from error
 
@@ -100,13 +101,26 @@ def open_cache() -> Cache:
     """
     folder = cache_folder()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
+        make_private(folder)
+        if not os.environ.get("GRADMIX_EXT_CACHE"):
+            _close_to_others(folder)
         _check_owned(folder)
     except OSError as error:
         raise CacheError(f"cannot create the cache folder {folder}: {error.strerror}") from error
     return Cache(folder)
+
+
+def _close_to_others(folder: Path) -> None:
+    """Take from others the right to write to the default folder, if it holds no build yet.
+
+    Whoever put data sets there by hand made it with the rights that the umask gives.
+    """
+    info = folder.stat()
+    if info.st_uid != os.geteuid() or not info.st_mode & _OTHERS_WRITE or Cache(folder).keys():
+        return
+    folder.chmod(stat.S_IMODE(info.st_mode) & ~_OTHERS_WRITE)
+    if Cache(folder).keys():  # somebody put one there in between
+        folder.chmod(stat.S_IMODE(info.st_mode))
 
 
 def _check_owned(folder: Path) -> None:
@@ -119,7 +133,7 @@ def _check_owned(folder: Path) -> None:
             f"the cache folder {folder} belongs to user {info.st_uid} instead of "
             f"{os.geteuid()}: a library in it cannot be trusted; {cure}"
         )
-    if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if info.st_mode & _OTHERS_WRITE:
         raise UnsafeCacheError(
             f"others may write to the cache folder {folder} (mode {info.st_mode & 0o777:04o}): a "
             f"library in it cannot be trusted; {cure}"
@@ -187,6 +201,10 @@ class Cache:
     def writable(self) -> bool:
         """Whether a build can be put here (false on a read-only file system)."""
         return os.access(self.folder, os.W_OK | os.X_OK)
+
+    def keys(self) -> list[str]:
+        """The keys of all that is here: finished, failed, being built or left over."""
+        return sorted({path.name.split(".")[0] for path in self._ours()})
 
     def _ours(self) -> list[Path]:
         if not self.folder.is_dir():
@@ -256,8 +274,7 @@ class Cache:
             How many builds (finished and failed) were removed, and how many are being built.
         """
         removed = busy = 0
-        ours = self._ours()
-        for key in sorted({path.name.split(".")[0] for path in ours}):
+        for key in self.keys():
             try:
                 with self.lock(key, on_wait=_refuse_to_wait):
                     removed += (self.folder / key).exists()

@@ -60,6 +60,25 @@ def test_refused_when_others_may_write(
         open_cache()
 
 
+@pytest.mark.parametrize("holds_a_build", [False, True])
+def test_default_folder_with_data_sets_is_closed_to_others(
+    settings: pytest.MonkeyPatch, tmp_path: Path, holds_a_build: bool
+) -> None:
+    settings.setenv("GRADMIX_EXT_CACHE", "")
+    settings.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "gradmix_ext"
+    (folder / "data").mkdir(parents=True)
+    if holds_a_build:
+        (folder / KEY).mkdir()
+    folder.chmod(0o775)
+    if holds_a_build:  # which somebody else may have put there
+        with pytest.raises(UnsafeCacheError, match="others may write"):
+            open_cache()
+    else:
+        open_cache()
+    assert stat.S_IMODE(folder.stat().st_mode) == (0o775 if holds_a_build else 0o755)
+
+
 def test_refused_when_somebody_elses(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir(mode=0o700)
     me = os.geteuid()
