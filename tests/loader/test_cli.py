@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,30 @@ def test_info_of_a_ready_backend(built: Path, settings: pytest.MonkeyPatch) -> N
     text = CliRunner().invoke(info_command).output
     for part in (str(built), "ninja", "nvcc", "requested: auto", built.parent.name):
         assert part in text
+
+
+@needs_compiler
+@pytest.mark.parametrize("launcher", ["--jobs", "torchrun"])
+def test_processes_that_train_share_one_build(
+    settings: pytest.MonkeyPatch, tmp_path: Path, launcher: str
+) -> None:
+    """Also where the cache cannot be written, and each process had to build for itself."""
+    (tmp_path / "file").write_text("")
+    settings.setenv("GRADMIX_EXT_CACHE", str(tmp_path / "file" / "cache"))
+    settings.setenv("TMPDIR", str(tmp_path))
+    settings.setenv("OMP_NUM_THREADS", "1")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = ["-m", "gradmix_ext", "compare", "finetune", "--seeds", "2", "--tasks", "2"]
+    arguments += ["--epochs", "1"]
+    arguments = [*torchrun, *arguments] if launcher == "torchrun" else [*arguments, "--jobs", "2"]
+    done = subprocess.run(
+        [sys.executable, *arguments, "--out", tmp_path / "run"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("compiling the C++ kernels") == 1
 
 
 def test_info_says_why_a_backend_is_missing(no_compiler: pytest.MonkeyPatch) -> None:
