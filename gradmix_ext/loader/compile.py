@@ -57,6 +57,8 @@ _PASSING_TROUBLE = (
         "the compiler was killed, probably for want of memory (MAX_JOBS=1 needs the least)",
     ),
 )
+# The linker names the symbol in lines that do not say "error"; the compiler's driver then does.
+_LINK_ERROR = re.compile(r"^.*\b(?:undefined reference|multiple definition)\b.*$", re.MULTILINE)
 _FIRST_ERROR = re.compile(r"^.*\berror\b.*$|^\w*Error: .*$", re.MULTILINE | re.IGNORECASE)
 # Seconds for one core, measured on a 2-core machine with g++ 12 and nvcc 13.0.
 _SECONDS = {"start": 4.0, ".cpp": 1.7, ".cu": 4.0}
@@ -258,7 +260,7 @@ def _failure(plan: Plan, cache: Cache, folder: Path, code: int) -> BuildError:
     for pattern, reason in _PASSING_TROUBLE:
         if pattern.search(text) or ("disk" in reason and free < 2**20):
             return BuildError(f"the compilation failed: {reason}; cache folder {cache.folder}")
-    first = _FIRST_ERROR.search(text)
+    first = _LINK_ERROR.search(text) or _FIRST_ERROR.search(text)
     reason = first[0].strip() if first else f"exit code {code}"
     for path in folder.iterdir():
         if path.name != "build.log":

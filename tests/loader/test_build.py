@@ -13,7 +13,16 @@ import time
 from pathlib import Path
 
 import pytest
-from building import LOAD, ROOT, fake_compiler, finish, needs_compiler, start
+from building import (
+    LOAD,
+    ROOT,
+    SOURCES,
+    fake_compiler,
+    finish,
+    needs_compiler,
+    start,
+    write_sources,
+)
 from torch.utils.cpp_extension import include_paths
 
 from gradmix_ext.loader import BackendUnavailable, build, clean
@@ -124,6 +133,25 @@ def test_failure_is_remembered_until_forced(
     assert build(cuda=False, force=True).origin == "just built"
     assert build(cuda=False).origin == "cache"
     assert clean() == (tmp_path / "cache", 1, 0)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        ("int gone(); int PyInit__C() { return gone(); }\n", "undefined reference to .gone"),
+        ('#include "cpu/simd.cpp"\n', "multiple definition of .gradmix::cpu::simd_level"),
+    ],
+)
+def test_failure_to_link_names_the_symbol(
+    settings: pytest.MonkeyPatch, tmp_path: Path, module: str, reason: str
+) -> None:
+    simd = {name: text for name, text in SOURCES.items() if name.startswith("cpu/simd")}
+    csrc = write_sources(tmp_path / "csrc", {**simd, "python/module.cpp": module})
+    settings.setenv("GRADMIX_EXT_CSRC", str(csrc))
+    settings.setenv("CXX", str(fake_compiler(tmp_path, 'exec c++ "$@" -Wl,-z,defs')))
+    with pytest.raises(BackendUnavailable, match=rf"the compilation failed: .*{reason}"):
+        build(cuda=False)
 
 
 @needs_compiler
