@@ -225,8 +225,9 @@ class Cache:
             try:
                 _take(descriptor, on_wait)
                 if _is_file(descriptor, path):  # else `clean` removed it while we waited
-                    os.ftruncate(descriptor, 0)
-                    os.write(descriptor, str(os.getpid()).encode())
+                    with contextlib.suppress(OSError):  # a full disk: who waits is told no number
+                        os.ftruncate(descriptor, 0)
+                        os.write(descriptor, str(os.getpid()).encode())
                     yield
                     return
             finally:
@@ -272,8 +273,12 @@ class Cache:
 
         Returns:
             How many builds (finished and failed) were removed, and how many are being built.
+
+        Raises:
+            CacheError: some could not be removed; the others are.
         """
         removed = busy = 0
+        failures = []
         for key in self.keys():
             try:
                 with self.lock(key, on_wait=_refuse_to_wait):
@@ -285,6 +290,12 @@ class Cache:
                     (self.folder / f"{key}.lock").unlink()
             except _BusyError:  # noqa: PERF203 - a handful of builds
                 busy += 1
+            except OSError as error:
+                failures.append(str(error))
+        if failures:
+            raise CacheError(
+                f"removed {removed} builds, but {len(failures)} cannot be: {failures[0]}"
+            )
         return removed, busy
 
 

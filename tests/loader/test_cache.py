@@ -164,6 +164,27 @@ def test_clean_leaves_what_is_being_built(settings: pytest.MonkeyPatch) -> None:
         assert folder.exists()
 
 
+def test_clean_works_on_a_full_disk(settings: pytest.MonkeyPatch) -> None:
+    cache = open_cache()
+    fill(cache, KEY)
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    settings.setattr(os, "write", full)
+    assert cache.clean() == (1, 0)
+
+
+def test_clean_goes_on_after_what_it_cannot_remove(settings: pytest.MonkeyPatch) -> None:
+    cache = open_cache()
+    first, second = fill(cache, KEY), fill(cache, f"{KEY[:-1]}8")
+    (cache.folder / f"{KEY}.lock").mkdir()
+    with pytest.raises(CacheError, match=r"removed 1 builds, but 1 cannot be: .*Is a directory"):
+        cache.clean()
+    assert first.folder.exists()
+    assert not second.folder.exists()
+
+
 def test_key_changes_with_all_that_decides_the_result(
     settings: pytest.MonkeyPatch, tiny_csrc: Path, tmp_path: Path
 ) -> None:
