@@ -33,6 +33,7 @@ from gradmix_ext.loader.toolchain import (
     find_cxx,
     find_ninja,
     find_nvcc,
+    missing_header,
 )
 
 __all__ = ["BuildError", "Plan", "compile_library", "make_plan", "say"]
@@ -101,7 +102,7 @@ class Plan:
 def make_plan(recipe: Recipe) -> Plan:
     """Find the programs that `recipe` needs and name the result by all that decides it.
 
-    A missing program is noted in `Plan.missing`; the key is then that of no toolchain.
+    What is missing is noted in `Plan.missing`; without a compiler the key is that of none.
     """
     import torch
 
@@ -115,6 +116,7 @@ def make_plan(recipe: Recipe) -> Plan:
             tools[name] = find()
         except ToolchainError as error:  # noqa: PERF203 - three programs
             missing = missing or str(error)
+    missing = missing or missing_header()
     content = {
         "package": __version__,
         "torch": str(torch.__version__),

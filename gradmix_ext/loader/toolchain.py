@@ -15,7 +15,16 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Nvcc", "Tool", "ToolchainError", "build_jobs", "find_cxx", "find_ninja", "find_nvcc"]
+__all__ = [
+    "Nvcc",
+    "Tool",
+    "ToolchainError",
+    "build_jobs",
+    "find_cxx",
+    "find_ninja",
+    "find_nvcc",
+    "missing_header",
+]
 
 _GIB = 2**30
 
@@ -110,6 +119,16 @@ def find_nvcc() -> Nvcc:
         if (home / folder / "libcudart_static.a").is_file():
             return Nvcc(path, release[0], int(release[1]), str(home), str(home / folder))
     raise ToolchainError(f"{path} has no libcudart_static.a below {home}")
+
+
+def missing_header() -> str:
+    """Say how to get Python's own headers; ``""`` if they are there."""
+    # The scheme is PyTorch's: Debian's default one names a folder below /usr/local.
+    own = sysconfig.get_path("include", scheme="posix_prefix")
+    more = ":".join(os.environ.get(name, "") for name in ("CPATH", "CPLUS_INCLUDE_PATH"))
+    if any(Path(folder, "Python.h").is_file() for folder in [own, *more.split(":")]):
+        return ""
+    return f"no Python.h in {own} (on Debian or Ubuntu: apt-get install python3-dev)"
 
 
 def _toolkit_root(nvcc: str) -> Path:

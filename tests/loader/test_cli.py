@@ -13,6 +13,8 @@ from click.testing import CliRunner
 
 from gradmix_ext.cli.build import build_command
 from gradmix_ext.cli.info import info_command
+from gradmix_ext.loader import toolchain
+from gradmix_ext.loader.cache import Cache
 
 
 @needs_compiler
@@ -71,6 +73,21 @@ def test_info_says_why_a_backend_is_missing(no_compiler: pytest.MonkeyPatch) -> 
     no_compiler.setenv("GRADMIX_EXT_BACKEND", "cpp")
     found = json.loads(CliRunner().invoke(info_command, ["--json"]).output)
     assert found["active"].startswith("none: cpp is missing")
+
+
+@needs_compiler
+def test_info_says_that_python_has_no_headers(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings.delenv("CPATH", raising=False)
+    settings.delenv("CPLUS_INCLUDE_PATH", raising=False)
+    settings.setattr(toolchain.sysconfig, "get_path", lambda name, scheme="": str(tmp_path))
+    found = json.loads(CliRunner().invoke(info_command, ["--json"]).output)
+    said = f"no Python.h in {tmp_path} (on Debian or Ubuntu: apt-get install python3-dev)"
+    assert found["backends"]["cpp"] == f"missing: {said}"
+    assert said in CliRunner().invoke(build_command, ["--cpu"]).output
+    assert not (tmp_path / "cache").exists() or not Cache(tmp_path / "cache").keys()
+    (tmp_path / "Python.h").write_text("")
+    found = json.loads(CliRunner().invoke(info_command, ["--json"]).output)
+    assert found["backends"]["cpp"].startswith("compiled on first use")
 
 
 @pytest.mark.parametrize(
