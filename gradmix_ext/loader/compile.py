@@ -116,7 +116,7 @@ def make_plan(recipe: Recipe) -> Plan:
             tools[name] = find()
         except ToolchainError as error:  # noqa: PERF203 - three programs
             missing = missing or str(error)
-    missing = missing or missing_header()
+    missing = missing or missing_header() or _unspeakable(recipe.csrc)
     content = {
         "package": __version__,
         "torch": str(torch.__version__),
@@ -128,6 +128,21 @@ def make_plan(recipe: Recipe) -> Plan:
     toolchain = {name: tools[name].version for name in ("cxx", "nvcc") if tools[name] is not None}
     key = f"{recipe.variant}-{_digest(content, 16)}-{_digest(toolchain, 8)}"
     return Plan(recipe, key, {**content, **toolchain}, **tools, missing=missing)
+
+
+def _unspeakable(csrc: Path) -> str:
+    """Why the build cannot be told of a folder; ``""`` if it can.
+
+    PyTorch writes the names of sources, and in flags its own, into ninja's file without escaping
+    what means something there. A quote ends the name in the line that includes the header.
+    """
+    import torch
+
+    for folder, characters in ((csrc, '$:|"'), (Path(torch.__file__).parent, "$")):
+        for character in characters:
+            if character in str(folder):
+                return f"ninja cannot build with {folder}: its name holds {character}"
+    return ""
 
 
 def _digest(fields: dict[str, str], length: int) -> str:

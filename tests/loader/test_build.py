@@ -155,6 +155,27 @@ def test_failure_to_link_names_the_symbol(
 
 
 @needs_compiler
+@pytest.mark.parametrize("character", '$:|"')
+def test_folder_that_ninja_does_not_take(
+    settings: pytest.MonkeyPatch, tmp_path: Path, character: str
+) -> None:
+    """The failure would hold for the same sources in any other folder."""
+    csrc = write_sources(tmp_path / f"a{character}b" / "csrc", SOURCES)
+    settings.setenv("GRADMIX_EXT_CSRC", str(csrc))
+    with pytest.raises(BackendUnavailable) as refused:
+        build(cuda=False)
+    assert str(refused.value) == f"ninja cannot build with {csrc}: its name holds {character}"
+    assert Cache(tmp_path / "cache").failures() == []
+
+
+@needs_compiler
+def test_folder_with_a_strange_name(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    csrc = write_sources(tmp_path / "my 'é' #1; *" / "csrc", SOURCES)
+    settings.setenv("GRADMIX_EXT_CSRC", str(csrc))
+    assert build(cuda=False).origin == "just built"
+
+
+@needs_compiler
 def test_passing_trouble_is_shown_but_not_remembered(
     settings: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
