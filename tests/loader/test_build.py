@@ -242,6 +242,12 @@ def test_compiler_that_is_not_there(settings: pytest.MonkeyPatch) -> None:
         build(cuda=False)
 
 
+def test_compiler_with_arguments(settings: pytest.MonkeyPatch) -> None:
+    settings.setenv("CXX", "ccache g++")
+    with pytest.raises(BackendUnavailable, match="must be one program without arguments"):
+        build(cuda=False)
+
+
 @needs_compiler
 def test_home_that_cannot_be_written(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
     home = tmp_path / "home"  # a file: no folder can be made below it, even by root
