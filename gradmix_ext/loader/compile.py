@@ -7,6 +7,7 @@ library is loaded there once before anybody is given it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import platform
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -39,10 +41,17 @@ from gradmix_ext.loader.toolchain import (
 __all__ = ["BuildError", "Plan", "compile_library", "make_plan", "say"]
 
 # The header is compiled while PyTorch is imported, which keeps one core busy. Where that fails, or
-# with a compiler that does not look for it (clang), the sources read the header itself.
+# with a compiler that does not look for it (clang), the sources read the header itself. A builder
+# that is killed cannot end what works for it.
 _WORKER = """
-import json, os, subprocess, sys
+import json, os, signal, subprocess, sys, threading, time
 job = json.load(sys.stdin)
+builder = job.pop("builder")
+def end_with_builder():
+    while os.getppid() == builder:
+        time.sleep(0.5)
+    os.killpg(0, signal.SIGTERM)
+threading.Thread(target=end_with_builder, daemon=True).start()
 *command, result = job.pop("header")
 header = subprocess.Popen([*command, result], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 from torch.utils import cpp_extension
@@ -209,6 +218,7 @@ def _run_worker(plan: Plan, folder: Path, jobs: int) -> int:
     header.parent.mkdir()
     header.write_text(f'#include "{recipe.csrc / PRECOMPILED_HEADER}"\n')
     job = {
+        "builder": os.getpid(),
         "header": [
             plan.cxx.path,
             *recipe.cxx_flags(),
@@ -251,23 +261,23 @@ def _run_worker(plan: Plan, folder: Path, jobs: int) -> int:
             errors="replace",
             cwd=folder,
             env=environment,
+            start_new_session=True,  # so that it can be ended together with ninja and compilers
         )
+        assert worker.stdin is not None
+        assert worker.stdout is not None
         try:
-            assert worker.stdin is not None
-            assert worker.stdout is not None
-            try:
-                with worker.stdin:
-                    json.dump(job, worker.stdin)
-            except BrokenPipeError:
-                pass  # it died early; its output tells why
-            for line in worker.stdout:
-                log.write(line)
-                if os.environ.get("GRADMIX_EXT_VERBOSE") == "1":
-                    say(line.rstrip())
+            with contextlib.suppress(BrokenPipeError), worker.stdin:
+                json.dump(job, worker.stdin)  # to one that died early: its output tells why
+            with worker.stdout:
+                for line in worker.stdout:
+                    log.write(line)
+                    if os.environ.get("GRADMIX_EXT_VERBOSE") == "1":
+                        say(line.rstrip())
             return worker.wait()
         finally:
             if worker.poll() is None:
-                worker.kill()
+                # Not SIGKILL: ninja gives each compiler a group of its own, and has to pass it on.
+                os.killpg(worker.pid, signal.SIGTERM)
                 worker.wait()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sysconfig
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,29 +84,47 @@ def test_bindings_begin_with_the_header_that_is_compiled_in_advance() -> None:
         assert (first[1] == expected) == (source.name not in without), source
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @needs_compiler
-def test_killed_builder_leaves_nothing_in_the_way(
-    settings: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGKILL])
+def test_ended_builder_leaves_nothing_in_the_way(
+    settings: pytest.MonkeyPatch, tmp_path: Path, ended_by: signal.Signals
 ) -> None:
     settings.setenv("CXX", str(fake_compiler(tmp_path, "exec sleep 60")))
     builder = start()
-    deadline = time.monotonic() + 60
-    calls = tmp_path / "calls"
-    while not calls.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    builder.send_signal(signal.SIGKILL)
+    calls = tmp_path / "calls"  # of the header, and of a source by ninja
+    wait_until(lambda: calls.exists() and len(calls.read_text().split()) == 1)
+    os.kill(int(calls.read_text()), signal.SIGTERM)
+    wait_until(lambda: len(calls.read_text().split()) > 1)
+    builder.send_signal(ended_by)
     builder.communicate()
+    compilers = [Path(f"/proc/{pid}/cmdline") for pid in calls.read_text().split()]
+    wait_until(lambda: not any(path.is_file() and path.read_bytes() for path in compilers))
     cache = Cache(tmp_path / "cache")
     assert cache.entries() == []
-    assert len(list(cache.folder.glob("*.tmp-*"))) == 1
+    assert len(list(cache.folder.glob("*.tmp-*"))) == (ended_by == signal.SIGKILL)
 
     fake_compiler(tmp_path, 'exec c++ "$@"')  # the same compiler, the same key
     built = build(cuda=False)
     assert built.origin == "just built"
     assert list(cache.folder.glob("*.tmp-*")) == []
-    for orphan in calls.read_text().split():
-        if Path(f"/proc/{orphan}/cmdline").is_file():
-            os.kill(int(orphan), signal.SIGTERM)
+
+
+@needs_compiler
+def test_build_closes_what_it_opens(
+    settings: pytest.MonkeyPatch, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    settings.setenv("CXX", str(fake_compiler(tmp_path, "exit 1")))
+    with pytest.raises(BackendUnavailable):
+        build(cuda=False)
+    gc.collect()
+    assert [warning for warning in recwarn if warning.category is ResourceWarning] == []
 
 
 @needs_compiler
