@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -28,9 +29,12 @@ class BuildWithSources(build_py):
     """
 
     def run(self) -> None:
-        super().run()
         if self.editable_mode:
+            super().run()
             return
+        # An earlier build in this checkout may have left modules and sources that are gone by now.
+        shutil.rmtree(Path(self.build_lib, "gradmix_ext"), ignore_errors=True)
+        super().run()
         shipped = {
             "csrc": by_path("recipe").shipped_files(ROOT / "csrc"),
             "benchmarks": [

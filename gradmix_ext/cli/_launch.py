@@ -19,6 +19,7 @@ from gradmix_ext.cli._errors import RunError, wrong_input
 from gradmix_ext.experiments.experiment import Experiment
 from gradmix_ext.experiments.jobs import Job, RunFailedError
 from gradmix_ext.experiments.plan import Plan
+from gradmix_ext.loader.backend import handed_down
 from gradmix_ext.ranks import ONE, RankLostError, Ranks, leave, ranks_of
 
 __all__ = ["experiment_of", "follow", "join_ranks", "leading"]
@@ -75,7 +76,7 @@ def leading(ranks: Ranks) -> Iterator[Callable[[Plan, Sequence[Job]], None]]:
     def tell(plan: Plan, jobs: Sequence[Job]) -> None:
         nonlocal told
         told = True
-        ranks.on_first(lambda: (plan, jobs))
+        ranks.on_first(lambda: (plan, jobs, handed_down()))
 
     try:
         yield tell
@@ -92,7 +93,9 @@ def _fail(error: Exception) -> NoReturn:
 def follow(ranks: Ranks) -> None:
     """Do the jobs together with the first rank, which alone prints and writes."""
     with ranks.watched():
-        plan, jobs = ranks.on_first(_told)
+        plan, jobs, environment = ranks.on_first(_told)
+    if os.environ["GROUP_RANK"] == "0":  # on the machine of the first rank
+        os.environ.update(environment)
     torch.set_num_threads(plan.threads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what there is to say, the first rank says
@@ -110,6 +113,6 @@ def follow(ranks: Ranks) -> None:
         leave(1)  # the first rank has failed in the same way, and says so
 
 
-def _told() -> tuple[Plan, Sequence[Job]]:
+def _told() -> tuple[Plan, Sequence[Job], dict[str, str]]:
     """What the others hear from the first rank."""
     raise AssertionError("the first rank tells")

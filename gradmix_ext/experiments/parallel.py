@@ -23,6 +23,7 @@ import torch
 from gradmix_ext import loader
 from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
 from gradmix_ext.experiments.jobs import Job, RunFailedError, Tick
+from gradmix_ext.loader.backend import handed_down
 
 __all__ = ["do_parallel", "fitting_workers"]
 
@@ -60,7 +61,9 @@ def do_parallel(
 
     Raises:
         RunFailedError: a run failed, or its worker died.
+        BackendUnavailable: GRADMIX_EXT_BACKEND names a backend that cannot be had.
     """
+    loader.load()  # so that the workers find it built
     waiting = iter(jobs)
     with _started(workers, experiment.config, arms, torch.get_num_threads()) as started:
         busy = {worker.pipe: worker for worker in started if worker.give(next(waiting, None))}
@@ -126,7 +129,9 @@ def _started(
     try:
         for _ in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, config, tuple(arms), threads))
+            process = context.Process(
+                target=_work, args=(theirs, config, tuple(arms), threads, handed_down())
+            )
             process.start()
             theirs.close()
             workers.append(_Worker(process, ours))
@@ -143,9 +148,16 @@ def _started(
             worker.pipe.close()
 
 
-def _work(pipe: Connection, config: ExperimentConfig, arms: Sequence[Arm], threads: int) -> None:
+def _work(
+    pipe: Connection,
+    config: ExperimentConfig,
+    arms: Sequence[Arm],
+    threads: int,
+    environment: dict[str, str],
+) -> None:
     """A worker: does jobs until it is given None."""
     _end_with_parent()
+    os.environ.update(environment)
     torch.set_num_threads(threads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what there is to say, the parent has said

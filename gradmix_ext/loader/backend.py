@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["BACKENDS", "BackendUnavailable", "Status", "load", "native", "requested", "status"]
+__all__ = [
+    "BACKENDS",
+    "BackendUnavailable",
+    "Status",
+    "handed_down",
+    "load",
+    "native",
+    "requested",
+    "status",
+]
 
 BACKENDS = ("auto", "cuda", "cpp", "torch")
 
@@ -103,6 +112,20 @@ def status() -> Status:
     if _Loaded.refused is not None:
         return Status(requested(), "torch", reason=str(_Loaded.refused), log=_Loaded.refused.log)
     return Status(requested(), "torch", reason="no op has been called yet")
+
+
+def handed_down() -> dict[str, str]:
+    """Environment variables by which other processes load what this one has, and build nothing.
+
+    They matter where the cache cannot be written: each process would compile into a folder of its
+    own, or try again what has failed here.
+    """
+    loaded = _Loaded.status
+    if loaded is None or loaded.origin == "ahead of time":
+        return {}
+    if loaded.library is None:
+        return {"GRADMIX_EXT_BACKEND": "torch"}
+    return {"GRADMIX_EXT_CACHE": str(loaded.library.parents[1])}
 
 
 def native() -> ModuleType | None:

@@ -2,7 +2,8 @@
 
 Loading a library runs code, so the folder has to belong to this user alone. Entries are named by
 their content and appear by an atomic rename, hence whoever finds one may load it without a lock;
-only building takes the lock.
+only building takes the lock. A library that was damaged later would kill the process that loads it,
+so each entry records the digest of its library and counts only while it fits.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import hashlib
 import json
 import os
 import re
@@ -23,9 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gradmix_ext._folder import default_folder, make_private
+
 __all__ = ["Cache", "CacheError", "Entry", "UnsafeCacheError", "cache_folder", "open_cache"]
 
 LIBRARY = "_C.so"
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _NAMES = re.compile(r"(cpu|cuda)-[0-9a-f]{16}-[0-9a-f]{8}(\.lock|\.failed|\.tmp-.*)?")
 
 
@@ -62,6 +67,14 @@ class Entry:
             return {}
         return content if isinstance(content, dict) else {}
 
+    @property
+    def intact(self) -> bool:
+        """Whether the library is there and as it was when it was published."""
+        try:
+            return self.record.get("sha256") == _digest(self.library)
+        except OSError:
+            return False
+
 
 def cache_folder() -> Path:
     """Say where compiled libraries are kept.
@@ -73,10 +86,8 @@ def cache_folder() -> Path:
     """
     if named := os.environ.get("GRADMIX_EXT_CACHE"):
         return Path(named).expanduser().absolute()
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg).absolute() / "gradmix_ext"
     try:
-        return Path.home() / ".cache" / "gradmix_ext"
+        return default_folder()
     except RuntimeError as error:
         raise CacheError(f"no cache folder: {error}; set GRADMIX_EXT_CACHE") from error
 
@@ -90,13 +101,26 @@ def open_cache() -> Cache:
     """
     folder = cache_folder()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
+        make_private(folder)
+        if not os.environ.get("GRADMIX_EXT_CACHE"):
+            _close_to_others(folder)
         _check_owned(folder)
     except OSError as error:
         raise CacheError(f"cannot create the cache folder {folder}: {error.strerror}") from error
     return Cache(folder)
+
+
+def _close_to_others(folder: Path) -> None:
+    """Take from others the right to write to the default folder, if it holds no build yet.
+
+    Whoever put data sets there by hand made it with the rights that the umask gives.
+    """
+    info = folder.stat()
+    if info.st_uid != os.geteuid() or not info.st_mode & _OTHERS_WRITE or Cache(folder).keys():
+        return
+    folder.chmod(stat.S_IMODE(info.st_mode) & ~_OTHERS_WRITE)
+    if Cache(folder).keys():  # somebody put one there in between
+        folder.chmod(stat.S_IMODE(info.st_mode))
 
 
 def _check_owned(folder: Path) -> None:
@@ -109,7 +133,7 @@ def _check_owned(folder: Path) -> None:
             f"the cache folder {folder} belongs to user {info.st_uid} instead of "
             f"{os.geteuid()}: a library in it cannot be trusted; {cure}"
         )
-    if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if info.st_mode & _OTHERS_WRITE:
         raise UnsafeCacheError(
             f"others may write to the cache folder {folder} (mode {info.st_mode & 0o777:04o}): a "
             f"library in it cannot be trusted; {cure}"
@@ -148,14 +172,15 @@ class Cache:
     folder: Path
 
     def find(self, key: str) -> Entry | None:
-        """The finished build of `key`, if there is one."""
+        """The finished build of `key`, if there is one and it is not damaged."""
         entry = Entry(self.folder / key)
-        return entry if entry.library.is_file() else None
+        return entry if entry.intact else None
 
     def find_any_toolchain(self, key: str) -> Entry | None:
         """A finished build of the same content as `key` by whatever compiler."""
-        content = key.rpartition("-")[0]
-        return next((e for e in self.entries() if e.folder.name.startswith(f"{content}-")), None)
+        same = f"{key.rpartition('-')[0]}-"
+        found = (e for e in self.entries() if e.folder.name.startswith(same) and e.intact)
+        return next(found, None)
 
     def find_failure(self, key: str) -> Entry | None:
         """The failed build of `key`, if it was tried before."""
@@ -163,7 +188,7 @@ class Cache:
         return entry if entry.folder.is_dir() else None
 
     def entries(self) -> list[Entry]:
-        """All finished builds, newest first."""
+        """All finished builds, damaged ones too, newest first."""
         found = [Entry(path) for path in self._ours() if "." not in path.name]
         found = [entry for entry in found if entry.library.is_file()]
         return sorted(found, key=lambda entry: entry.library.stat().st_mtime, reverse=True)
@@ -176,6 +201,10 @@ class Cache:
     def writable(self) -> bool:
         """Whether a build can be put here (false on a read-only file system)."""
         return os.access(self.folder, os.W_OK | os.X_OK)
+
+    def keys(self) -> list[str]:
+        """The keys of all that is here: finished, failed, being built or left over."""
+        return sorted({path.name.split(".")[0] for path in self._ours()})
 
     def _ours(self) -> list[Path]:
         if not self.folder.is_dir():
@@ -196,8 +225,9 @@ class Cache:
             try:
                 _take(descriptor, on_wait)
                 if _is_file(descriptor, path):  # else `clean` removed it while we waited
-                    os.ftruncate(descriptor, 0)
-                    os.write(descriptor, str(os.getpid()).encode())
+                    with contextlib.suppress(OSError):  # a full disk: who waits is told no number
+                        os.ftruncate(descriptor, 0)
+                        os.write(descriptor, str(os.getpid()).encode())
                     yield
                     return
             finally:
@@ -212,15 +242,19 @@ class Cache:
             shutil.rmtree(stale, ignore_errors=True)
         return Path(tempfile.mkdtemp(prefix=f"{key}.tmp-", dir=self.folder))
 
-    def publish(self, built: Path, key: str) -> Entry:
+    def publish(self, built: Path, key: str, record: dict[str, Any]) -> Entry:
         """Make the folder `built` the entry of `key`, in one step for all who look."""
-        return self._replace(built, self.folder / key)
+        record = {**record, "sha256": _digest(built / LIBRARY)}
+        return self._replace(built, self.folder / key, record)
 
-    def publish_failure(self, built: Path, key: str) -> Entry:
+    def publish_failure(self, built: Path, key: str, record: dict[str, Any]) -> Entry:
         """Remember that `key` does not build, with the log in the folder `built`."""
-        return self._replace(built, self.folder / f"{key}.failed")
+        return self._replace(built, self.folder / f"{key}.failed", record)
 
-    def _replace(self, built: Path, target: Path) -> Entry:
+    def _replace(self, built: Path, target: Path, record: dict[str, Any]) -> Entry:
+        (built / "build.json").write_text(json.dumps(record, indent=1) + "\n")
+        for path in [*built.iterdir(), built]:  # a crash could keep the name and lose the content
+            _to_disk(path)
         if target.exists():  # a folder cannot be renamed onto one that is not empty
             os.rename(target, f"{built}.old")
         os.rename(built, target)
@@ -239,10 +273,13 @@ class Cache:
 
         Returns:
             How many builds (finished and failed) were removed, and how many are being built.
+
+        Raises:
+            CacheError: some could not be removed; the others are.
         """
         removed = busy = 0
-        ours = self._ours()
-        for key in sorted({path.name.split(".")[0] for path in ours}):
+        failures = []
+        for key in self.keys():
             try:
                 with self.lock(key, on_wait=_refuse_to_wait):
                     removed += (self.folder / key).exists()
@@ -253,7 +290,25 @@ class Cache:
                     (self.folder / f"{key}.lock").unlink()
             except _BusyError:  # noqa: PERF203 - a handful of builds
                 busy += 1
+            except OSError as error:
+                failures.append(str(error))
+        if failures:
+            raise CacheError(
+                f"removed {removed} builds, but {len(failures)} cannot be: {failures[0]}"
+            )
         return removed, busy
+
+
+def _digest(library: Path) -> str:
+    return hashlib.sha256(library.read_bytes()).hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class _BusyError(Exception):

@@ -91,7 +91,8 @@ def _use(wanted: str, library: Library, reason: str = "") -> tuple[Status, Modul
     except UnavailableError:
         if library.origin != "cache":
             raise
-        # Damaged after it was built, since nothing is published that did not load: build it anew.
+        # It is as it was built, and it loaded then, so something that it needs is another by now:
+        # build it anew.
         discard(library)
         library = _obtain(library.cuda)
         module = import_library(library)

@@ -7,6 +7,7 @@ library is loaded there once before anybody is given it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import platform
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -33,15 +35,23 @@ from gradmix_ext.loader.toolchain import (
     find_cxx,
     find_ninja,
     find_nvcc,
+    missing_header,
 )
 
 __all__ = ["BuildError", "Plan", "compile_library", "make_plan", "say"]
 
 # The header is compiled while PyTorch is imported, which keeps one core busy. Where that fails, or
-# with a compiler that does not look for it (clang), the sources read the header itself.
+# with a compiler that does not look for it (clang), the sources read the header itself. A builder
+# that is killed cannot end what works for it.
 _WORKER = """
-import json, os, subprocess, sys
+import json, os, signal, subprocess, sys, threading, time
 job = json.load(sys.stdin)
+builder = job.pop("builder")
+def end_with_builder():
+    while os.getppid() == builder:
+        time.sleep(0.5)
+    os.killpg(0, signal.SIGTERM)
+threading.Thread(target=end_with_builder, daemon=True).start()
 *command, result = job.pop("header")
 header = subprocess.Popen([*command, result], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 from torch.utils import cpp_extension
@@ -57,6 +67,8 @@ _PASSING_TROUBLE = (
         "the compiler was killed, probably for want of memory (MAX_JOBS=1 needs the least)",
     ),
 )
+# The linker names the symbol in lines that do not say "error"; the compiler's driver then does.
+_LINK_ERROR = re.compile(r"^.*\b(?:undefined reference|multiple definition)\b.*$", re.MULTILINE)
 _FIRST_ERROR = re.compile(r"^.*\berror\b.*$|^\w*Error: .*$", re.MULTILINE | re.IGNORECASE)
 # Seconds for one core, measured on a 2-core machine with g++ 12 and nvcc 13.0.
 _SECONDS = {"start": 4.0, ".cpp": 1.7, ".cu": 4.0}
@@ -99,7 +111,7 @@ class Plan:
 def make_plan(recipe: Recipe) -> Plan:
     """Find the programs that `recipe` needs and name the result by all that decides it.
 
-    A missing program is noted in `Plan.missing`; the key is then that of no toolchain.
+    What is missing is noted in `Plan.missing`; without a compiler the key is that of none.
     """
     import torch
 
@@ -113,6 +125,7 @@ def make_plan(recipe: Recipe) -> Plan:
             tools[name] = find()
         except ToolchainError as error:  # noqa: PERF203 - three programs
             missing = missing or str(error)
+    missing = missing or missing_header() or _unspeakable(recipe.csrc)
     content = {
         "package": __version__,
         "torch": str(torch.__version__),
@@ -124,6 +137,21 @@ def make_plan(recipe: Recipe) -> Plan:
     toolchain = {name: tools[name].version for name in ("cxx", "nvcc") if tools[name] is not None}
     key = f"{recipe.variant}-{_digest(content, 16)}-{_digest(toolchain, 8)}"
     return Plan(recipe, key, {**content, **toolchain}, **tools, missing=missing)
+
+
+def _unspeakable(csrc: Path) -> str:
+    """Why the build cannot be told of a folder; ``""`` if it can.
+
+    PyTorch writes the names of sources, and in flags its own, into ninja's file without escaping
+    what means something there. A quote ends the name in the line that includes the header.
+    """
+    import torch
+
+    for folder, characters in ((csrc, '$:|"'), (Path(torch.__file__).parent, "$")):
+        for character in characters:
+            if character in str(folder):
+                return f"ninja cannot build with {folder}: its name holds {character}"
+    return ""
 
 
 def _digest(fields: dict[str, str], length: int) -> str:
@@ -155,8 +183,7 @@ def compile_library(plan: Plan, cache: Cache) -> Entry:
         for path in folder.iterdir():
             if path.name not in (LIBRARY, "build.log"):
                 path.unlink() if not path.is_dir() else shutil.rmtree(path)
-        _write_record(folder, {**plan.record, "seconds": seconds})
-        entry = cache.publish(folder, plan.key)
+        entry = cache.publish(folder, plan.key, {**plan.record, "seconds": seconds})
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     say(f"compiled in {seconds:.0f} s")
@@ -191,6 +218,7 @@ def _run_worker(plan: Plan, folder: Path, jobs: int) -> int:
     header.parent.mkdir()
     header.write_text(f'#include "{recipe.csrc / PRECOMPILED_HEADER}"\n')
     job = {
+        "builder": os.getpid(),
         "header": [
             plan.cxx.path,
             *recipe.cxx_flags(),
@@ -233,23 +261,23 @@ def _run_worker(plan: Plan, folder: Path, jobs: int) -> int:
             errors="replace",
             cwd=folder,
             env=environment,
+            start_new_session=True,  # so that it can be ended together with ninja and compilers
         )
+        assert worker.stdin is not None
+        assert worker.stdout is not None
         try:
-            assert worker.stdin is not None
-            assert worker.stdout is not None
-            try:
-                with worker.stdin:
-                    json.dump(job, worker.stdin)
-            except BrokenPipeError:
-                pass  # it died early; its output tells why
-            for line in worker.stdout:
-                log.write(line)
-                if os.environ.get("GRADMIX_EXT_VERBOSE") == "1":
-                    say(line.rstrip())
+            with contextlib.suppress(BrokenPipeError), worker.stdin:
+                json.dump(job, worker.stdin)  # to one that died early: its output tells why
+            with worker.stdout:
+                for line in worker.stdout:
+                    log.write(line)
+                    if os.environ.get("GRADMIX_EXT_VERBOSE") == "1":
+                        say(line.rstrip())
             return worker.wait()
         finally:
             if worker.poll() is None:
-                worker.kill()
+                # Not SIGKILL: ninja gives each compiler a group of its own, and has to pass it on.
+                os.killpg(worker.pid, signal.SIGTERM)
                 worker.wait()
 
 
@@ -259,15 +287,10 @@ def _failure(plan: Plan, cache: Cache, folder: Path, code: int) -> BuildError:
     for pattern, reason in _PASSING_TROUBLE:
         if pattern.search(text) or ("disk" in reason and free < 2**20):
             return BuildError(f"the compilation failed: {reason}; cache folder {cache.folder}")
-    first = _FIRST_ERROR.search(text)
+    first = _LINK_ERROR.search(text) or _FIRST_ERROR.search(text)
     reason = first[0].strip() if first else f"exit code {code}"
     for path in folder.iterdir():
         if path.name != "build.log":
             path.unlink() if not path.is_dir() else shutil.rmtree(path)
-    _write_record(folder, {**plan.record, "failed": reason})
-    entry = cache.publish_failure(folder, plan.key)
+    entry = cache.publish_failure(folder, plan.key, {**plan.record, "failed": reason})
     return BuildError(f"the compilation failed: {reason} (whole log: {entry.log})", entry.log)
-
-
-def _write_record(folder: Path, record: dict[str, Any]) -> None:
-    (folder / "build.json").write_text(json.dumps(record, indent=1) + "\n")

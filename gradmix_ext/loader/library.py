@@ -118,7 +118,7 @@ def plan_library(cuda: bool) -> Plan:
 
 
 def find_library(plan: Plan) -> Library | None:
-    """Look for a finished build of `plan` in the cache.
+    """Look for a finished build of `plan` in the cache, passing over a damaged one.
 
     Without a compiler, one that any compiler made of the same sources will do.
 

@@ -15,7 +15,16 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Nvcc", "Tool", "ToolchainError", "build_jobs", "find_cxx", "find_ninja", "find_nvcc"]
+__all__ = [
+    "Nvcc",
+    "Tool",
+    "ToolchainError",
+    "build_jobs",
+    "find_cxx",
+    "find_ninja",
+    "find_nvcc",
+    "missing_header",
+]
 
 _GIB = 2**30
 
@@ -49,11 +58,12 @@ def find_cxx() -> Tool:
     """
     named = os.environ.get("CXX")
     for name in [named] if named else ["c++", "g++", "clang++"]:
-        path = shutil.which(name)
+        path = _which(name)
         if path is not None:
             return Tool(path, _run([path, "--version"]).splitlines()[0])
     if named:
-        raise ToolchainError(f"CXX={named!r} is not a program on PATH")
+        one = "; it must be one program without arguments" if " " in named else ""
+        raise ToolchainError(f"CXX={named!r} is not a program on PATH{one}")
     raise ToolchainError(
         "no C++ compiler: none of c++, g++ and clang++ is on PATH and CXX is not set "
         "(on Debian or Ubuntu: apt-get install g++)"
@@ -73,7 +83,7 @@ def find_ninja() -> Tool:
     spec = importlib.util.find_spec("ninja")
     if spec is not None and spec.origin is not None:
         folders.append(str(Path(spec.origin).parent / "data" / "bin"))
-    path = shutil.which("ninja", path=os.pathsep.join(folders)) or shutil.which("ninja")
+    path = _which("ninja", os.pathsep.join(folders)) or _which("ninja")
     if path is None:
         raise ToolchainError("no ninja: pip install ninja")
     return Tool(path, _run([path, "--version"]).strip())
@@ -90,12 +100,12 @@ def find_nvcc() -> Nvcc:
     """
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     candidates = [str(Path(home) / "bin" / "nvcc") for home in homes if home]
-    candidates += [on_path] if (on_path := shutil.which("nvcc")) else []
+    candidates += [on_path] if (on_path := _which("nvcc")) else []
     candidates.append("/usr/local/cuda/bin/nvcc")
     nvidia = Path(sysconfig.get_path("purelib")) / "nvidia"
     candidates += map(str, sorted(nvidia.glob("cu*/bin/nvcc"), reverse=True))
     candidates += map(str, nvidia.glob("cuda_nvcc/bin/nvcc"))
-    path = next((c for c in candidates if os.access(c, os.X_OK)), None)
+    path = next((os.path.abspath(c) for c in candidates if os.access(c, os.X_OK)), None)
     if path is None:
         raise ToolchainError(
             "no nvcc: not in CUDA_HOME, on PATH, in /usr/local/cuda or among the NVIDIA packages "
@@ -110,6 +120,22 @@ def find_nvcc() -> Nvcc:
         if (home / folder / "libcudart_static.a").is_file():
             return Nvcc(path, release[0], int(release[1]), str(home), str(home / folder))
     raise ToolchainError(f"{path} has no libcudart_static.a below {home}")
+
+
+def _which(name: str, path: str | None = None) -> str | None:
+    """The full path of a program, since the build runs in another folder."""
+    found = shutil.which(name, path=path)
+    return os.path.abspath(found) if found is not None else None
+
+
+def missing_header() -> str:
+    """Say how to get Python's own headers; ``""`` if they are there."""
+    # The scheme is PyTorch's: Debian's default one names a folder below /usr/local.
+    own = sysconfig.get_path("include", scheme="posix_prefix")
+    more = ":".join(os.environ.get(name, "") for name in ("CPATH", "CPLUS_INCLUDE_PATH"))
+    if any(Path(folder, "Python.h").is_file() for folder in [own, *more.split(":")]):
+        return ""
+    return f"no Python.h in {own} (on Debian or Ubuntu: apt-get install python3-dev)"
 
 
 def _toolkit_root(nvcc: str) -> Path:

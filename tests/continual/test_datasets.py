@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from gradmix_ext.continual import (
     register_dataset,
 )
 from gradmix_ext.continual.data import read
-from gradmix_ext.continual.datasets import default_data_dir
+from gradmix_ext.continual.datasets import Source, default_data_dir
 from gradmix_ext.continual.datasets.registry import _LOADERS
 from gradmix_ext.mixers.images import ImageTransform
 
@@ -233,6 +234,20 @@ def test_the_default_folder(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/someone")
     assert default_data_dir() == Path("/home/someone/.cache/gradmix_ext/data")
+
+
+def test_the_default_folder_is_made_for_this_user_alone(monkeypatch, tmp_path):
+    """It holds the compiled kernels as well, which are refused where others may write."""
+    monkeypatch.delenv("GRADMIX_EXT_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert Source(download=False).folder == tmp_path / "gradmix_ext" / "data"
+    assert not (tmp_path / "gradmix_ext").exists()
+    umask = os.umask(0o002)
+    try:
+        Source().folder.mkdir()
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "gradmix_ext").stat().st_mode & 0o777 == 0o700
 
 
 def test_without_torchvision(monkeypatch):

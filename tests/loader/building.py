@@ -47,11 +47,13 @@ const char mark[] = "gradmix_ext library: sources=" GRADMIX_EXT_SOURCES_HASH
 static PyObject* simd_level(PyObject*, PyObject*) {
   return PyUnicode_FromString(gradmix::cpu::simd_level());
 }
-static PyObject* get_mark(PyObject*, PyObject*) { return PyUnicode_FromString(mark); }
-static PyMethodDef methods[] = {{"simd_level", simd_level, METH_NOARGS, ""},
-                                {"mark", get_mark, METH_NOARGS, ""}, {}};
-static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", "", -1, methods};
-PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&module); }
+static PyMethodDef methods[] = {{"simd_level", simd_level, METH_NOARGS, ""}, {}};
+static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", "", -1, methods};
+PyMODINIT_FUNC PyInit__C() {
+  PyObject* module = PyModule_Create(&definition);
+  if (module != nullptr) PyModule_AddStringConstant(module, "mark", mark);
+  return module;
+}
 """,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,24 @@ print(loader.status().active)
     assert first.startswith("GRADMIX_EXT_BACKEND=cpp: no C++ compiler")
     assert status.startswith("torch GRADMIX_EXT_BACKEND=cpp: no C++ compiler")
     assert finish(auto)[0] == "torch"
+
+
+@needs_compiler
+def test_other_processes_are_told_what_to_load(
+    settings: pytest.MonkeyPatch, built: Path, no_compiler: pytest.MonkeyPatch
+) -> None:
+    code = """
+import json, warnings
+warnings.simplefilter("ignore")
+from gradmix_ext.loader.backend import handed_down, load
+assert handed_down() == {}
+load()
+print(json.dumps(handed_down()))
+"""
+    processes = [start(code), start(code, GRADMIX_EXT_CACHE="/dev/null/cache")]
+    with_library, without = (json.loads(finish(process)[0]) for process in processes)
+    assert with_library == {"GRADMIX_EXT_CACHE": str(built.parents[1])}
+    assert without == {"GRADMIX_EXT_BACKEND": "torch"}
 
 
 def test_import_is_cheap_and_touches_nothing(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:

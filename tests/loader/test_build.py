@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
+import json
 import os
 import re
 import signal
 import subprocess
 import sysconfig
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from building import LOAD, ROOT, fake_compiler, finish, needs_compiler, start
+from building import (
+    LOAD,
+    ROOT,
+    SOURCES,
+    fake_compiler,
+    finish,
+    needs_compiler,
+    start,
+    write_sources,
+)
 from torch.utils.cpp_extension import include_paths
 
 from gradmix_ext.loader import BackendUnavailable, build, clean
@@ -71,29 +84,47 @@ def test_bindings_begin_with_the_header_that_is_compiled_in_advance() -> None:
         assert (first[1] == expected) == (source.name not in without), source
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @needs_compiler
-def test_killed_builder_leaves_nothing_in_the_way(
-    settings: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGKILL])
+def test_ended_builder_leaves_nothing_in_the_way(
+    settings: pytest.MonkeyPatch, tmp_path: Path, ended_by: signal.Signals
 ) -> None:
     settings.setenv("CXX", str(fake_compiler(tmp_path, "exec sleep 60")))
     builder = start()
-    deadline = time.monotonic() + 60
-    calls = tmp_path / "calls"
-    while not calls.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    builder.send_signal(signal.SIGKILL)
+    calls = tmp_path / "calls"  # of the header, and of a source by ninja
+    wait_until(lambda: calls.exists() and len(calls.read_text().split()) == 1)
+    os.kill(int(calls.read_text()), signal.SIGTERM)
+    wait_until(lambda: len(calls.read_text().split()) > 1)
+    builder.send_signal(ended_by)
     builder.communicate()
+    compilers = [Path(f"/proc/{pid}/cmdline") for pid in calls.read_text().split()]
+    wait_until(lambda: not any(path.is_file() and path.read_bytes() for path in compilers))
     cache = Cache(tmp_path / "cache")
     assert cache.entries() == []
-    assert len(list(cache.folder.glob("*.tmp-*"))) == 1
+    assert len(list(cache.folder.glob("*.tmp-*"))) == (ended_by == signal.SIGKILL)
 
     fake_compiler(tmp_path, 'exec c++ "$@"')  # the same compiler, the same key
     built = build(cuda=False)
     assert built.origin == "just built"
     assert list(cache.folder.glob("*.tmp-*")) == []
-    for orphan in calls.read_text().split():
-        if Path(f"/proc/{orphan}/cmdline").is_file():
-            os.kill(int(orphan), signal.SIGTERM)
+
+
+@needs_compiler
+def test_build_closes_what_it_opens(
+    settings: pytest.MonkeyPatch, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    settings.setenv("CXX", str(fake_compiler(tmp_path, "exit 1")))
+    with pytest.raises(BackendUnavailable):
+        build(cuda=False)
+    gc.collect()
+    assert [warning for warning in recwarn if warning.category is ResourceWarning] == []
 
 
 @needs_compiler
@@ -122,6 +153,46 @@ def test_failure_is_remembered_until_forced(
     assert build(cuda=False, force=True).origin == "just built"
     assert build(cuda=False).origin == "cache"
     assert clean() == (tmp_path / "cache", 1, 0)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        ("int gone(); int PyInit__C() { return gone(); }\n", "undefined reference to .gone"),
+        ('#include "cpu/simd.cpp"\n', "multiple definition of .gradmix::cpu::simd_level"),
+    ],
+)
+def test_failure_to_link_names_the_symbol(
+    settings: pytest.MonkeyPatch, tmp_path: Path, module: str, reason: str
+) -> None:
+    simd = {name: text for name, text in SOURCES.items() if name.startswith("cpu/simd")}
+    csrc = write_sources(tmp_path / "csrc", {**simd, "python/module.cpp": module})
+    settings.setenv("GRADMIX_EXT_CSRC", str(csrc))
+    settings.setenv("CXX", str(fake_compiler(tmp_path, 'exec c++ "$@" -Wl,-z,defs')))
+    with pytest.raises(BackendUnavailable, match=rf"the compilation failed: .*{reason}"):
+        build(cuda=False)
+
+
+@needs_compiler
+@pytest.mark.parametrize("character", '$:|"')
+def test_folder_that_ninja_does_not_take(
+    settings: pytest.MonkeyPatch, tmp_path: Path, character: str
+) -> None:
+    """The failure would hold for the same sources in any other folder."""
+    csrc = write_sources(tmp_path / f"a{character}b" / "csrc", SOURCES)
+    settings.setenv("GRADMIX_EXT_CSRC", str(csrc))
+    with pytest.raises(BackendUnavailable) as refused:
+        build(cuda=False)
+    assert str(refused.value) == f"ninja cannot build with {csrc}: its name holds {character}"
+    assert Cache(tmp_path / "cache").failures() == []
+
+
+@needs_compiler
+def test_folder_with_a_strange_name(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    csrc = write_sources(tmp_path / "my 'é' #1; *" / "csrc", SOURCES)
+    settings.setenv("GRADMIX_EXT_CSRC", str(csrc))
+    assert build(cuda=False).origin == "just built"
 
 
 @needs_compiler
@@ -191,6 +262,12 @@ def test_compiler_that_is_not_there(settings: pytest.MonkeyPatch) -> None:
         build(cuda=False)
 
 
+def test_compiler_with_arguments(settings: pytest.MonkeyPatch) -> None:
+    settings.setenv("CXX", "ccache g++")
+    with pytest.raises(BackendUnavailable, match="must be one program without arguments"):
+        build(cuda=False)
+
+
 @needs_compiler
 def test_home_that_cannot_be_written(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
     home = tmp_path / "home"  # a file: no folder can be made below it, even by root
@@ -238,7 +315,19 @@ def test_library_is_used_where_the_compiler_is_gone(
 
 @needs_compiler
 def test_damaged_library_is_built_again(built: Path) -> None:
+    """Loading one that lost its end, or pages in the middle, would kill the process."""
+    os.truncate(built, built.stat().st_size // 2)
+    code = "from gradmix_ext import loader; print(loader.info()['backends']['cpp'])"
+    assert finish(start(code))[0].startswith("compiled on first use")
+    out, _ = finish(start())
+    assert out == f"cpp|just built|{built}"
+
+
+@needs_compiler
+def test_library_that_does_not_load_any_more_is_built_again(built: Path) -> None:
     built.write_bytes(b"\x7fELF and then nothing")
+    record = {"sha256": hashlib.sha256(built.read_bytes()).hexdigest()}
+    (built.parent / "build.json").write_text(json.dumps(record))
     out, _ = finish(start())
     assert out == f"cpp|just built|{built}"
 

@@ -28,7 +28,7 @@ KEY = "cpu-0123456789abcdef-01234567"
 def fill(cache: Cache, key: str) -> Entry:
     folder = cache.new_folder(key)
     (folder / "_C.so").write_bytes(b"library")
-    return cache.publish(folder, key)
+    return cache.publish(folder, key, {})
 
 
 def test_folder_follows_the_environment(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -60,6 +60,25 @@ def test_refused_when_others_may_write(
         open_cache()
 
 
+@pytest.mark.parametrize("holds_a_build", [False, True])
+def test_default_folder_with_data_sets_is_closed_to_others(
+    settings: pytest.MonkeyPatch, tmp_path: Path, holds_a_build: bool
+) -> None:
+    settings.setenv("GRADMIX_EXT_CACHE", "")
+    settings.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "gradmix_ext"
+    (folder / "data").mkdir(parents=True)
+    if holds_a_build:
+        (folder / KEY).mkdir()
+    folder.chmod(0o775)
+    if holds_a_build:  # which somebody else may have put there
+        with pytest.raises(UnsafeCacheError, match="others may write"):
+            open_cache()
+    else:
+        open_cache()
+    assert stat.S_IMODE(folder.stat().st_mode) == (0o775 if holds_a_build else 0o755)
+
+
 def test_refused_when_somebody_elses(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir(mode=0o700)
     me = os.geteuid()
@@ -80,8 +99,9 @@ def test_entry_appears_only_when_published(settings: pytest.MonkeyPatch) -> None
     (folder / "_C.so").write_bytes(b"half a lib")
     assert cache.find(KEY) is None
     assert cache.entries() == []
-    cache.publish(folder, KEY)
-    assert cache.find(KEY) is not None
+    entry = cache.publish(folder, KEY, {"torch": "2.10"})
+    assert cache.find(KEY) == entry
+    assert entry.record["torch"] == "2.10"
     assert not folder.exists()
 
 
@@ -90,8 +110,22 @@ def test_new_build_replaces_the_old_one(settings: pytest.MonkeyPatch) -> None:
     fill(cache, KEY)
     folder = cache.new_folder(KEY)
     (folder / "_C.so").write_bytes(b"newer")
-    assert cache.publish(folder, KEY).library.read_bytes() == b"newer"
+    assert cache.publish(folder, KEY, {}).library.read_bytes() == b"newer"
     assert [path.name for path in cache.folder.iterdir()] == [KEY]
+
+
+def test_damaged_entry_counts_as_absent(settings: pytest.MonkeyPatch) -> None:
+    cache = open_cache()
+    entry = fill(cache, KEY)
+    assert entry.library.read_bytes() == b"library"
+    for damaged in (b"lib", b"li\0\0ary", None):
+        entry.library.unlink() if damaged is None else entry.library.write_bytes(damaged)
+        assert cache.find(KEY) is None
+        assert cache.find_any_toolchain(KEY) is None
+    entry.library.write_bytes(b"library")
+    assert cache.find(KEY) == entry
+    (entry.folder / "build.json").write_text("{}")
+    assert cache.find(KEY) is None
 
 
 def test_left_overs_of_dead_builders_are_removed(settings: pytest.MonkeyPatch) -> None:
@@ -114,7 +148,7 @@ def test_library_of_another_compiler_is_found(settings: pytest.MonkeyPatch) -> N
 def test_clean_removes_only_builds(settings: pytest.MonkeyPatch) -> None:
     cache = open_cache()
     fill(cache, KEY)
-    cache.publish_failure(cache.new_folder(f"{KEY[:-1]}8"), f"{KEY[:-1]}8")
+    cache.publish_failure(cache.new_folder(f"{KEY[:-1]}8"), f"{KEY[:-1]}8", {})
     cache.new_folder(f"{KEY[:-1]}9")
     precious = cache.folder / "thesis.tex"
     precious.write_text("")
@@ -128,6 +162,27 @@ def test_clean_leaves_what_is_being_built(settings: pytest.MonkeyPatch) -> None:
         folder = cache.new_folder(KEY)
         assert cache.clean() == (0, 1)
         assert folder.exists()
+
+
+def test_clean_works_on_a_full_disk(settings: pytest.MonkeyPatch) -> None:
+    cache = open_cache()
+    fill(cache, KEY)
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    settings.setattr(os, "write", full)
+    assert cache.clean() == (1, 0)
+
+
+def test_clean_goes_on_after_what_it_cannot_remove(settings: pytest.MonkeyPatch) -> None:
+    cache = open_cache()
+    first, second = fill(cache, KEY), fill(cache, f"{KEY[:-1]}8")
+    (cache.folder / f"{KEY}.lock").mkdir()
+    with pytest.raises(CacheError, match=r"removed 1 builds, but 1 cannot be: .*Is a directory"):
+        cache.clean()
+    assert first.folder.exists()
+    assert not second.folder.exists()
 
 
 def test_key_changes_with_all_that_decides_the_result(

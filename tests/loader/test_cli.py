@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from click.testing import CliRunner
 
 from gradmix_ext.cli.build import build_command
 from gradmix_ext.cli.info import info_command
+from gradmix_ext.loader import toolchain
+from gradmix_ext.loader.cache import Cache
 
 
 @needs_compiler
@@ -37,6 +41,30 @@ def test_info_of_a_ready_backend(built: Path, settings: pytest.MonkeyPatch) -> N
         assert part in text
 
 
+@needs_compiler
+@pytest.mark.parametrize("launcher", ["--jobs", "torchrun"])
+def test_processes_that_train_share_one_build(
+    settings: pytest.MonkeyPatch, tmp_path: Path, launcher: str
+) -> None:
+    """Also where the cache cannot be written, and each process had to build for itself."""
+    (tmp_path / "file").write_text("")
+    settings.setenv("GRADMIX_EXT_CACHE", str(tmp_path / "file" / "cache"))
+    settings.setenv("TMPDIR", str(tmp_path))
+    settings.setenv("OMP_NUM_THREADS", "1")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = ["-m", "gradmix_ext", "compare", "finetune", "--seeds", "2", "--tasks", "2"]
+    arguments += ["--epochs", "1"]
+    arguments = [*torchrun, *arguments] if launcher == "torchrun" else [*arguments, "--jobs", "2"]
+    done = subprocess.run(
+        [sys.executable, *arguments, "--out", tmp_path / "run"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("compiling the C++ kernels") == 1
+
+
 def test_info_says_why_a_backend_is_missing(no_compiler: pytest.MonkeyPatch) -> None:
     found = json.loads(CliRunner().invoke(info_command, ["--json"]).output)
     assert found["active"] == "torch"
@@ -45,6 +73,21 @@ def test_info_says_why_a_backend_is_missing(no_compiler: pytest.MonkeyPatch) -> 
     no_compiler.setenv("GRADMIX_EXT_BACKEND", "cpp")
     found = json.loads(CliRunner().invoke(info_command, ["--json"]).output)
     assert found["active"].startswith("none: cpp is missing")
+
+
+@needs_compiler
+def test_info_says_that_python_has_no_headers(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings.delenv("CPATH", raising=False)
+    settings.delenv("CPLUS_INCLUDE_PATH", raising=False)
+    settings.setattr(toolchain.sysconfig, "get_path", lambda name, scheme="": str(tmp_path))
+    found = json.loads(CliRunner().invoke(info_command, ["--json"]).output)
+    said = f"no Python.h in {tmp_path} (on Debian or Ubuntu: apt-get install python3-dev)"
+    assert found["backends"]["cpp"] == f"missing: {said}"
+    assert said in CliRunner().invoke(build_command, ["--cpu"]).output
+    assert not (tmp_path / "cache").exists() or not Cache(tmp_path / "cache").keys()
+    (tmp_path / "Python.h").write_text("")
+    found = json.loads(CliRunner().invoke(info_command, ["--json"]).output)
+    assert found["backends"]["cpp"].startswith("compiled on first use")
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_cuda_library_compiles_links_and_loads(cuda_csrc: Path) -> None:
     _check_dependencies(built.library)
     # `gradmix build --cuda` was asked for, so the library is used even where no GPU is visible.
     out, _ = finish(
-        start("from gradmix_ext import loader; print(loader.load().active, loader.native().mark())")
+        start("from gradmix_ext import loader; print(loader.load().active, loader.native().mark)")
     )
     assert out == f"cuda gradmix_ext library: sources={mark[0]} cuda=1"
 

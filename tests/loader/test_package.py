@@ -52,6 +52,8 @@ def test_wheel_is_pure_and_carries_the_sources(
     settings: pytest.MonkeyPatch, checkout: Path
 ) -> None:
     (checkout / "csrc" / "cpu" / "notes.txt").write_text("not a source")
+    earlier_build = checkout / "build" / "lib" / "gradmix_ext"
+    write_sources(earlier_build, {"gone.py": "", "_csrc/cpu/gone.cpp": ""})
     wheel = make_wheel(checkout)
     assert wheel.name.endswith("-py3-none-any.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -63,6 +65,7 @@ def test_wheel_is_pure_and_carries_the_sources(
     workloads = {name for name in names if name.startswith("gradmix_ext/_benchmarks/")}
     assert {f"gradmix_ext/_benchmarks/{path.name}" for path in WORKLOADS} == workloads
     assert not [name for name in names if name.endswith((".so", "notes.txt", ".pyc"))]
+    assert not [name for name in names if "gone" in name]
     assert {name.split("/")[0].split("-")[0] for name in names} == {"gradmix_ext"}
 
 

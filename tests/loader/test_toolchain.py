@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+from building import fake_compiler, needs_compiler
 
 from gradmix_ext.loader import toolchain
 from gradmix_ext.loader.recipe import csrc_folder, gencode_flags, make_recipe
-from gradmix_ext.loader.toolchain import ToolchainError, build_jobs, find_ninja, find_nvcc
+from gradmix_ext.loader.toolchain import (
+    ToolchainError,
+    build_jobs,
+    find_cxx,
+    find_ninja,
+    find_nvcc,
+)
 
 
 def test_gencode_flags() -> None:
@@ -81,6 +89,24 @@ def test_ninja_of_an_environment_that_is_not_activated(settings: pytest.MonkeyPa
     expected = find_ninja().version
     settings.setenv("PATH", "/nonexistent")
     assert find_ninja().version == expected
+
+
+@needs_compiler
+@pytest.mark.parametrize("named", ["./fake-c++", "fake-c++"])
+def test_programs_are_found_for_another_folder(
+    settings: pytest.MonkeyPatch, tmp_path: Path, named: str
+) -> None:
+    """The build runs in a folder of its own."""
+    compiler = fake_compiler(tmp_path, 'exec c++ "$@"')
+    (tmp_path / "nvcc").symlink_to(compiler)  # whose version is not that of an nvcc
+    settings.chdir(tmp_path)
+    settings.setenv("PATH", f".:{os.environ['PATH']}")
+    settings.setenv("CXX", named)
+    settings.delenv("CUDA_HOME", raising=False)
+    settings.delenv("CUDA_PATH", raising=False)
+    assert find_cxx().path == str(compiler)
+    with pytest.raises(ToolchainError, match=f"^{tmp_path}/nvcc --version names no release"):
+        find_nvcc()
 
 
 def test_nvcc_is_found_through_a_wrapper(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:

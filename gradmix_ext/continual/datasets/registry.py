@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gradmix_ext._folder import default_folder, make_private
 from gradmix_ext.continual.arguments import require_kind
 from gradmix_ext.continual.data import ArrayDataset
 from gradmix_ext.continual.datasets.npz import load_npz
@@ -31,8 +33,17 @@ class Source:
 
     @property
     def folder(self) -> Path:
-        """Where files are looked for and downloaded to."""
-        return default_data_dir() if self.data_dir is None else self.data_dir
+        """Where files are looked for and downloaded to.
+
+        The default folder is shared with the compiled kernels, which are refused where others may
+        write: it is created with that in mind before files are downloaded to it.
+        """
+        if self.data_dir is not None:
+            return self.data_dir
+        if self.download and not os.environ.get("GRADMIX_EXT_DATA"):
+            with suppress(OSError, RuntimeError):  # what downloads says why it cannot write
+                make_private(default_folder())
+        return default_data_dir()
 
 
 Loader = Callable[[Source], ArrayDataset]
@@ -124,10 +135,8 @@ def default_data_dir() -> Path:
     """
     if named := os.environ.get("GRADMIX_EXT_DATA"):
         return Path(named).expanduser().absolute()
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg).absolute() / "gradmix_ext" / "data"
     try:
-        return Path.home() / ".cache" / "gradmix_ext" / "data"
+        return default_folder() / "data"
     except RuntimeError as error:
         raise ValueError(
             f"no folder for data sets: {error}; give data_dir or set GRADMIX_EXT_DATA"
