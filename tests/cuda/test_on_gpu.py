@@ -14,6 +14,7 @@ from samples import DTYPES, samples
 from special_cases import OPS
 
 import gradmix_ext as gx
+from gradmix_ext.mixers import MIXERS, by_name
 from gradmix_ext.ops._library import has_kernel
 
 pytestmark = pytest.mark.skipif(
@@ -220,6 +221,36 @@ def test_gradients_reach_the_network():
     )
     for a, b in zip(got, torch.autograd.grad(loss, (wide, double.weight)), strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-6)
+
+
+MIXER_OPTIONS = [(name, {}) for name in MIXERS] + [
+    ("gradmix", {"preset": "paper"}),
+    ("gradmix", {"criterion": "gram", "policy": "skip"}),
+    ("gradmix", {"update": "online"}),
+    ("shuffled-scores", {"preset": "paper"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), MIXER_OPTIONS, ids=str)
+def test_mixers_follow_the_samples(name, options):
+    """A mixer is made before it sees a tensor, so what it remembers starts on the CPU."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(48, 16), torch.nn.ReLU(), torch.nn.Linear(16, 7)
+    ).cuda()
+    y = torch.arange(42, device="cuda") % 7
+    x = torch.randn(42, 3, 4, 4, device="cuda")
+    held = y < 3
+    mixer = by_name(name, 7, **options)
+    for _ in range(3):
+        mixer.update(model, (x[~held], y[~held]), (x[held], y[held]))
+        batch = mixer.mix(x, y)
+        loss = batch.loss(batch.forward(model))
+        loss.backward()
+        assert loss.is_cuda
+        assert loss.isfinite()
+    mixer.load_state_dict(mixer.state_dict())
+    assert mixer.mix(x, y).x.device == x.device
 
 
 @pytest.mark.parametrize("bad", [-1, 10**12, 5])
