@@ -146,10 +146,9 @@ class ImageBatch:
         return self._gather(self.index[partner], lam, mask)
 
     def _constants(self) -> tuple[Tensor, Tensor]:
-        where = self.transform, self.images.device
-        if isinstance(self.images, FakeTensor):  # what is kept has to serve without a tracer too
-            return _constants.__wrapped__(*where)
-        return _constants(*where)
+        # What a tracer sees must not be kept: it has to serve without one.
+        traced = torch.compiler.is_compiling() or isinstance(self.images, FakeTensor)
+        return (_constants if traced else _kept_constants)(self.transform, self.images.device)
 
     def _gather(
         self, partner_index: Tensor | None, lam: Tensor | float, mask: Tensor | None
@@ -169,8 +168,11 @@ class ImageBatch:
         )
 
 
-@lru_cache(maxsize=64)
 def _constants(transform: ImageTransform, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and std on the device: copied there once, not in every step."""
+    """Mean and std on the device."""
     mean = torch.tensor(transform.mean, dtype=torch.float32, device=device)
     return mean, torch.tensor(transform.std, dtype=torch.float32, device=device)
+
+
+# Copied to the device once, not in every step.
+_kept_constants = lru_cache(maxsize=64)(_constants)
