@@ -21,7 +21,7 @@ from gradmix_ext.experiments.statistics import percent
 from gradmix_ext.experiments.summary import tables
 from gradmix_ext.experiments.tables import Table
 
-__all__ = ["RichProgress", "print_files", "print_tables", "rich_table"]
+__all__ = ["RichProgress", "bars_of_runs", "print_files", "print_tables", "rich_table"]
 
 
 class RichProgress(Progress):
@@ -35,15 +35,7 @@ class RichProgress(Progress):
         self._epochs = comparison.experiment.config.epochs
         self._epochs_per_run = len(scenario) * self._epochs
         self._width = max(len(arm.label) for arm in comparison.arms)
-        self._bars = Bars(
-            TextColumn("{task.description}", markup=False),  # an arm's brackets are no markup
-            BarColumn(bar_width=10),  # all of a line fits in 80 characters
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeRemainingColumn(compact=True),
-            console=self._console,
-            disable=not self._console.is_terminal,
-            transient=True,
-        )
+        self._bars = bars_of_runs(self._console)
         self._all = self._bars.add_task("", total=self._total * self._epochs_per_run)
         self._running: dict[str, TaskID] = {}
 
@@ -95,6 +87,19 @@ class RichProgress(Progress):
             completed=self._done * self._epochs_per_run + epochs,
             description=f"{self._done} of {self._total} runs finished",
         )
+
+
+def bars_of_runs(console: Console) -> Bars:
+    """Bars that are named after runs and shown on a terminal alone, gone when they are done."""
+    return Bars(
+        TextColumn("{task.description}", markup=False),  # an arm's brackets are no markup
+        BarColumn(bar_width=10),  # all of a line fits in 80 characters
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
 
 
 def print_tables(comparison: Comparison) -> None:

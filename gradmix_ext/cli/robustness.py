@@ -224,23 +224,15 @@ def _attack(
     """Attack every model, with a progress bar on a terminal and a line per model elsewhere."""
     import torch
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from gradmix_ext.cli._report import bars_of_runs
     from gradmix_ext.continual.feed import Feed
     from gradmix_ext.experiments.statistics import percent
     from gradmix_ext.robustness import evaluate
 
     console = Console()
     total = len(saved)
-    columns = (
-        TextColumn("{task.description}", markup=False),  # an arm's brackets are no markup
-        BarColumn(bar_width=10),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(
-        *columns, console=console, disable=not console.is_terminal, transient=True
-    ) as bar:
+    with bars_of_runs(console) as bar:
         task = bar.add_task("", total=total)
         for done, (run, arm) in enumerate(saved, start=1):
             bar.update(task, description=f"{curves.attack} · {arm} seed {run.seed}")

@@ -234,11 +234,11 @@ class Trainer:
         run.optimizer = self.optimizer(run.model.parameters())
         run.schedule = self.schedule(run.optimizer, self.epochs)
         self.ranks.require_same(run.settings())  # the optimizer's among them from now on
-        if saved is not None:
-            run.require_settings(saved)
         self.method.begin_task(stage)
         if saved is not None and run.epoch:  # this task had begun
             run.load_state_dict(saved)
+        elif saved is not None:
+            run.require_settings(saved)
         for epoch in range(run.epoch, self.epochs):
             run.mixer.set_epoch(epoch)
             loss = self._train_epoch(run, stage).item()

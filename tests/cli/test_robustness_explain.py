@@ -24,17 +24,22 @@ from gradmix_ext.theory.explain import Explanation
 from gradmix_ext.theory.page import render
 
 
+def compared(config, labels, seeds, path):
+    """A run folder at a path, with all arms and seeds finished."""
+    arms = [Arm.parse(label) for label in labels]
+    comparison = Comparison(Experiment(config, arms), arms, list(seeds))
+    plan = Plan(config, tuple(arms), seeds, origin=provenance("gradmix compare", "torch"))
+    with RunFolder(path) as folder:
+        plan.write(folder.path)
+        comparison.execute(folder)
+    return folder.path
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run folder with two arms and two seeds."""
     config = ExperimentConfig(tasks=2, epochs=2, hidden=(16,), alpha=0.5)
-    arms = [Arm.parse("joint"), Arm.parse("joint+mixup")]
-    comparison = Comparison(Experiment(config, arms), arms, [0, 3])
-    plan = Plan(config, tuple(arms), (0, 3), origin=provenance("gradmix compare", "torch"))
-    with RunFolder(tmp_path_factory.mktemp("run")) as folder:
-        plan.write(folder.path)
-        comparison.execute(folder)
-    return folder.path
+    return compared(config, ("joint", "joint+mixup"), (0, 3), tmp_path_factory.mktemp("run"))
 
 
 OTHERS = ("icarl", "er[replay=split]", "er+gradmix[policy=skip,threshold=0.1]")
@@ -44,13 +49,7 @@ OTHERS = ("icarl", "er[replay=split]", "er+gradmix[policy=skip,threshold=0.1]")
 def others(tmp_path_factory):
     """A run folder with arms that have commas and brackets, and one with its own classifier."""
     config = ExperimentConfig(tasks=2, epochs=2, hidden=(16,), buffer_size=30)
-    arms = [Arm.parse(text) for text in OTHERS]
-    comparison = Comparison(Experiment(config, arms), arms, [0, 1])
-    plan = Plan(config, tuple(arms), (0, 1), origin=provenance("gradmix compare", "torch"))
-    with RunFolder(tmp_path_factory.mktemp("run")) as folder:
-        plan.write(folder.path)
-        comparison.execute(folder)
-    return folder.path
+    return compared(config, OTHERS, (0, 1), tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from stored import Stored
 from torch import nn
-from torch.utils.data import Dataset
 
 from gradmix_ext import mixers
 from gradmix_ext.continual import (
@@ -22,17 +22,6 @@ from gradmix_ext.mixers import MIXERS, ImageTransform
 
 MIXING = (*MIXERS, "gradmix-online")
 NEW = ("er-ace", "der++", "icarl", "a-gem")
-
-
-class Stored(Dataset[torch.Tensor]):
-    def __init__(self, x: torch.Tensor) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.x[index]
 
 
 def pictures(kind: str) -> Scenario:

@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import torch
 from interrupting import Interrupt, InterruptionError, Weights
+from stored import Stored
 from torch import nn
-from torch.utils.data import Dataset
 
 from gradmix_ext import GradMix, ManifoldMixup, Mixup
 from gradmix_ext.continual import (
@@ -25,26 +25,13 @@ from gradmix_ext.continual import (
 TASKS, EPOCHS = 3, 3
 
 
-class Samples(Dataset[torch.Tensor]):
-    """What stays on disk elsewhere."""
-
-    def __init__(self, x: torch.Tensor) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.x[index]
-
-
 def scenario(stored: bool = False):
     g = torch.Generator().manual_seed(0)
     y = torch.arange(6).repeat(15)
     x = torch.randn(90, 4, generator=g) + y[:, None]
     test_y = torch.arange(6).repeat(4)
     test_x = torch.randn(24, 4, generator=g) + test_y[:, None]
-    inputs = (Samples(x), Samples(test_x)) if stored else (x, test_x)
+    inputs = (Stored(x), Stored(test_x)) if stored else (x, test_x)
     data = ArrayDataset("steps", inputs[0], y, inputs[1], test_y, tuple("abcdef"))
     return class_incremental(data, tasks=TASKS)
 

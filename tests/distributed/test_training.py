@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from interrupting import Interrupt, InterruptionError, Weights
+from stored import Stored
 from torch import nn
-from torch.utils.data import Dataset
 
 from gradmix_ext.continual import (
     METHODS,
@@ -110,19 +110,6 @@ def test_without_mixing_and_replay_the_weights_are_those_of_one_process(on_ranks
         assert each["confusion"][-1].sum() == 42  # every test sample once
         for name, value in one["weights"].items():
             torch.testing.assert_close(each["weights"][name], value, rtol=1e-9, atol=1e-9)
-
-
-class Stored(Dataset[torch.Tensor]):
-    """What stays on disk elsewhere."""
-
-    def __init__(self, x: torch.Tensor) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.x[index]
 
 
 def few_tests(group, tests: int):
