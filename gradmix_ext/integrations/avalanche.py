@@ -51,7 +51,8 @@ class MixerPlugin(_Base):
     augmentation, and the earlier samples that the strategy holds: the storage policy of its
     plugins (``ReplayPlugin``, ``MIRPlugin``, ...), the memory of ``AGEMPlugin``, or all earlier
     data in ``Cumulative``. Of these, samples of classes that the current experience brings too are
-    left out, unless it brings all of them.
+    left out, unless it brings all of them; in a strategy's first experience such samples are not
+    earlier ones.
 
     Training metrics see the mixed batch, with the samples' own labels; tests are not touched.
 
@@ -135,11 +136,15 @@ class MixerPlugin(_Base):
         batch = self._batch = self.mixer.mix(strategy.mb_x, strategy.mb_y)
         strategy.mbatch[0] = batch.x
         if batch.forward_with is not None:
-            strategy.forward = lambda: batch.forward(strategy.model)
+
+            def forward() -> Tensor:
+                del strategy.forward  # for this batch only, even if it fails
+                return batch.forward(strategy.model)
+
+            strategy.forward = forward
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
         """See that the batch is still the one that was mixed."""
-        vars(strategy).pop("forward", None)
         batch = self._batch
         if batch is None or strategy.mb_x is not batch.x or strategy.mb_y is not batch.target:
             raise RuntimeError(
@@ -166,14 +171,17 @@ class MixerPlugin(_Base):
 
     def _memory(self, strategy: Any) -> Samples | None:
         """Samples of earlier experiences, or None as long as there are none."""
-        if strategy.clock.train_exp_counter == 0:
-            return None
-        held = _stored(self.buffer) if self.buffer is not None else _found(strategy)
+        given = self.buffer is not None
+        held = _stored(self.buffer) if given else _found(strategy)
         if held is None or not len(held):
             return None
         new = torch.tensor(sorted(_classes(strategy.experience)))
         old = ~torch.isin(as_labels(held.targets), new)
-        return _samples(held, strategy.device, old if old.any() else None)
+        if old.any():
+            return _samples(held, strategy.device, old)
+        if strategy.clock.train_exp_counter == 0 and not given:
+            return None  # GDumb and Cumulative hold the current samples already
+        return _samples(held, strategy.device)
 
     def _mixed_loss(self, criterion: Any, logits: Tensor) -> Tensor:
         batch = self._batch
@@ -263,7 +271,8 @@ class _MixedCriterion:
 
 
 def _classes(experience: Any) -> set[int]:
-    return {int(label) for label in experience.classes_in_this_experience}
+    # Not every stream tells its experiences which classes they have.
+    return set(as_labels(experience.dataset.targets).tolist())
 
 
 def _has_memory(strategy: Any) -> bool:

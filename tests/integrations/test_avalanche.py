@@ -16,7 +16,8 @@ import gradmix_ext as gx
 
 pytest.importorskip("avalanche", reason="pip install 'gradmix_ext[integrations]'")
 
-from avalanche.benchmarks import nc_benchmark
+from avalanche.benchmarks import benchmark_from_datasets, nc_benchmark
+from avalanche.benchmarks.scenarios.online import split_online_stream
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
@@ -245,6 +246,43 @@ def test_a_buffer_of_ones_own(given):
     assert set(labels) <= {0, 1, 3, 5}
 
 
+def held(classes: Sequence[int]) -> Any:
+    """A data set of Avalanche with the samples of these classes."""
+    x, y = samples()
+    kept = torch.isin(y, torch.tensor(classes))
+    return as_classification_dataset(_targets(TensorDataset(x[kept], y[kept]), y[kept]))
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_samples_from_before_the_strategy(given):
+    """A strategy that goes on where another one stopped protects what it was given."""
+    replay = ReplayPlugin(9)
+    train(strategy(plugins=[replay]), benchmark().train_stream[:1])
+    mixer = Spy(C)
+    plugins = [MixerPlugin(mixer, buffer=held([1, 3]))] if given else [replay, MixerPlugin(mixer)]
+    train(strategy(plugins=plugins), benchmark().train_stream[1:2])
+    assert all(set(buffer[1].tolist()) == {1, 3} for *_, buffer, _ in mixer.calls)
+    assert len(mixer.calls) == 3
+
+
+def of_data_sets() -> Any:
+    return benchmark_from_datasets(train=[held([3, 1]), held([0, 5]), held([2, 4])]).train_stream
+
+
+def online() -> Any:
+    return split_online_stream(benchmark().train_stream, experience_size=PER_CLASS)
+
+
+@pytest.mark.parametrize("stream", [of_data_sets, online])
+def test_experiences_that_do_not_tell_their_classes(stream):
+    mixer = Spy(C)
+    train(strategy(plugins=[ReplayPlugin(9), MixerPlugin(mixer, softmax="seen")]), stream())
+    _, _, current, buffer, seen = mixer.calls[-1]
+    assert set(current[1].tolist()) == {2, 4}
+    assert set(buffer[1].tolist()) == {0, 1, 3, 5}
+    assert seen == set(range(C))
+
+
 def _targets(data: Any, y: Tensor) -> Any:
     data.targets = y.tolist()
     return data
@@ -342,6 +380,27 @@ def test_the_plugin_can_be_copied():
     agent = strategy(plugins=[ReplayPlugin(12), MixerPlugin(gx.GradMix(C))])
     train(agent, benchmark().train_stream[:1])
     train(copy.deepcopy(agent), benchmark().train_stream[1:])
+
+
+def test_a_step_that_fails_leaves_no_trace():
+    class Interrupted(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                raise MemoryError
+            return super().forward(x)
+
+    agent = strategy(
+        plugins=[MixerPlugin(gx.ManifoldMixup())],
+        model=Interrupted(*network()),
+        evaluator=EvaluationPlugin(accuracy_metrics(stream=True), loggers=[]),
+    )
+    stream = benchmark()
+    with pytest.raises(MemoryError):
+        train(agent, stream.train_stream)
+    results = agent.eval(stream.test_stream)
+    x, y = samples()
+    accuracy = (agent.model.eval()(x).argmax(1) == y).float().mean().item()
+    assert results["Top1_Acc_Stream/eval_phase/test_stream/Task000"] == pytest.approx(accuracy)
 
 
 class Intruder(SupervisedPlugin):
