@@ -31,5 +31,17 @@ class _Bare(nn.Module):
         self.model = model
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        # Accelerate puts its own forward on the instance; the class still has the model's.
-        return type(self.model).forward(self.model, *args, **kwargs)
+        # Accelerate puts its own forward on the instance, and keeps the model's.
+        own = vars(self.model)
+        prepared = own.get("forward")
+        if "_original_forward" in own:
+            own["forward"] = own["_original_forward"]
+        try:
+            return self.model._call_impl(*args, **kwargs)  # what a call runs unless compiled
+        finally:
+            if prepared is not None:
+                own["forward"] = prepared
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's, so that ``head=`` names a layer as it does in the model."""
+        return self.model.named_modules(*args, **kwargs)

@@ -56,6 +56,48 @@ def test_scores_are_those_of_the_model_before_it_was_prepared(precision):
     assert same == (precision == "no")
 
 
+class Classifier(nn.Module):
+    """A model whose forward pass depends on its own mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(6, C)
+        self.other = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(nn.functional.dropout(x, training=self.training))
+
+
+def doubled() -> nn.Module:
+    model = Classifier()
+    model.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    return model
+
+
+def replaced() -> nn.Module:
+    model = Classifier()
+    model.forward = lambda x: Classifier.forward(model, -x)
+    return model
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("make", [lambda: nn.Linear(6, C), Classifier, doubled, replaced])
+def test_the_bare_model_is_the_whole_model(make, precision):
+    """Also one that is its own head, has hooks of its own, or another forward than its class."""
+    accelerator = Accelerator(cpu=True, mixed_precision=precision)
+    plain = make()
+    head = "head" if isinstance(plain, Classifier) else None
+    mixers = gx.GradMix(C, head=head), gx.GradMix(C, head=head)
+    mixers[0].update(plain, samples((2, 3)), samples((0, 1)))
+    model = accelerator.prepare(plain)
+    prepared = vars(model).get("forward")
+    mixers[1].update(bare_model(accelerator, model), samples((2, 3)), samples((0, 1)))
+    assert mixers[0].scored.all()
+    torch.testing.assert_close(mixers[0].scores, mixers[1].scores)
+    assert vars(model).get("forward") is prepared
+
+
 def test_the_prepared_model_itself_is_refused_with_mixed_precision():
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
     model = accelerator.prepare(network())
