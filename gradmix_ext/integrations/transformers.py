@@ -6,7 +6,9 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +18,7 @@ from gradmix_ext.integrations._samples import DatasetInputs, Missing, as_labels,
 from gradmix_ext.integrations.accelerate import bare_model
 from gradmix_ext.mixers import Mixer
 from gradmix_ext.mixers.base import Samples
-from gradmix_ext.mixers.head import find_head
+from gradmix_ext.mixers.head import find_head, is_compiled
 
 try:
     import transformers
@@ -38,7 +40,8 @@ class MixerTrainer(_Base):
     """A Trainer whose training batches are mixed; evaluation and prediction are as ever.
 
     The model gets one floating-point input, images as ``pixel_values`` by default, and returns
-    ``logits`` [N, C]; token ids cannot be mixed.
+    ``logits`` [N, C]; token ids cannot be mixed. Checkpoints keep the mixer's state, so that a
+    resumed training draws and scores on where it stopped.
 
     Args:
         *args: As ``transformers.Trainer``.
@@ -51,8 +54,9 @@ class MixerTrainer(_Base):
         **kwargs: As ``transformers.Trainer``.
 
     Raises:
-        ValueError: ``buffer`` is not given although the mixer needs it, or the model has no
-            ``nn.Linear`` as head. In training: a batch has no such input or no labels.
+        ValueError: ``buffer`` is not given although the mixer needs it, the model has no
+            ``nn.Linear`` as head, ``compute_loss_func`` is given, or a mixer that scores pairs
+            online cannot see the logits. In training: a batch has no such input or no labels.
     """
 
     # The loss is a mean over the batch: the Trainer divides it by the accumulation steps.
@@ -78,17 +82,23 @@ class MixerTrainer(_Base):
             if seen_classes is None or isinstance(seen_classes, Tensor)
             else list(seen_classes)
         )
+        if self.compute_loss_func is not None:
+            raise ValueError(
+                "compute_loss_func would not see the mixed labels: leave it out, or derive from "
+                "MixerTrainer and override compute_loss"
+            )
         if mixer.needs_update:
             find_head(self.model, getattr(mixer, "head", None))
-        if mixer.needs_update:
-            find_head(self.model, getattr(mixer, "head", None))
-            if getattr(mixer, "update_every", None) == "online" and (
-                self.args.fp16 or self.args.bf16
-            ):
-                raise ValueError(
-                    "update='online' cannot see through mixed precision, which makes other logits "
-                    "of the head's: use update='epoch'"
-                )
+            if getattr(mixer, "update_every", None) == "online":
+                if self.args.fp16 or self.args.bf16:
+                    raise ValueError(
+                        "update='online' cannot see through mixed precision, which makes other "
+                        "logits of the head's: use update='epoch'"
+                    )
+                if self.args.torch_compile:
+                    raise ValueError(
+                        "update='online' cannot see into a compiled model: use update='epoch'"
+                    )
         self._step = 0
         self._current: Samples | None = None
         self.add_callback(_Epochs(self))
@@ -113,33 +123,61 @@ class MixerTrainer(_Base):
         self._step += 1
         batch = self.mixer.mix(inputs[self.input_name], inputs["labels"])
         others = {key: value for key, value in inputs.items() if key != "labels"}
-        logits_of = _Logits(model, self.input_name, others)
-        loss = batch.loss(
-            batch.forward(logits_of), label_smoothing=self.args.label_smoothing_factor
-        )
-        return (loss, logits_of.outputs) if return_outputs else loss
+        if batch.forward_with is None:
+            outputs = model(**others | {self.input_name: batch.x})
+            logits = outputs.logits
+        else:
+            with _of_samples(model, self.input_name, others) as given:
+                logits = batch.forward(model)
+            outputs = given[0]
+        loss = batch.loss(logits, label_smoothing=self.args.label_smoothing_factor)
+        return (loss, outputs) if return_outputs else loss
 
     def _renew(self) -> None:
         """Renew the mixer's criterion."""
         if self._current is None:
             self._current = self._samples(self.train_dataset)
-        self.mixer.update(
-            _Logits(bare_model(self.accelerator, self.model), self.input_name, {}),
-            self._current,
-            self._samples(self.buffer() if callable(self.buffer) else self.buffer),
-            seen_classes=self.seen_classes,
-        )
+        model = bare_model(self.accelerator, self.model)
+        with _of_samples(model, self.input_name, {}):
+            self.mixer.update(
+                model,
+                self._current,
+                self._samples(self.buffer() if callable(self.buffer) else self.buffer),
+                seen_classes=self.seen_classes,
+            )
 
     def _samples(self, dataset: Any) -> Samples:
         """Samples of a data set, collated as in training and read when the criterion asks."""
+        collate = self._get_collator_with_removed_columns(self.data_collator)
 
         def read(positions: list[int]) -> Tensor:
-            x: Tensor = self.data_collator([dataset[i] for i in positions])[self.input_name]
+            x: Tensor = collate([dataset[i] for i in positions])[self.input_name]
             return x
 
         device = self.args.device
         labels = _labels(dataset)
         return DatasetInputs(len(labels), read, device), labels.to(device)
+
+    # In checkpoints, beside the states of the other generators.
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)  # type: ignore[misc]
+        state = {"mixer": self.mixer.state_dict(), "step": self._step}
+        torch.save(state, self._mixer_file(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)  # type: ignore[misc]
+        if checkpoint is None or not self._mixer_file(checkpoint).exists():
+            return
+        state = torch.load(self._mixer_file(checkpoint), map_location="cpu", weights_only=True)
+        epoch = self.mixer.epoch
+        self.mixer.load_state_dict(state["mixer"])
+        if self.mixer.epoch == epoch:  # otherwise a new one begins
+            self._step = state["step"]
+        self.mixer.set_epoch(epoch)
+
+    def _mixer_file(self, folder: str) -> Path:
+        return Path(folder) / f"mixer_{self.args.process_index}.pth"
 
 
 class _Epochs(transformers.TrainerCallback):
@@ -148,25 +186,42 @@ class _Epochs(transformers.TrainerCallback):
     def __init__(self, trainer: MixerTrainer) -> None:
         self.trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer._current = None  # train_dataset may be another task's by now
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.mixer.set_epoch(int(state.epoch or 0))
         self.trainer._step = 0
 
 
-class _Logits(nn.Module):
-    """A model of named inputs as one of samples: gives its logits, keeps all of its outputs."""
+@contextmanager
+def _of_samples(model: nn.Module, input_name: str, others: dict[str, Any]) -> Iterator[list[Any]]:
+    """While this lasts, a model of named inputs takes samples and gives logits.
 
-    def __init__(self, model: nn.Module, input_name: str, others: dict[str, Any]) -> None:
-        super().__init__()
-        self.model = model
-        self.input_name = input_name
-        self.others = others
-        self.outputs: Any = None
+    By hooks, so that mixers look into the model itself. Yields a list of all of its outputs.
+    """
+    outputs: list[Any] = []
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.outputs = self.model(**self.others | {self.input_name: x})
-        logits: Tensor = self.outputs.logits
-        return logits
+    def name(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        return (), others | {input_name: args[0]}
+
+    def logits(module: nn.Module, args: Any, output: Any) -> Tensor:
+        outputs.append(output)
+        found: Tensor = output.logits
+        return found
+
+    handles = (
+        model.register_forward_pre_hook(name, with_kwargs=True),
+        model.register_forward_hook(logits),
+    )
+    # Compiled code would keep the hooks of the batch that it was compiled with.
+    eagerly = torch.compiler.set_stance("force_eager") if is_compiled(model) else nullcontext()
+    try:
+        with eagerly:
+            yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _labels(dataset: Any) -> Tensor:

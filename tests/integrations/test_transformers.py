@@ -175,6 +175,69 @@ def test_mixers_train_and_evaluate(tmp_path, make):
     assert mixer.epoch == 1
 
 
+@pytest.mark.parametrize("at", [2, 3], ids=["within an epoch", "between epochs"])
+@pytest.mark.parametrize("update", ["epoch", 2])
+def test_resumed_is_as_if_never_interrupted(tmp_path, update, at):
+    def new() -> Any:
+        mixer = gx.GradMix(C, update=update, generator=torch.Generator().manual_seed(1))
+        settings = {"save_strategy": "steps", "save_steps": at}
+        return trainer(tmp_path, mixer, buffer=OLD, settings=settings)
+
+    whole, resumed = new(), new()
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{at}"))
+    assert torch.equal(whole.mixer.scores, resumed.mixer.scores)
+    for one, two in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_another_task(tmp_path):
+    mixer = Spy(C)
+    agent = trainer(tmp_path, mixer, train_dataset=OLD, buffer=None)
+    agent.train()
+    agent.train_dataset, agent.buffer = NEW, OLD
+    agent.train()
+    assert torch.equal(mixer.calls[-1][2][1], NEW.y)
+    assert torch.equal(mixer.calls[-1][3][1], OLD.y)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Spy(C, head="classifier.1"), lambda: gx.ManifoldMixup("resnet.encoder.stages.1")],
+)
+def test_layers_have_the_names_of_the_model(tmp_path, make):
+    mixer = make()
+    buffer = {"buffer": OLD} if mixer.needs_update else {}
+    assert trainer(tmp_path, mixer, **buffer).train().global_step == 6
+
+
+@pytest.mark.parametrize("make", [lambda: gx.GradMix(C), gx.ManifoldMixup])
+def test_a_compiled_model(tmp_path, make):
+    mixer = make()
+    buffer = {"buffer": OLD} if mixer.needs_update else {}
+    settings = {"torch_compile": True, "torch_compile_backend": "eager"}
+    trained = []
+    for options in ({}, settings):
+        torch.manual_seed(0)
+        agent = trainer(tmp_path, mixer, settings=options, **buffer)
+        agent.train()
+        trained.append(agent.model)
+    for one, two in zip(*(model.parameters() for model in trained), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_columns_that_the_model_does_not_take(tmp_path):
+    class Noted(Images):
+        def __getitem__(self, i: int) -> dict[str, Any]:
+            return super().__getitem__(i) | {"notes": [0] * (i + 1)}
+
+    mixer = gx.GradMix(C)
+    settings = {"remove_unused_columns": True}
+    data = {"train_dataset": Noted((2, 3)), "buffer": Noted((0, 1))}
+    trainer(tmp_path, mixer, settings=settings, **data).train()
+    assert mixer.scored.all()
+
+
 def test_labels_called_label(tmp_path):
     mixer = Spy(C)
     trainer(tmp_path, mixer, train_dataset=Images((2, 3), label="label"), buffer=OLD).train()
@@ -190,6 +253,10 @@ def test_bad_use(tmp_path):
     online = gx.GradMix(C, update="online")
     with pytest.raises(ValueError, match="update='online' cannot see through mixed precision"):
         trainer(tmp_path, online, buffer=OLD, settings={"bf16": True})
+    with pytest.raises(ValueError, match="update='online' cannot see into a compiled model"):
+        trainer(tmp_path, online, buffer=OLD, settings={"torch_compile": True})
+    with pytest.raises(ValueError, match="compute_loss_func would not see the mixed labels"):
+        trainer(tmp_path, gx.Mixup(), compute_loss_func=lambda *args, **options: None)
     with pytest.raises(ValueError, match="a batch has no 'input_values' to mix, it has pixel_v"):
         trainer(tmp_path, gx.Mixup(), input_name="input_values").train()
     with pytest.raises(ValueError, match="samples must have one of labels, label, label_ids"):
