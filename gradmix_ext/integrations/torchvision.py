@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import get_worker_info
@@ -107,9 +108,11 @@ class Mix(_Base):
                 "loader does not see: mix in the training loop instead of in collate_fn"
             )
         self._worker_seed = worker.seed
-        if self.mixer.generator is not None:  # otherwise a copy of the same in every worker
-            seed = self.mixer.generator.initial_seed() ^ worker.seed
-            self.mixer.generator.manual_seed(seed)
+        generator = self.mixer.generator
+        if generator is not None:  # otherwise a copy of the same in every worker
+            # Drawn, since another transform may have seeded the same generator for this worker.
+            drawn = torch.randint(2**62, (), generator=generator, device=generator.device)
+            generator.manual_seed(int(drawn) ^ worker.seed)
 
     def extra_repr(self) -> str:
         """What the transform shows of itself."""

@@ -142,6 +142,22 @@ def test_workers_draw_apart_and_reproducibly(generator):
     assert not torch.equal(soft, run(seed=1))
 
 
+def test_workers_draw_apart_from_one_generator_of_several_transforms():
+    generator = seeded()
+    first, second = (Mix(gx.Mixup(generator=generator), C) for _ in range(2))
+
+    def collate(samples: list) -> tuple[Tensor, Tensor]:
+        x, y = default_collate(samples)
+        return first(x, y)[1], second(x, y)[1]
+
+    data = TensorDataset(torch.rand(C * 4, 3, 2, 2), torch.arange(C).repeat(4))
+    loader = DataLoader(
+        data, batch_size=5, num_workers=2, collate_fn=collate, multiprocessing_context="fork"
+    )
+    soft = [tuple(part.flatten().tolist()) for pair in loader for part in pair]
+    assert len(set(soft)) == len(soft)
+
+
 def test_collating_in_the_process_itself_leaves_the_generator_alone():
     soft = collated(gx.Mixup(generator=seeded()), workers=0)
     mixer = gx.Mixup(generator=seeded())
