@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
 from gradmix_ext.mixers import Mixer
 from gradmix_ext.mixers.base import Samples
@@ -55,7 +55,7 @@ def samples_of(source: Source, device: torch.device) -> Samples | None:
         source = source()
     if source is None:
         return None
-    if isinstance(source, Dataset):
+    if isinstance(source, Dataset) and _has_pairs(source):
         labels = labels_of(source)
         dataset: Any = source
 
@@ -72,20 +72,27 @@ def samples_of(source: Source, device: torch.device) -> Samples | None:
     return (x.to(device) if isinstance(x, Tensor) else x), y.to(device)
 
 
-def labels_of(dataset: Dataset[Any]) -> Tensor:
+def _has_pairs(dataset: Any) -> bool:
+    """Whether a data set is map-style and its samples, if it has any, are pairs."""
+    if isinstance(dataset, IterableDataset):
+        return False
+    return not len(dataset) or isinstance(dataset[0], tuple | list)
+
+
+def labels_of(dataset: Any) -> Tensor:
     """Labels [N] (int64) of a map-style data set; every sample is read only where it must be."""
     targets = getattr(dataset, "targets", None)
-    if isinstance(dataset, TensorDataset):
+    # The very types, since one that is derived from them may give other labels.
+    if type(dataset) is TensorDataset:
         return dataset.tensors[1].long()
-    if isinstance(dataset, Subset):
+    if type(dataset) is Subset:
         return labels_of(dataset.dataset)[torch.as_tensor(dataset.indices, dtype=torch.int64)]
-    if isinstance(dataset, ConcatDataset):
+    if type(dataset) is ConcatDataset:
         return torch.cat([labels_of(part) for part in dataset.datasets])
     # A transform of the labels makes others of them than the attribute holds.
     if targets is not None and getattr(dataset, "target_transform", None) is None:
         return as_labels(targets)
-    sized: Any = dataset
-    return as_labels(sized[i][1] for i in range(len(sized)))
+    return as_labels(dataset[i][1] for i in range(len(dataset)))
 
 
 def as_labels(targets: Sequence[Any] | Iterable[Any] | Tensor) -> Tensor:

@@ -176,7 +176,21 @@ class Renamed(Listed):
     target_transform = staticmethod(lambda label: label + 2)
 
 
-@pytest.mark.parametrize("data", [Listed(), Renamed()])
+class Shifted(Subset):
+    """A subset that gives other labels than the data set that it is of."""
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        x, y = self.dataset[self.indices[i]]
+        return x, y + 2
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
+        return [self[i] for i in indices]
+
+
+SHIFTED = Shifted(TensorDataset(NEW[0], NEW[1] - 2), range(16))
+
+
+@pytest.mark.parametrize("data", [Listed(), Renamed(), SHIFTED])
 def test_labels_are_those_of_the_samples(data):
     mixer = Spy(C)
     loader = DataLoader(data, batch_size=4)
@@ -188,6 +202,21 @@ class Headless(Classifier):
     def __init__(self, mixer: gx.Mixer) -> None:
         super().__init__(mixer)
         self.net = nn.Conv1d(1, C, 6)
+
+
+class Named(torch.utils.data.Dataset):
+    """Samples that are no pairs."""
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return {"x": NEW[0][i], "y": NEW[1][i]}
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self) -> Any:
+        return iter(TensorDataset(*NEW))
 
 
 class Formless(pl.LightningModule):
@@ -208,3 +237,6 @@ def test_bad_use():
         MixerCallback(mixer, buffer=OLD).on_fit_start(None, Formless())
     with pytest.raises(TypeError, match=r"samples must be \(x, y\), .* got list"):
         fit(Classifier(mixer), MixerCallback(mixer, buffer=[1, 2]))
+    for data in (Named(), Stream()):
+        with pytest.raises(TypeError, match=rf"samples must be .* got {type(data).__name__}"):
+            fit(Classifier(mixer), MixerCallback(mixer, current=data, buffer=OLD))
