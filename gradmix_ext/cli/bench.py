@@ -76,7 +76,7 @@ def bench_command(workloads: tuple[str, ...], **params: Any) -> None:
     """Read the input, measure, show, write, compare."""
     from gradmix_ext.bench import discover
     from gradmix_ext.cli import _bench
-    from gradmix_ext.cli._errors import RunError, wrong_input
+    from gradmix_ext.cli._errors import RunError, writing, wrong_input
 
     with wrong_input():
         if params["again"] is not None:
@@ -104,10 +104,8 @@ def bench_command(workloads: tuple[str, ...], **params: Any) -> None:
                 kind: earlier[kind].merged(report, whole) if kind in earlier else report
                 for kind, report in measured.items()
             }
-    try:
+    with writing(folder):
         paths = _bench.write(reports, folder)
-    except OSError as error:
-        raise RunError(f"cannot write {folder}: {error}") from error
     _bench.show(reports)
     click.echo("\nwritten to " + ", ".join(str(path) for path in paths))
     if failure == "interrupted":

@@ -171,6 +171,21 @@ def test_interrupts_keep_what_was_finished(gradmix, tmp_path, ctrl_c, number, jo
     assert "Interrupted" in (out / "summary.md").read_text()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_a_suite(tmp_path, ctrl_c, number):
+    args = ("compare", "--suite", "selection", "--quick", "--jobs", 2, "--out", tmp_path / "suite")
+    with start(*args) as process:
+        wait_until(lambda: len(children(process)) == 2, process)
+        workers = children(process)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        wait_until(lambda: not any(map(alive, workers)))
+    if number != signal.SIGKILL:
+        assert process.returncode == 130
+        assert err.splitlines()[-1] == "gradmix: interrupted"
+        assert "Traceback" not in err
+
+
 def one_worker(lr: float, folder: Path, tell: Callable[[Tick], None]) -> list[Job]:
     """The jobs that a single worker finishes."""
     arm = Arm.parse("er")
