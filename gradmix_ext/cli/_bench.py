@@ -132,7 +132,7 @@ def write(reports: dict[str, Report], folder: Path) -> list[Path]:
     for kind, report in reports.items():
         json, text = folder / f"{kind}.json", folder / f"{kind}.md"
         report.save(json)
-        text.write_text(markdown(report))
+        text.write_text(markdown(report), encoding="utf-8")
         paths += [json, text]
         pictures: dict[str, Callable[[Path], bool]]
         if kind == "bench":

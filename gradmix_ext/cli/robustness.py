@@ -261,16 +261,10 @@ def _print(curves: Curves) -> None:
     from rich.console import Console
 
     from gradmix_ext.cli._report import rich_table
-    from gradmix_ext.experiments.tables import Table
 
     console = Console()
     if not console.is_terminal:
         console.width = 200  # A file has no edge to fold lines at.
-    headings = ("arm, eps =", *(f"{eps:g}" for eps in curves.eps))
-    for title, value in (("Accuracy", curves.accuracy), ("ECE", curves.ece)):
-        rows = tuple(
-            (arm, *(value(arm, eps).percent() for eps in curves.eps)) for arm in curves.runs
-        )
-        table = Table(f"{title} under {curves.attack}, in percent", headings, rows)
+    for table in curves.tables():
         console.print(rich_table(table), "")
     print(f"{curves.over}\n{curves.unit}")
