@@ -241,6 +241,20 @@ def test_a_finished_folder_resumes_to_itself(gradmix, tmp_path):
     assert (tmp_path / "a/summary.md").is_file()
 
 
+def test_a_finished_run_that_is_damaged_is_told_before_any_training(gradmix, tmp_path):
+    assert gradmix("train", *QUICK, "--out", "a")[0] == 0
+    result = tmp_path / "a/matrices/er+gradmix/seed-0.json"
+    result.write_text("{")
+    code, _, err = gradmix("train", "--resume", "--out", "a", "--seeds", "2")
+    assert code == 2
+    assert "seed-0.json is not a saved result" in err
+    assert err.count("\n") == 1
+    result.unlink()
+    code, _, err = gradmix("train", "--resume", "--out", "a", "--seeds", "2")
+    assert code == 2
+    assert err.endswith("seed-0.json: No such file or directory\n")
+
+
 def test_what_cannot_be_resumed(gradmix, tmp_path):
     def error(*args: object) -> str:
         code, _, err = gradmix(*args)
