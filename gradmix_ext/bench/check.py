@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from gradmix_ext.bench.results import CaseResult, Group, Report, describe, same_machine
 from gradmix_ext.bench.workload import GOAL, Role
 
-__all__ = ["TOLERANCE", "Change", "changes", "committed"]
+__all__ = ["TOLERANCE", "Change", "changes", "committed", "of_machine"]
 
 #: The largest loss of a ratio that is let through.
 TOLERANCE = 0.2
@@ -93,22 +94,31 @@ def _change(was: Group, now: Group, case: CaseResult) -> Change | None:
     return Change(now.name, case.name, kinder, len(yardsticks))
 
 
-def committed(place: Path, like: Report) -> tuple[Path, Report]:
-    """The report to compare with: a file, or the one in a folder that is of this machine.
+def committed(place: Path) -> dict[Path, Report]:
+    """The reports that there are to compare with: a file, or all in a folder.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no report, or of another machine.
+        OSError: one cannot be read.
+        ValueError: there is none, or one is no report.
     """
     paths = [place] if not place.is_dir() else sorted(place.rglob("bench.json"))
-    others = []
-    for path in paths:
-        report = Report.load(path)
+    if not paths:
+        raise ValueError(f"{place} has no bench.json to compare with: there are none below it")
+    return {path: Report.load(path) for path in paths}
+
+
+def of_machine(found: Mapping[Path, Report], like: Report) -> tuple[Path, Report]:
+    """Of these reports the one that is of this machine.
+
+    Raises:
+        ValueError: all are of others.
+    """
+    for path, report in found.items():
         if same_machine(report, like):
             return path, report
-        others.append(f"{path} is of {describe(report.machine)}")
+    others = "; ".join(f"{path} is of {describe(report.machine)}" for path, report in found.items())
     raise ValueError(
-        f"{place} has no results of {describe(like.machine)}, and ratios of other machines say "
-        f"nothing about this one ({'; '.join(others) or 'there are none'}): measure the version "
-        "to compare with here, by gradmix bench --out FOLDER"
+        f"there are no results of {describe(like.machine)}, and ratios of other machines say "
+        f"nothing about this one ({others}): measure the version to compare with here, by "
+        "gradmix bench --out FOLDER"
     )

@@ -131,7 +131,6 @@ class Workload:
         tolerance: largest error that is let through, relative to the largest element of the truth.
         targets: goals.
         devices: kinds of device that the workload runs on.
-        slow: whether it runs only when it is named.
     """
 
     id: str
@@ -144,7 +143,6 @@ class Workload:
     tolerance: Callable[[Setting], float] = lambda setting: 1e-4
     targets: tuple[Target, ...] = ()
     devices: tuple[str, ...] = ("cpu", "cuda")
-    slow: bool = False
 
     def title(self, setting: Setting) -> str:
         """The name of the group at a setting."""

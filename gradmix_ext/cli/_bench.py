@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from gradmix_ext.bench.check import committed
 from gradmix_ext.bench.discover import SCALING
 from gradmix_ext.bench.plots import plot_roofline, plot_scaling
 from gradmix_ext.bench.results import Report
@@ -29,11 +30,11 @@ from gradmix_ext.continual.files import default_folder
 __all__ = [
     "BenchProgress",
     "choose",
+    "comparable",
     "earlier",
     "kind_of",
     "prepare_folder",
     "read",
-    "require_comparable",
     "require_device",
     "show",
     "write",
@@ -74,16 +75,18 @@ def require_device(name: str) -> None:
         raise ValueError("--device cuda: PyTorch sees no GPU")
 
 
-def require_comparable(place: str, chosen: Collection[str]) -> None:
-    """Refuse, before measuring, what cannot be compared afterwards.
+def comparable(place: str, chosen: Collection[str]) -> dict[Path, Report]:
+    """The reports to compare with, as they are before anything is measured and written.
 
     Raises:
+        OSError: one cannot be read.
         ValueError: there is nothing at that place, or scaling curves alone are to be measured.
     """
     if not Path(place).exists():
         raise ValueError(f"--check: {place} does not exist")
     if set(chosen) == {SCALING}:
         raise ValueError("--check compares P1 to P7, and only scaling is to be measured")
+    return committed(Path(place))
 
 
 def prepare_folder(out: str | None) -> Path:
@@ -129,7 +132,7 @@ def write(reports: dict[str, Report], folder: Path) -> list[Path]:
     for kind, report in reports.items():
         json, text = folder / f"{kind}.json", folder / f"{kind}.md"
         report.save(json)
-        text.write_text(markdown(report))
+        text.write_text(markdown(report), encoding="utf-8")
         paths += [json, text]
         pictures: dict[str, Callable[[Path], bool]]
         if kind == "bench":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
-__all__ = ["InputError", "RunError", "wrong_input"]
+__all__ = ["InputError", "RunError", "writing", "wrong_input"]
 
 
 class InputError(click.ClickException):
@@ -37,3 +38,14 @@ def wrong_input() -> Iterator[None]:
         raise InputError(reason) from error
     except (ValueError, TypeError, ImportError) as error:  # ImportError: an extra is missing
         raise InputError(str(error)) from error
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Report a disk that refuses results as one line."""
+    try:
+        yield
+    except BrokenPipeError:  # the reader of what is shown has gone
+        raise
+    except OSError as error:
+        raise RunError(f"cannot write {place}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -94,6 +95,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     Exit codes: 0 done, 1 failed while running, 2 wrong use or input, 130 interrupted. Every error
     that the user can do something about is one line on stderr.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # ? for what a terminal without λ cannot show
     try:
         code = cli.main(args=args, prog_name="gradmix", standalone_mode=False)
     except click.ClickException as error:

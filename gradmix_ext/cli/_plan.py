@@ -17,7 +17,7 @@ from gradmix_ext.experiments.compare import choose_baseline
 from gradmix_ext.experiments.experiment import Arm
 from gradmix_ext.experiments.plan import Plan
 
-__all__ = ["make_plan"]
+__all__ = ["make_plan", "require_distinct"]
 
 
 def make_plan(
@@ -38,7 +38,7 @@ def make_plan(
         click.UsageError: flags do not go together.
     """
     chosen = tuple(Arm.parse(text) for text in arms)
-    _require_distinct(chosen)
+    require_distinct(chosen)
     baseline = params.get("baseline")
     plan = Plan(
         config=experiment_config(params),
@@ -96,7 +96,7 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _require_distinct(arms: Collection[Arm]) -> None:
+def require_distinct(arms: Collection[Arm]) -> None:
     """Refuse two arms that are the same run, however they are written ("mixup", "er+mixup").
 
     Raises:

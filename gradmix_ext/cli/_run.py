@@ -14,7 +14,7 @@ import click
 import torch
 
 from gradmix_ext import loader
-from gradmix_ext.cli._errors import InputError, RunError, wrong_input
+from gradmix_ext.cli._errors import InputError, RunError, writing, wrong_input
 from gradmix_ext.cli._launch import experiment_of, follow, join_ranks, leading
 from gradmix_ext.cli._plan import make_plan
 from gradmix_ext.cli._report import RichProgress, print_files, print_tables
@@ -25,9 +25,9 @@ from gradmix_ext.experiments.parallel import fitting_workers
 from gradmix_ext.experiments.plan import Plan, provenance
 from gradmix_ext.experiments.run_folder import RunFolder
 from gradmix_ext.experiments.summary import describe
-from gradmix_ext.ranks import RankLostError, Ranks, leave
+from gradmix_ext.ranks import ONE, RankLostError, Ranks, leave
 
-__all__ = ["run_comparison"]
+__all__ = ["run_comparison", "sigterm_interrupts"]
 
 
 def run_comparison(kind: str, arms: Sequence[str], seeds: Sequence[int], **params: Any) -> None:
@@ -77,7 +77,7 @@ def _lead(
         folder = RunFolder(
             params["out"] or default_folder(kind), params["overwrite"], params["resume"]
         )
-    with folder, _writing(folder):
+    with folder, writing(folder.path):
         with wrong_input():
             plan.begun(origin).write(folder.path)
             comparison = Comparison(experiment, plan.arms, plan.seeds, plan.baseline, plan.test)
@@ -105,7 +105,7 @@ def _execute(
     """Do the runs. If that fails, or is interrupted, sum up what is finished, and exit."""
     ranks = comparison.experiment.ranks
     try:
-        with _sigterm_interrupts(ranks), RichProgress(comparison) as progress:
+        with sigterm_interrupts(ranks), RichProgress(comparison) as progress:
             comparison.execute(
                 folder, progress, workers, params["checkpoint_every"], params["tensorboard"]
             )
@@ -125,18 +125,7 @@ def _execute(
 
 
 @contextmanager
-def _writing(folder: RunFolder) -> Iterator[None]:
-    """Report a disk that refuses as one line."""
-    try:
-        yield
-    except BrokenPipeError:  # the reader of what is shown has gone
-        raise
-    except OSError as error:
-        raise RunError(f"cannot write {folder.path}: {error}") from error
-
-
-@contextmanager
-def _sigterm_interrupts(ranks: Ranks) -> Iterator[None]:
+def sigterm_interrupts(ranks: Ranks = ONE) -> Iterator[None]:
     """Let SIGTERM, which batch systems send, do what Ctrl-C does.
 
     When one process of several has ended, torchrun sends it to the others, and more than once; what

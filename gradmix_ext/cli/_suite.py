@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import click
 import torch
 
-from gradmix_ext.cli._errors import RunError, wrong_input
+from gradmix_ext.cli._errors import RunError, writing, wrong_input
+from gradmix_ext.cli._plan import require_distinct
+from gradmix_ext.cli._run import sigterm_interrupts
 from gradmix_ext.continual.trainer import DivergedError
-from gradmix_ext.experiments.arm import Arm
+from gradmix_ext.experiments.experiment import Arm, Experiment
 from gradmix_ext.experiments.parallel import fitting_workers
 from gradmix_ext.experiments.suite_report import SuiteFindings, write_report
 from gradmix_ext.experiments.suite_runs import Ledger, run_suite
@@ -45,26 +49,30 @@ def compare_suite(
         if name not in SUITES:
             raise ValueError(f"unknown suite '{name}': known are {', '.join(SUITES)}")
         suite = SUITES[name].quick() if quick else SUITES[name]
-        for text in contenders:
-            Arm.parse(text)
         suite = replace(
             suite, contenders=contenders or suite.contenders, seeds=seeds or suite.seeds
         )
+        arms = [Arm.parse(text) for text in suite.arms]
+        require_distinct(arms)
+        for config in suite.settings.values():
+            Experiment(config, arms)
         folder = Path(out or Path("runs") / (f"{name}-quick" if quick else name))
         ledger = Ledger(folder, suite)
     wanted = len(suite.runs)
     click.echo(f"{suite.question}\n{wanted} runs, kept in {folder}")
     started = time.perf_counter()
-    try:
-        for rows in run_suite(suite, ledger, jobs or fitting_workers(torch.device("cpu"), 1)):
-            done = sum(run in ledger.rows for run in suite.runs)
-            elapsed = time.perf_counter() - started
-            click.echo(
-                f"[{done}/{wanted}] {rows[0].setting}, seed {rows[0].seed} ({elapsed:.0f} s)"
-            )
-    except DivergedError as error:
-        raise RunError(f"{error}; what was finished is in {folder}") from error
-    findings = SuiteFindings(suite, ledger.rows, test)
-    paths = write_report(findings, folder)
+    workers = jobs or fitting_workers(torch.device("cpu"), 1)
+    with writing(folder), sigterm_interrupts():
+        try:
+            with closing(run_suite(suite, ledger, workers)) as found:
+                for rows in found:
+                    done = sum(run in ledger.rows for run in suite.runs)
+                    name = f"{rows[0].setting}, seed {rows[0].seed}"
+                    elapsed = time.perf_counter() - started
+                    click.echo(f"[{done}/{wanted}] {name} ({elapsed:.0f} s)")
+        except (DivergedError, BrokenProcessPool) as error:
+            raise RunError(f"{error}; what was finished is in {folder}") from error
+        findings = SuiteFindings(suite, ledger.rows, test)
+        paths = write_report(findings, folder)
     click.echo(findings.markdown())
     click.echo("written to " + ", ".join(str(path) for path in paths))

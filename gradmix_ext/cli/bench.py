@@ -76,43 +76,44 @@ def bench_command(workloads: tuple[str, ...], **params: Any) -> None:
     """Read the input, measure, show, write, compare."""
     from gradmix_ext.bench import discover
     from gradmix_ext.cli import _bench
-    from gradmix_ext.cli._errors import RunError, wrong_input
+    from gradmix_ext.cli._errors import RunError, writing, wrong_input
 
     with wrong_input():
         if params["again"] is not None:
             if workloads or params["out"] is not None:
                 raise ValueError("--again takes neither workloads nor --out")
             folder = Path(params["again"])
-            reports = _bench.read(folder)
-            failure = ""
+            reports = measured = _bench.read(folder)
+            chosen, failure = {}, ""
         else:
             chosen = _bench.choose(workloads, discover.files(discover.benchmarks_folder()))
             _bench.require_device(params["device"])
-            if params["check"] is not None:
-                _bench.require_comparable(params["check"], chosen)
+        # Before the results are written: they may be put where those are that they are held to.
+        old = None if params["check"] is None else _bench.comparable(params["check"], chosen)
+        if params["again"] is None:
             folder = _bench.prepare_folder(params["out"])
             earlier = _bench.earlier(folder)
     if params["again"] is None:
-        reports, failure = _measure(chosen, params)
+        measured, failure = _measure(chosen, params)
         part = failure or params["quick"] or params["match"]
         whole = [] if part else list(chosen)
         with wrong_input():
+            if not failure and not any(report.groups for report in measured.values()):
+                raise ValueError(f"nothing was measured: no setting has '{params['match']}' in it")
             reports = {
                 kind: earlier[kind].merged(report, whole) if kind in earlier else report
-                for kind, report in reports.items()
+                for kind, report in measured.items()
             }
-    try:
+    with writing(folder):
         paths = _bench.write(reports, folder)
-    except OSError as error:
-        raise RunError(f"cannot write {folder}: {error}") from error
     _bench.show(reports)
     click.echo("\nwritten to " + ", ".join(str(path) for path in paths))
     if failure == "interrupted":
         raise click.Abort
     if failure:
         raise RunError(failure)
-    if params["check"] is not None:
-        _check(reports, Path(params["check"]))
+    if old is not None:
+        _check(measured, old)
 
 
 def _measure(chosen: dict[str, Path], params: dict[str, Any]) -> tuple[dict[str, Report], str]:
@@ -142,15 +143,15 @@ def _measure(chosen: dict[str, Path], params: dict[str, Any]) -> tuple[dict[str,
     return reports, failure
 
 
-def _check(reports: dict[str, Report], place: Path) -> None:
+def _check(reports: dict[str, Report], earlier: dict[Path, Report]) -> None:
     """Compare with an earlier report, and end the command if something has become slower."""
-    from gradmix_ext.bench.check import changes, committed
+    from gradmix_ext.bench.check import changes, of_machine
     from gradmix_ext.cli._errors import RunError, wrong_input
 
     with wrong_input():
         if "bench" not in reports:
             raise ValueError("--check compares P1 to P7, and none of them was measured")
-        path, old = committed(place, reports["bench"])
+        path, old = of_machine(earlier, reports["bench"])
         found = changes(old, reports["bench"])
         if not found:
             raise ValueError(f"{path} has none of the cases that were measured")

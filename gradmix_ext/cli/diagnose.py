@@ -84,7 +84,7 @@ Examples:
 @experiment_options
 def diagnose_command(seeds: tuple[int, ...], again: str | None, **params: Any) -> None:
     """Read the input, measure, write."""
-    from gradmix_ext.cli._errors import RunError, wrong_input
+    from gradmix_ext.cli._errors import RunError, writing, wrong_input
     from gradmix_ext.continual.trainer import DivergedError
     from gradmix_ext.experiments.diagnosis import Diagnosis
     from gradmix_ext.experiments.diagnosis.report import markdown, write_report
@@ -98,10 +98,8 @@ def diagnose_command(seeds: tuple[int, ...], again: str | None, **params: Any) -
             diagnosis, folder = _measure(seeds, **params)
         except DivergedError as error:
             raise RunError(str(error)) from error
-    try:
+    with writing(folder):
         paths = write_report(diagnosis, folder)
-    except OSError as error:
-        raise RunError(f"cannot write {folder}: {error}") from error
     click.echo(markdown(diagnosis))
     click.echo("written to " + ", ".join(str(path) for path in paths))
 
@@ -110,7 +108,7 @@ def _measure(seeds: tuple[int, ...], **params: Any) -> tuple[Diagnosis, Path]:
     """Everything measured, and the folder that holds it."""
     import torch
 
-    from gradmix_ext.cli._errors import wrong_input
+    from gradmix_ext.cli._errors import writing, wrong_input
     from gradmix_ext.continual.files import default_folder, require_free
     from gradmix_ext.experiments.diagnosis import MeasureConfig, Study
     from gradmix_ext.experiments.experiment import Experiment
@@ -132,5 +130,6 @@ def _measure(seeds: tuple[int, ...], **params: Any) -> tuple[Diagnosis, Path]:
         require_free(folder, params["overwrite"])
         folder.mkdir(parents=True, exist_ok=True)
     diagnosis = study.run(seeds, lambda seed: click.echo(f"seed {seed} done"))
-    diagnosis.save(folder)
+    with writing(folder):
+        diagnosis.save(folder)
     return diagnosis, folder

@@ -94,7 +94,7 @@ def explain_command(run: str, **params: Any) -> None:
     """Read the input, compute, write."""
     import torch
 
-    from gradmix_ext.cli._errors import RunError, wrong_input
+    from gradmix_ext.cli._errors import writing, wrong_input
     from gradmix_ext.theory.explain import explain
     from gradmix_ext.theory.page import render
 
@@ -133,10 +133,8 @@ def explain_command(run: str, **params: Any) -> None:
     }
     page = render(found, f"What mixup does to {name}", facts, scenario.class_names)
     out = Path(params["out"] or saved.folder / f"explain-{saved.arm.label}-seed-{saved.seed}.html")
-    try:
-        out.write_text(page)
-    except OSError as error:
-        raise RunError(f"cannot write {out}: {error}") from error
+    with writing(out):
+        out.write_text(page, encoding="utf-8")
     ranked = found.ranked_pairs()
     print(f"{name}: {found.samples} samples, {t.pairs} pairs, alpha {alpha:g}")
     print(f"L_std    {t.L_std:10.5f}   loss of unmixed samples")

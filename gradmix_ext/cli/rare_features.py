@@ -160,7 +160,7 @@ def rare_features_command(
     """Read the input, train, write."""
     import torch
 
-    from gradmix_ext.cli._errors import RunError, wrong_input
+    from gradmix_ext.cli._errors import RunError, writing, wrong_input
     from gradmix_ext.cli._report import print_files
     from gradmix_ext.continual.files import default_folder
     from gradmix_ext.continual.trainer import DivergedError
@@ -174,26 +174,25 @@ def rare_features_command(
         folder.write_config(results, shlex.join(["gradmix", *sys.argv[1:]]))
     swept = results.axis if isinstance(results, StopMap) else None
     click.echo(describe(experiment.config, swept))
-    try:
-        if isinstance(results, Table):
-            _run_table(experiment, results, folder)
-        else:
-            _run_sweep(experiment, results, folder)
-    except KeyboardInterrupt:
-        folder.finish(results)
-        click.echo(
-            f"gradmix: interrupted: {len(results.runs)} of {len(results.jobs)} runs finished, "
-            f"kept in {folder.path}",
-            err=True,
-        )
-        sys.exit(130)
-    except DivergedError as error:
-        folder.finish(results)
-        raise RunError(f"{error}; what was finished is in {folder.path}") from error
-    except OSError as error:
-        raise RunError(f"cannot write {folder.path}: {error}") from error
-    _print(results)
-    print_files(folder.finish(results))
+    with writing(folder.path):
+        try:
+            if isinstance(results, Table):
+                _run_table(experiment, results, folder)
+            else:
+                _run_sweep(experiment, results, folder)
+        except KeyboardInterrupt:
+            folder.finish(results)
+            click.echo(
+                f"gradmix: interrupted: {len(results.runs)} of {len(results.jobs)} runs finished, "
+                f"kept in {folder.path}",
+                err=True,
+            )
+            sys.exit(130)
+        except DivergedError as error:
+            folder.finish(results)
+            raise RunError(f"{error}; what was finished is in {folder.path}") from error
+        _print(results)
+        print_files(folder.finish(results))
 
 
 def _plan(

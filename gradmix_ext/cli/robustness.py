@@ -119,7 +119,7 @@ def robustness_command(runs: tuple[str, ...], **params: Any) -> None:
     """Read the input, compute, write."""
     import torch
 
-    from gradmix_ext.cli._errors import InputError, RunError, wrong_input
+    from gradmix_ext.cli._errors import InputError, writing, wrong_input
     from gradmix_ext.cli._report import print_files
     from gradmix_ext.robustness.autoattack import require_autoattack
     from gradmix_ext.robustness.curves import Curves
@@ -143,11 +143,9 @@ def robustness_command(runs: tuple[str, ...], **params: Any) -> None:
         "steps": params["steps"],
         "samples": params["samples"],
     }
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         print_files(curves.write(folder, shlex.join(["gradmix", *sys.argv[1:]]), settings))
-    except OSError as error:
-        raise RunError(f"cannot write {folder}: {error}") from error
 
 
 def _load(folders: Sequence[str], arms: str | None, device: str) -> list[tuple[SavedRun, str]]:
@@ -180,11 +178,12 @@ def _load(folders: Sequence[str], arms: str | None, device: str) -> list[tuple[S
                 raise ValueError(reason)
             print(f"left out: {reason}", file=sys.stderr)
     homes = {label: {run.folder for run in found if run.arm.label == label} for label in labels}
-    return [
-        (run, label if len(homes[label]) == 1 else f"{label} ({run.folder})")
-        for run in usable
-        for label in [run.arm.label]
-    ]
+
+    def name(run: SavedRun) -> str:
+        label = run.arm.label
+        return label if len(homes[label]) == 1 else f"{label} ({run.folder})"
+
+    return [(run, name(run)) for run in usable]
 
 
 def _range(saved: Sequence[tuple[SavedRun, str]]) -> tuple[float, float]:
@@ -262,16 +261,10 @@ def _print(curves: Curves) -> None:
     from rich.console import Console
 
     from gradmix_ext.cli._report import rich_table
-    from gradmix_ext.experiments.tables import Table
 
     console = Console()
     if not console.is_terminal:
         console.width = 200  # A file has no edge to fold lines at.
-    headings = ("arm, eps =", *(f"{eps:g}" for eps in curves.eps))
-    for title, value in (("Accuracy", curves.accuracy), ("ECE", curves.ece)):
-        rows = tuple(
-            (arm, *(value(arm, eps).percent() for eps in curves.eps)) for arm in curves.runs
-        )
-        table = Table(f"{title} under {curves.attack}, in percent", headings, rows)
+    for table in curves.tables():
         console.print(rich_table(table), "")
     print(f"{curves.over}\n{curves.unit}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gradmix_ext.continual.evaluate import Evaluation
 from gradmix_ext.continual.scenario import Scenario, Task
-from gradmix_ext.mixers import GradMix, Mixer
+from gradmix_ext.mixers import GradMix, Mixer, ShuffledScoresMixup
 
 __all__ = ["Callback", "EpochEnd", "PairMapRecorder", "PairMaps", "TaskEnd", "helpful_fraction"]
 
@@ -35,9 +35,12 @@ class EpochEnd:
 
 
 def helpful_fraction(event: EpochEnd) -> float | None:
-    """Share of the pairs of seen classes that are mixed; None if the mixer judges no pairs."""
+    """Share of the pairs of seen classes that are helpful.
+
+    None if the mixer judges no pairs, or chooses them at random whatever it finds of them.
+    """
     allowed = getattr(event.mixer, "allowed", None)
-    if allowed is None:
+    if allowed is None or isinstance(event.mixer, ShuffledScoresMixup):
         return None
     fraction: float = allowed[event.seen_mask][:, event.seen_mask].float().mean().item()
     return fraction

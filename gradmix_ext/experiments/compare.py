@@ -81,10 +81,16 @@ class Comparison:
         self._finished[run.arm, run.seed] = run
 
     def collect(self, folder: Path) -> None:
-        """Take up the runs that are finished in a folder already."""
+        """Take up the runs that are finished in a folder already.
+
+        Raises:
+            ValueError: the result of one is damaged.
+            OSError: it cannot be read, or is gone.
+        """
         for arm, seed in self.jobs:
             run = FinishedRun(folder, arm, seed)
             if run.is_there:
+                run.result  # noqa: B018 - read here, so that damage is told before any training
                 self.add(run)
 
     def left(

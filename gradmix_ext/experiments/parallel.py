@@ -25,7 +25,7 @@ from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
 from gradmix_ext.experiments.jobs import Job, RunFailedError, Tick
 from gradmix_ext.loader.backend import handed_down
 
-__all__ = ["do_parallel", "fitting_workers"]
+__all__ = ["do_parallel", "end_with_parent", "fitting_workers"]
 
 
 def fitting_workers(device: torch.device, threads: int) -> int:
@@ -156,7 +156,7 @@ def _work(
     environment: dict[str, str],
 ) -> None:
     """A worker: does jobs until it is given None."""
-    _end_with_parent()
+    end_with_parent()
     os.environ.update(environment)
     torch.set_num_threads(threads)
     with warnings.catch_warnings():
@@ -177,7 +177,7 @@ def _failure(job: Job, experiment: Experiment, pipe: Connection) -> RunFailedErr
     return None
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process when its parent is gone, even in the middle of a run.
 
     A parent that was killed cannot end its workers, and they must not write to a run folder that

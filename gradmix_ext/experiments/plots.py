@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gradmix_ext.experiments.finished import FinishedRun
-from gradmix_ext.experiments.statistics import half_width
+from gradmix_ext.experiments.statistics import half_width, span
 from gradmix_ext.experiments.styles import arm_styles
 
 if TYPE_CHECKING:
@@ -29,13 +29,14 @@ _MAX_COLUMNS = 5
 
 def plot_accuracy(comparison: Comparison, path: Path) -> None:
     """Mean accuracy over the tasks seen so far, after each task, with 95 % confidence bands."""
-    curves = []
+    curves, counts = [], set()
     for arm in comparison.finished_arms():
         matrices = [run.result.accuracy_matrix.numpy() for run in comparison.of(arm)]
         values = 100 * np.array(
             [[row[: t + 1].mean() for t, row in enumerate(R)] for R in matrices]
         )
         width = half_width(values) if len(values) > 1 else None
+        counts.add(len(values))
         curves.append((arm, values.mean(axis=0), width))
     figure = new_figure(8, 5)
     axes = figure.subplots()
@@ -60,9 +61,9 @@ def plot_accuracy(comparison: Comparison, path: Path) -> None:
         ylabel="accuracy over the tasks so far (%)",
         ylim=(0, 102),
     )
-    seeds = len(comparison.seeds)
-    band = f", mean and 95 % confidence band over {seeds} seeds" if seeds > 1 else ", one seed"
-    axes.set_title(f"{scenario.name}: accuracy after each task{band}", loc="left", fontsize=11)
+    band = f"mean and 95 % confidence band over {span(counts)} seeds"
+    band = "one seed" if counts == {1} else band
+    axes.set_title(f"{scenario.name}: accuracy after each task, {band}", loc="left", fontsize=11)
     axes.legend(
         title="arm, accuracy at the end",
         loc="center left",

@@ -119,8 +119,8 @@ class RunFolder:
         with (self.path / _LOG).open() as log:
             write_metrics_csv(map(json.loads, log), self.path / "metrics.csv")
         self._write_matrices(comparison)
-        (self.path / "summary.md").write_text(summary_markdown(comparison))
-        (self.path / "summary.tex").write_text(summary_latex(comparison))
+        (self.path / "summary.md").write_text(summary_markdown(comparison), encoding="utf-8")
+        (self.path / "summary.tex").write_text(summary_latex(comparison), encoding="utf-8")
         write_table_csv(comparison, self.path / "table.csv")
         plot_accuracy(comparison, self.path / _CURVES)
         written = [self.path / name for name in (*_TABLES, *_NUMBERS, _CURVES)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ __all__ = [
     "holm",
     "paired_p",
     "percent",
+    "span",
 ]
 
 _LEVEL = 0.05
@@ -54,6 +55,12 @@ def percent(fraction: float, sign: str = "-") -> str:
         sign: As in format specifications: ``"+"`` shows the sign of positive numbers too.
     """
     return "n/a" if math.isnan(fraction) else f"{round(100 * fraction, 1) + 0.0:{sign}.1f}"
+
+
+def span(counts: Iterable[int]) -> str:
+    """'3', or '2 to 5' where they differ."""
+    low, *more = sorted(set(counts))
+    return f"{low} to {more[-1]}" if more else f"{low}"
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,7 @@ class SuiteFindings:
 def write_report(findings: SuiteFindings, folder: Path) -> list[Path]:
     """Write ``report.md``, and a plot of the differences per metric, into a folder."""
     text = folder / "report.md"
-    text.write_text(findings.markdown())
+    text.write_text(findings.markdown(), encoding="utf-8")
     written = [text]
     for metric in ("final_accuracy", "forgetting"):
         path = folder / f"{metric}.png"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, astuple, dataclass, fields
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
+from gradmix_ext.experiments.parallel import end_with_parent
 from gradmix_ext.experiments.suites import Suite
 
 __all__ = ["Ledger", "Row", "run_suite"]
@@ -100,10 +102,11 @@ def _changes(config: ExperimentConfig) -> dict[str, Any]:
     return result
 
 
-def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Iterator[list[Row]]:
+def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Generator[list[Row], None, None]:
     """Do the runs that are missing, and write each to the ledger as it is finished.
 
-    Seed by seed, so that a study cut short holds all settings.
+    Seed by seed, so that a study cut short holds all settings. Closing the generator, or an
+    exception, ends all processes at once.
 
     Args:
         suite: The study.
@@ -115,6 +118,8 @@ def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Iterator[list[Row]
 
     Raises:
         DivergedError: the training loss became infinite or NaN.
+        BrokenProcessPool: a process died.
+        OSError: the ledger can no longer be written.
     """
     missing = []
     for seed in suite.seeds:
@@ -128,14 +133,24 @@ def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Iterator[list[Row]
             ledger.add(rows)
             yield rows
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        futures = [pool.submit(_run, *job) for job in missing]
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker) as pool:
         try:
+            futures = [pool.submit(_run, *job) for job in missing]
             for future in as_completed(futures):
                 ledger.add(future.result())
                 yield future.result()
+        except BaseException:
+            for worker in active_children():  # what they are at is not waited for
+                worker.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """A worker ends with its parent, and leaves Ctrl-C to it."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run(name: str, config: ExperimentConfig, arms: Sequence[str], seed: int) -> list[Row]:

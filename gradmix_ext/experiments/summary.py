@@ -10,7 +10,7 @@ from typing import Any
 
 from gradmix_ext.continual.result import METRICS
 from gradmix_ext.experiments.compare import FORMULAS, Comparison
-from gradmix_ext.experiments.statistics import TESTS
+from gradmix_ext.experiments.statistics import TESTS, span
 from gradmix_ext.experiments.tables import Table
 
 __all__ = [
@@ -93,10 +93,9 @@ def _differences(comparison: Comparison) -> Table:
 
 def _over(counts: set[int], unit: str) -> str:
     """Over how many seeds, and what stands behind ±."""
-    low, high = min(counts), max(counts)
-    if high == 1:
+    if counts == {1}:
         return f"over 1 {unit}"
-    return f"over {low if low == high else f'{low} to {high}'} {unit}s, mean ± 95 % CI"
+    return f"over {span(counts)} {unit}s, mean ± 95 % CI"
 
 
 def _p(value: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradmix_ext._version import __version__
-from gradmix_ext.experiments.statistics import TESTS, Contrast, Estimate
+from gradmix_ext.experiments.statistics import TESTS, Contrast, Estimate, span
 from gradmix_ext.page import asset, document, templates
 from gradmix_ext.report.contenders import Contender, contenders, run_names
 from gradmix_ext.report.figures import COMPARED, METRICS, differences
@@ -121,10 +121,8 @@ def _row(contender: Contender) -> dict[str, Any]:
 
 def _seed_range(found: Sequence[Contender]) -> str:
     """'3 seeds', 'one seed' or '2 to 5 seeds'."""
-    counts = sorted({len(each.arm.seeds) for each in found})
-    if counts == [1]:
-        return "one seed"
-    return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    counts = {len(each.arm.seeds) for each in found}
+    return "one seed" if counts == {1} else f"{span(counts)} seeds"
 
 
 def _baselines(found: Sequence[Contender], test: str) -> list[dict[str, Any]]:

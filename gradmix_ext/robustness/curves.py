@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradmix_ext.experiments.plots import new_figure
-from gradmix_ext.experiments.statistics import Estimate, half_width
+from gradmix_ext.experiments.statistics import Estimate, half_width, span
 from gradmix_ext.experiments.styles import arm_styles
+from gradmix_ext.experiments.tables import Table
 from gradmix_ext.robustness.attacks import ATTACKS
 from gradmix_ext.robustness.evaluate import RobustAccuracy
 
@@ -64,7 +66,8 @@ class Curves:
             "command": command,
             "attack": self.attack,
             "norm": ATTACKS[self.attack],
-            "bounds": self.bounds,
+            # JSON knows no infinity.
+            "bounds": [bound if math.isfinite(bound) else None for bound in self.bounds],
             "settings": settings,
             "eps": self.eps,
             "arms": {
@@ -81,31 +84,33 @@ class Curves:
         }
         data, table, picture = (folder / f"robustness.{kind}" for kind in ("json", "md", "png"))
         data.write_text(json.dumps(content, indent=1) + "\n")
-        table.write_text(self._markdown())
+        table.write_text(self._markdown(), encoding="utf-8")
         self._plot(picture)
         return [table, data, picture]
 
     def _markdown(self) -> str:
-        lines = [f"# Accuracy under {self.attack}, in percent", "", f"{self.unit}. {self.over}"]
-        for title, value in (("accuracy", self.accuracy), ("ECE", self.ece)):
-            lines += [
-                "",
-                f"| {title} | " + " | ".join(f"{eps:g}" for eps in self.eps) + " |",
-                "| --- |" + " ---: |" * len(self.eps),
-            ]
-            for arm in self.runs:
-                cells = " | ".join(value(arm, eps).percent() for eps in self.eps)
-                lines.append(f"| {arm} | {cells} |")
-        return "\n".join(lines) + "\n"
+        head = f"# Accuracy under {self.attack}, in percent\n\n{self.unit}. {self.over}\n"
+        return "\n".join([head, *(table.markdown() for table in self.tables())])
+
+    def tables(self) -> list[Table]:
+        """Accuracy and calibration of every arm, eps by eps."""
+        headings = ("arm, eps =", *(f"{eps:g}" for eps in self.eps))
+        return [
+            Table(
+                f"{title} under {self.attack}, in percent",
+                headings,
+                tuple((arm, *(value(arm, eps).percent() for eps in self.eps)) for arm in self.runs),
+            )
+            for title, value in (("Accuracy", self.accuracy), ("ECE", self.ece))
+        ]
 
     @property
     def over(self) -> str:
         """Over what the means are."""
-        counts = sorted({len(runs) for runs in self.runs.values()})
-        seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        if counts == [1]:
+        counts = {len(runs) for runs in self.runs.values()}
+        if counts == {1}:
             return "One seed."
-        return f"Mean ± 95 % confidence interval over {seeds} seeds."
+        return f"Mean ± 95 % confidence interval over {span(counts)} seeds."
 
     def _plot(self, path: Path) -> None:
         """Mean accuracy, and calibration error below it, with 95 % confidence bands."""
@@ -115,9 +120,10 @@ class Curves:
         for (arm, runs), style in zip(self.runs.items(), styles, strict=True):
             accuracies = [list(run.values()) for run in runs.values()]
             errors = [list(run.ece.values()) for run in runs.values()]
+            label = arm.replace("$", r"\$")  # no formula: the folder may be called so
             for axes, values in ((above, accuracies), (below, errors)):
                 mean, low, high = _band(values)
-                (line,) = axes.plot(self.eps, mean, markersize=5, label=arm, lw=1.4, **style.line)
+                (line,) = axes.plot(self.eps, mean, markersize=5, label=label, lw=1.4, **style.line)
                 axes.fill_between(self.eps, low, high, color=line.get_color(), alpha=0.15, lw=0)
         above.set(ylabel="accuracy (%)", ylim=(0, 102))
         below.set(ylabel="ECE (%)", xlabel=self.unit, ylim=(0, None))

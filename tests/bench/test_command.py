@@ -85,6 +85,36 @@ def test_measure_check_and_show_again(workloads, gradmix, tmp_path):
     assert "LOST" in text
 
 
+def test_results_are_not_held_to_themselves(workloads, gradmix, tmp_path):
+    """Though they take the place of those that they are held to; nor is what was there already."""
+    out = tmp_path / "results"
+    assert gradmix("bench", "--match", "small", "--out", out)[0] == 0
+    faster = json.loads((out / "bench.json").read_text())
+    for case in faster["groups"][0]["cases"]:
+        if case["role"] == "ours":
+            case |= {"median": 1e-9, "low": 1e-9}
+    (out / "bench.json").write_text(json.dumps(faster))
+    code, text, error = gradmix("bench", "--match", "large", "--out", out, "--check", out)
+    assert code == 2
+    assert "has none of the cases that were measured" in error
+    code, text, error = gradmix("bench", "--match", "small", "--out", out, "--check", out)
+    assert code == 1
+    assert "1 cases, 1 lost" in text
+    assert "slower than before: doubling small" in error
+    assert {group.name for group in Report.load(out / "bench.json").groups} == {
+        "doubling small",
+        "doubling large",
+    }
+
+
+def test_a_text_that_is_in_no_setting(workloads, gradmix, tmp_path):
+    out = tmp_path / "results"
+    code, _, error = gradmix("bench", "--match", "huge", "--out", out)
+    assert code == 2
+    assert "nothing was measured: no setting has 'huge' in it" in error
+    assert not list(out.iterdir())
+
+
 def test_what_fails_is_told_and_what_was_measured_is_kept(workloads, gradmix, tmp_path):
     broken = TINY.replace('Setting("small", quick=True), Setting("large")',
                           'Setting("small"), Setting("wrong")')  # fmt: skip
@@ -104,6 +134,8 @@ def test_what_fails_is_told_and_what_was_measured_is_kept(workloads, gradmix, tm
         (["P9"], "no workload P9: there are P1"),
         (["--check", "nowhere"], "--check: nowhere does not exist"),
         (["scaling", "--check", "."], "--check compares P1 to P7"),
+        (["--check", "workloads"], "workloads has no bench.json to compare with"),
+        (["--check", "workloads/scaling.py"], "scaling.py is not a result of gradmix bench"),
         (["--again", "nowhere"], "has neither bench.json nor scaling.json"),
         (["P1", "--again", "nowhere"], "--again takes neither workloads nor --out"),
         (["--threads", "0"], "--threads"),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from gradmix_ext.bench import CaseResult, Report, Role
-from gradmix_ext.bench.check import changes, committed
+from gradmix_ext.bench.check import changes, committed, of_machine
 from gradmix_ext.bench.tables import (
     duration,
     goal_table,
@@ -226,9 +226,9 @@ def test_the_report_of_this_machine_is_found(make_report, tmp_path):
     there = Report({**here.machine, "simd": "avx2"}, here.groups)
     there.save(tmp_path / "a" / "bench.json")
     with pytest.raises(ValueError, match=r"say nothing about this one.*avx2"):
-        committed(tmp_path, here)
+        of_machine(committed(tmp_path), here)
     here.save(tmp_path / "b" / "bench.json")
-    assert committed(tmp_path, here) == (tmp_path / "b" / "bench.json", here)
+    assert of_machine(committed(tmp_path), here) == (tmp_path / "b" / "bench.json", here)
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match="there are none"):
-        committed(tmp_path / "nothing", here)
+        committed(tmp_path / "nothing")

@@ -171,6 +171,21 @@ def test_interrupts_keep_what_was_finished(gradmix, tmp_path, ctrl_c, number, jo
     assert "Interrupted" in (out / "summary.md").read_text()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_a_suite(tmp_path, ctrl_c, number):
+    args = ("compare", "--suite", "selection", "--quick", "--jobs", 2, "--out", tmp_path / "suite")
+    with start(*args) as process:
+        wait_until(lambda: len(children(process)) == 2, process)
+        workers = children(process)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        wait_until(lambda: not any(map(alive, workers)))
+    if number != signal.SIGKILL:
+        assert process.returncode == 130
+        assert err.splitlines()[-1] == "gradmix: interrupted"
+        assert "Traceback" not in err
+
+
 def one_worker(lr: float, folder: Path, tell: Callable[[Tick], None]) -> list[Job]:
     """The jobs that a single worker finishes."""
     arm = Arm.parse("er")
@@ -224,6 +239,20 @@ def test_a_finished_folder_resumes_to_itself(gradmix, tmp_path):
     assert "1 of 1 runs are there already" in text
     assert (tmp_path / "a/metrics.jsonl").read_bytes() == before
     assert (tmp_path / "a/summary.md").is_file()
+
+
+def test_a_finished_run_that_is_damaged_is_told_before_any_training(gradmix, tmp_path):
+    assert gradmix("train", *QUICK, "--out", "a")[0] == 0
+    result = tmp_path / "a/matrices/er+gradmix/seed-0.json"
+    result.write_text("{")
+    code, _, err = gradmix("train", "--resume", "--out", "a", "--seeds", "2")
+    assert code == 2
+    assert "seed-0.json is not a saved result" in err
+    assert err.count("\n") == 1
+    result.unlink()
+    code, _, err = gradmix("train", "--resume", "--out", "a", "--seeds", "2")
+    assert code == 2
+    assert err.endswith("seed-0.json: No such file or directory\n")
 
 
 def test_what_cannot_be_resumed(gradmix, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from gradmix_ext import loader
-from gradmix_ext.cli import _options
+from gradmix_ext.cli import _options, main
 from gradmix_ext.cli.compare import compare_command
 from gradmix_ext.cli.train import train_command
 from gradmix_ext.continual import METHODS
@@ -348,3 +349,13 @@ def test_a_real_process_fails_with_one_line(tmp_path):
     assert done.stdout == ""
     assert done.stderr.startswith("gradmix: error: unknown data set 'nothing'")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_terminal_that_cannot_show_a_letter(monkeypatch):
+    bare = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", bare)
+    with pytest.raises(SystemExit) as exit_:
+        main(["rare-features", "--help"])
+    bare.flush()
+    assert exit_.value.code == 0
+    assert b"mixup: ? of the inputs / ? of the labels" in bare.buffer.getvalue()

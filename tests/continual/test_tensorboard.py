@@ -55,6 +55,15 @@ def test_event_files_hold_the_log(experiment, tmp_path):
     assert curves(tmp_path) == expected(run)
 
 
+@pytest.mark.parametrize("control", ["random-mask", "shuffled-scores"])
+def test_no_share_of_helpful_pairs_where_they_are_chosen_at_random(experiment, tmp_path, control):
+    arm = Arm.parse(control)
+    run = experiment.run(arm, 0, (TensorBoardLog(tmp_path, EPOCHS),))
+    assert "train/loss" in curves(tmp_path)
+    assert "train/helpful_fraction" not in curves(tmp_path)
+    assert not any("helpful_fraction" in event for event in run.events)
+
+
 class Interruption(Callback):
     """Ends a run in the middle; says when a checkpoint is due."""
 

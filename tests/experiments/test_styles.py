@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from types import SimpleNamespace
 
@@ -87,6 +89,14 @@ def test_curves_of_accuracy_look_different(figures, tmp_path) -> None:
     (axes,) = figures[0].axes
     require_distinct(axes, len(ARMS))
     require_bands_within(axes, 0, 100)
+    assert axes.get_title("left").endswith("confidence band over 2 seeds")
+
+    # Cut short: what counts are the seeds that are finished.
+    comparison.of = lambda arm: runs[: 1 if arm is arms[-1] else 2]
+    comparison.seeds = range(10)
+    plots.plot_accuracy(comparison, tmp_path / "accuracy.png")
+    (axes,) = figures[1].axes
+    assert axes.get_title("left").endswith("confidence band over 1 to 2 seeds")
 
 
 def test_curves_of_robustness_look_different(figures, tmp_path) -> None:
@@ -121,3 +131,21 @@ def test_the_page_draws_them_alike(tmp_path) -> None:
     for each, style in zip(found, arm_styles([arm.label for arm in arms] * 2), strict=True):
         assert (each.colour, each.marker) == (style.colour, style.marker)
         assert tuple(map(int, re.findall(r"\d+", each.dash))) == style.dash
+
+
+def test_robustness_of_folders_with_odd_names_and_no_bounds(figures, tmp_path) -> None:
+    found = curves.Curves("pgd", (-math.inf, 1.0), (0.0,))
+    names = ["er (a|b)", r"er ($\a$)"]
+    for name in names:
+        found.add(name, 0, RobustAccuracy({0.0: 0.5}, {0.0: 0.1}, 50), "er")
+    found.write(tmp_path, "gradmix robustness", {})
+    table = (tmp_path / "robustness.md").read_text()
+    assert table.count(r"| er (a\|b) | 50.0 |") == table.count(r"| er ($\a$) | 50.0 |") == 1
+    legend = figures[0].axes[0].get_legend().get_texts()
+    assert [text.get_text() for text in legend] == [name.replace("$", r"\$") for name in names]
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    content = json.loads((tmp_path / "robustness.json").read_text(), parse_constant=refuse)
+    assert content["bounds"] == [None, 1.0]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -368,6 +370,22 @@ def test_the_command_runs_a_suite_and_makes_its_report_again(
     assert (out / "report.md").read_text() == report
 
 
+def test_a_disk_that_refuses_or_a_process_that_dies_is_one_line(
+    capsys, monkeypatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(_suite, "SUITES", {"tiny": TINY})
+    args = ("compare", "--suite", "tiny", "--quick", "--seeds", "1", "--out", tmp_path / "out")
+    for error, says in (
+        (OSError(28, "No space left on device"), "cannot write"),
+        (BrokenProcessPool("a process was ended"), "a process was ended; what was finished is in"),
+    ):
+        monkeypatch.setattr(Ledger, "add", Mock(side_effect=error))
+        assert gradmix(*args, "--jobs", "1") == 1
+        message = capsys.readouterr().err
+        assert says in message
+        assert message.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -375,6 +393,8 @@ def test_the_command_runs_a_suite_and_makes_its_report_again(
         (("--suite", "selection", "--epochs", "3", "--lr", "1"), "leave out --epochs, --lr"),
         (("--quick",), "--quick is for a --suite"),
         (("gradmix[x=1]", "--suite", "selection"), "gradmix has no setting 'x'"),
+        (("gradmix", "mixup", "--suite", "selection"), "an arm is named twice: mixup and mixup"),
+        (("cutmix", "--suite", "selection"), "arm 'cutmix': CutMix cuts boxes out of images"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path, args, message):

@@ -6,14 +6,15 @@ import itertools
 import json
 import math
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from matplotlib.figure import Figure
 
-from gradmix_ext.cli import main
+from gradmix_ext.cli import cli, main
 from gradmix_ext.theory import rare_features as rf
-from gradmix_ext.theory.rare_features import pairs, training
+from gradmix_ext.theory.rare_features import folder, pairs, training
 from gradmix_ext.theory.rare_features.network import ACTIVATIONS, activate
 
 LAMBDAS = [
@@ -478,6 +479,20 @@ def test_an_interrupted_table_keeps_what_is_finished(gradmix, tmp_path, monkeypa
     assert err == "gradmix: interrupted: 3 of 6 runs finished, kept in r\n"
     assert len((tmp_path / "r" / "runs.jsonl").read_text().splitlines()) == 3
     assert "**Interrupted: 3 of 6 runs finished.**" in (tmp_path / "r" / "summary.md").read_text()
+
+
+def test_a_full_disk_is_one_line_and_a_reader_that_has_gone_is_not_taken_for_it(
+    gradmix, tmp_path, monkeypatch
+):
+    args = ["rare-features", *QUICK, "standard", "--seeds", "1"]
+    monkeypatch.setattr(folder, "plot_curves", Mock(side_effect=OSError(28, "No space left")))
+    code, _, err = gradmix(*args, "--out", "full")
+    assert code == 1
+    assert err == "gradmix: error: cannot write full: [Errno 28] No space left\n"
+
+    monkeypatch.setattr(rf.Experiment, "run", Mock(side_effect=BrokenPipeError))
+    with pytest.raises(BrokenPipeError):
+        cli([*args, "--out", "gone"], standalone_mode=False)
 
 
 def test_diverging_is_one_line_and_exit_code_1(gradmix):

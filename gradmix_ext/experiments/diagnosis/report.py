@@ -40,7 +40,7 @@ _FACTS = {
 def write_report(diagnosis: Diagnosis, folder: Path) -> list[Path]:
     """Write ``diagnosis.md`` and ``diagnosis.png`` into a folder."""
     text, picture = folder / "diagnosis.md", folder / "diagnosis.png"
-    text.write_text(markdown(diagnosis))
+    text.write_text(markdown(diagnosis), encoding="utf-8")
     _plot(diagnosis, picture)
     return [text, picture]
 

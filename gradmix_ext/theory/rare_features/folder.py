@@ -108,7 +108,7 @@ class ResultFolder:
         if not results.runs:
             return []
         summary = self.path / "summary.md"
-        summary.write_text(results.markdown())
+        summary.write_text(results.markdown(), encoding="utf-8")
         if isinstance(results, Table):
             picture = self.path / _PICTURES[0]
             plot_curves(results, picture)

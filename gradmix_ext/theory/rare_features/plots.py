@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize, TwoSlopeNorm
 from numpy.typing import NDArray
 
 from gradmix_ext.experiments.plots import new_figure
-from gradmix_ext.experiments.statistics import half_width
+from gradmix_ext.experiments.statistics import half_width, span
 from gradmix_ext.experiments.styles import COLOURS
 from gradmix_ext.theory.rare_features.experiment import Run
 from gradmix_ext.theory.rare_features.training import Schedule
@@ -65,10 +65,10 @@ def plot_curves(table: Table, path: Path) -> None:
     figure.legend(
         handles, labels, loc="outside right upper", title="training\nλ_x/λ_y", handlelength=3.2
     )
-    seeds = len(table.of(table.finished_arms()[0]))
+    counts = {len(table.of(arm)) for arm in table.finished_arms()}
     figure.suptitle(
         "What is learned, and when: "
-        + (f"mean and 95 % band of {seeds} seeds" if seeds > 1 else "one seed"),
+        + ("one seed" if counts == {1} else f"mean and 95 % band of {span(counts)} seeds"),
         fontsize=11,
         x=0.01,
         ha="left",
@@ -115,10 +115,10 @@ def plot_stop_map(results: StopMap, path: Path) -> None:
         for name, symbol in (("steps", "steps"), ("rho", "ρ"), ("sigma_p", "σ_p"), ("alpha", "α"))
         if name != results.axis
     )
-    seeds = len(results.of(values[0]))
+    counts = {len(results.of(value)) for value in values}
     figure.suptitle(
         f"{results.subject.capitalize()}, stopped: {setting}; "
-        f"{seeds} seed{'s' if seeds > 1 else ''}",
+        f"{span(counts)} seed{'' if counts == {1} else 's'}",
         fontsize=10,
         x=0.01,
         ha="left",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-from gradmix_ext.experiments.statistics import Estimate
+from gradmix_ext.experiments.statistics import Estimate, span
 from gradmix_ext.theory.rare_features.experiment import COLUMNS, ExperimentConfig, Run, SweepRun
 from gradmix_ext.theory.rare_features.training import Schedule
 
@@ -70,12 +70,11 @@ class Table:
 
     def markdown(self) -> str:
         """The table as Markdown."""
-        counts = sorted({len(self.of(arm)) for arm in self.finished_arms()})
         head = ["training (λ_x/λ_y)", "steps", *(heading for _, heading, _ in COLUMNS)]
         lines = [
             f"# Rare features: {describe(self.config)}",
             "",
-            _over(counts),
+            _over({len(self.of(arm)) for arm in self.finished_arms()}),
             *_interrupted(len(self.runs), len(self.jobs)),
             "",
             _cells(head),
@@ -191,13 +190,13 @@ class StopMap:
         """The accuracies and the verdicts as Markdown."""
         values = self.finished_values()
         head = [f"{self.axis}", *(f"{stop:.0%}" for stop in self.stops)]
-        done = sorted({len(self.of(value)) for value in values})
         conclusion = self.conclusion({})
+        over = _over({len(self.of(value)) for value in values})
         lines = [
             f"# When to stop {self.subject}: {describe(self.config, self.axis)}",
             "",
             "Accuracy on rare test data, by the share of the steps after which mixup was stopped; "
-            f"standard training from there, 100 % never stops. {self.budget} {_over(done)}",
+            f"standard training from there, 100 % never stops. {self.budget} {over}",
             *_interrupted(len(self.runs), len(self.jobs)),
             "",
             _cells(head),
@@ -215,10 +214,10 @@ class StopMap:
         return "\n".join(lines) + "\n"
 
 
-def _over(counts: Sequence[int]) -> str:
-    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    if list(counts) == [1]:
+def _over(counts: Set[int]) -> str:
+    if counts == {1}:
         return "In percent, one seed."
+    seeds = span(counts)
     return f"In percent, mean ± 95 % confidence interval (Student's t) over {seeds} seeds."
 
 
