@@ -147,7 +147,10 @@ class Ranks:
         return read(index)
 
     def quota(self, limit: int, own: int) -> int:
-        """How many of its `own` samples a rank may use if all together use at most `limit`."""
+        """How many of its `own` samples a rank may use if all together use at most `limit`.
+
+        Where there are more, all together use as many as that.
+        """
         return limit
 
     # Agreement --------------------------------------------------------------------------------
@@ -297,8 +300,11 @@ class _Processes(Ranks):
         return result
 
     def quota(self, limit: int, own: int) -> int:
-        total = self.total(own)
-        return limit if total <= limit else limit * own // total
+        lengths = self._lengths(own)
+        total, before = sum(lengths), sum(lengths[: self.rank])
+        if total <= limit:
+            return limit
+        return limit * (before + own) // total - limit * before // total
 
     def _all(self, own: Tensor) -> list[Tensor]:
         """The tensors [n, ...] of all ranks, whose lengths may differ."""
