@@ -134,7 +134,7 @@ class ReplayBuffer:
         Raises:
             ValueError: shapes or names disagree, features are missing, or there are now more
                 classes than the capacity has room for (balanced policies).
-            TypeError: the labels are not int64.
+            TypeError: the labels are not int64, or the inputs are of another dtype than those held.
         """
         if y.dtype != torch.int64:
             raise TypeError(f"y must be int64, got {y.dtype}")
@@ -145,12 +145,16 @@ class ReplayBuffer:
             raise ValueError("herding chooses by features: give features [N, d]")
         if len(y) == 0:
             return
-        shape = read(x, torch.tensor([0])).shape[1:]
+        like = read(x, torch.tensor([0]))
         held = self._held
-        if held and shape != self._columns["x"].shape[1:]:
+        if held and like.shape[1:] != self._columns["x"].shape[1:]:
             raise ValueError(
-                f"x has samples of shape {list(shape)}, the buffer holds "
+                f"x has samples of shape {list(like.shape[1:])}, the buffer holds "
                 f"{list(self._columns['x'].shape[1:])}"
+            )
+        if held and like.dtype != self._columns["x"].dtype:
+            raise TypeError(
+                f"x has samples of {like.dtype}, the buffer holds {self._columns['x'].dtype}"
             )
         extra = extra or {}
         known = self._columns.keys() - {"x", "y", "key"} if held else extra.keys()
