@@ -202,7 +202,13 @@ ONE = Ranks()
 
 
 def ranks_of(group: dist.ProcessGroup | None) -> Ranks:
-    """The ranks of a process group; one process if there is none, or nobody else in it."""
+    """The ranks of a process group; one process if there is none, or nobody else in it.
+
+    Raises:
+        ValueError: this process is not in the group.
+    """
+    if group is not None and dist.get_rank(group) < 0:
+        raise ValueError("process_group is one that this process is not in")
     return ONE if group is None or dist.get_world_size(group) == 1 else _Processes(group)
 
 

@@ -48,8 +48,8 @@ class ArrayDataset:
 
     Raises:
         TypeError: a dtype is wrong.
-        ValueError: shapes or dtypes disagree, an input is infinite or NaN, a label is out of range, or a
-            transform is missing or does not fit.
+        ValueError: shapes or dtypes disagree, an input is infinite or NaN, a label is out of range,
+            or a transform is missing or does not fit.
     """
 
     name: str

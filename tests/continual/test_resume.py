@@ -196,8 +196,9 @@ def test_a_damaged_checkpoint_is_an_error(tmp_path):
         with pytest.raises(CheckpointError, match=r"state\.pt is not a training checkpoint"):
             run(path)
     middle = len(whole) // 2
-    for flipped in (bytes([whole[middle] ^ 1]), bytes(x ^ 255 for x in whole[middle : middle + 64])):
-        path.write_bytes(whole[:middle] + flipped + whole[middle + len(flipped) :])
+    for bits, length in ((1, 1), (255, 64)):
+        flipped = bytes(byte ^ bits for byte in whole[middle : middle + length])
+        path.write_bytes(whole[:middle] + flipped + whole[middle + length :])
         with pytest.raises(CheckpointError, match="is damaged: wrong checksum of"):
             run(path)
     for foreign in ({"weights": torch.zeros(3)}, torch.zeros(3), [1, 2]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from gradmix_ext.continual import (
 )
 from gradmix_ext.continual.trainer import random_stream
 from gradmix_ext.mixers import Mixer
-from gradmix_ext.ranks import FirstRankError
+from gradmix_ext.ranks import FirstRankError, ranks_of
 
 TASKS, EPOCHS = 3, 2
 
@@ -311,6 +312,42 @@ def unseeded(group):
 
 def small(group):
     Trainer(network, buffer=7, process_group=group).fit(scenario())
+
+
+def trained_with(group, other: dict[str, Any]):
+    own = other if dist.get_rank(group) else {}
+    buffer = buffer_of(**{"seed": 3} | own)
+    Trainer(network, buffer=buffer, process_group=group).fit(scenario())
+
+
+def offered(group, samples: list[int]):
+    buffer = ReplayBuffer(4, generator=torch.Generator().manual_seed(0), process_group=group)
+    y = torch.zeros(samples[dist.get_rank(group)], dtype=torch.int64)
+    buffer.add(torch.rand(len(y), 2), y)
+
+
+@pytest.mark.parametrize(
+    ("job", "what"),
+    [
+        (partial(trained_with, other={"seed": 4}), "the checksum of the state of the buffer"),
+        (partial(trained_with, other={"policy": "reservoir"}), "the buffer's policy"),
+        (partial(offered, samples=[5, 0]), "the number of samples offered to the buffer"),
+    ],
+    ids=["seed", "policy", "samples"],
+)
+def test_buffers_that_differ_are_an_error_on_every_rank(on_ranks, job, what):
+    for error in on_ranks(2, job, errors=True):
+        assert str(error).startswith(what)
+        assert "must be the same on all ranks" in str(error)
+
+
+def outside(group):
+    ranks_of(dist.GroupMember.NON_GROUP_MEMBER)
+
+
+def test_a_process_outside_of_the_group_is_told_so(on_ranks):
+    for error in on_ranks(2, outside, errors=True):
+        assert "process_group is one that this process is not in" in str(error)
 
 
 def test_a_buffer_that_cannot_be_shared_is_an_error(on_ranks):
