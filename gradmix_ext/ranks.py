@@ -122,7 +122,10 @@ class Ranks:
         return position
 
     def drawn(self, draws: int, total: int) -> range:
-        """Which of so many draws from a whole fall to this rank, by the size of its share."""
+        """Which of so many draws from a whole fall to this rank, by the size of its share.
+
+        If there are two draws for each rank, none gets fewer: batch normalisation needs as many.
+        """
         return range(draws)
 
     # Samples that each rank brings, as many as it likes ---------------------------------------
@@ -281,9 +284,14 @@ class _Processes(Ranks):
         return (position - self.rank + self.size - 1) // self.size
 
     def drawn(self, draws: int, total: int) -> range:
-        before, small = divmod(total, self.size)
-        edge = [draws * (r * before + min(r, small)) // total for r in (self.rank, self.rank + 1)]
-        return range(*edge)
+        share, larger = divmod(total, self.size)
+        least = min(2, draws // self.size) if share else 0
+
+        def edge(rank: int) -> int:
+            even = draws * (rank * share + min(rank, larger)) // total
+            return min(max(even, least * rank), draws - least * (self.size - rank))
+
+        return range(edge(self.rank), edge(self.rank + 1))
 
     def joined(self, own: Tensor) -> tuple[Tensor, int]:
         parts = self._all(own)

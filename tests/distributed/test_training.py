@@ -32,7 +32,7 @@ from gradmix_ext.ranks import FirstRankError, ranks_of
 TASKS, EPOCHS = 3, 2
 
 
-def scenario(dtype: torch.dtype = torch.float32):
+def scenario(dtype: torch.dtype = torch.float32, tasks: int = TASKS, base: int = 0):
     """Six classes; the last feature of a sample is its number, by which it is known again."""
     g = torch.Generator().manual_seed(0)
     y, test_y = torch.arange(6).repeat(17), torch.arange(6).repeat(7)
@@ -40,7 +40,7 @@ def scenario(dtype: torch.dtype = torch.float32):
     test_x = torch.randn(len(test_y), 5, generator=g) + 2 * test_y[:, None]
     x[:, 4], test_x[:, 4] = torch.arange(len(y)) / 100, 0
     data = ArrayDataset("blobs", x.to(dtype), y, test_x.to(dtype), test_y, tuple("abcdef"))
-    return class_incremental(data, tasks=TASKS)
+    return class_incremental(data, tasks, base=base)
 
 
 def plain(scenario) -> nn.Module:
@@ -192,6 +192,21 @@ def test_herding_follows_the_class_means_of_all_samples(on_ranks):
     first = {k: everywhere[0]["whole"]["x"][labels == k, 4].tolist() for k in (0, 1)}
     one = run(policy="herding", **EXACT)["whole"]
     assert first == {k: one["x"][one["y"] == k, 4].tolist() for k in (0, 1)}
+
+
+def at_its_smallest(group, method: str):
+    """Two samples of a batch for each of four ranks; a buffer of eight holds five classes' one."""
+    weights, buffer = Weights(), ReplayBuffer(8, "class-balanced", random_stream(3, 3, "cpu"))
+    settings = {"method": method, "buffer": buffer, "epochs": 1, "batch_size": 8}
+    trainer = Trainer(network, callbacks=[weights], process_group=group, **settings)
+    trainer.fit(scenario(tasks=2, base=5))
+    return weights.state
+
+
+@pytest.mark.parametrize("method", ["der++", "a-gem"])
+def test_draws_are_enough_for_batch_normalisation(on_ranks, method):
+    everywhere = on_ranks(4, partial(at_its_smallest, method=method))
+    assert all(equal(each, everywhere[0]) for each in everywhere)
 
 
 def digits(group):
