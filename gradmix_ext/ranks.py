@@ -122,7 +122,10 @@ class Ranks:
         return position
 
     def drawn(self, draws: int, total: int) -> range:
-        """Which of so many draws from a whole fall to this rank, by the size of its share."""
+        """Which of so many draws from a whole fall to this rank, by the size of its share.
+
+        If there are two draws for each rank, none gets fewer: batch normalisation needs as many.
+        """
         return range(draws)
 
     # Samples that each rank brings, as many as it likes ---------------------------------------
@@ -147,7 +150,10 @@ class Ranks:
         return read(index)
 
     def quota(self, limit: int, own: int) -> int:
-        """How many of its `own` samples a rank may use if all together use at most `limit`."""
+        """How many of its `own` samples a rank may use if all together use at most `limit`.
+
+        Where there are more, all together use as many as that.
+        """
         return limit
 
     # Agreement --------------------------------------------------------------------------------
@@ -199,7 +205,13 @@ ONE = Ranks()
 
 
 def ranks_of(group: dist.ProcessGroup | None) -> Ranks:
-    """The ranks of a process group; one process if there is none, or nobody else in it."""
+    """The ranks of a process group; one process if there is none, or nobody else in it.
+
+    Raises:
+        ValueError: this process is not in the group.
+    """
+    if group is not None and dist.get_rank(group) < 0:
+        raise ValueError("process_group is one that this process is not in")
     return ONE if group is None or dist.get_world_size(group) == 1 else _Processes(group)
 
 
@@ -272,9 +284,14 @@ class _Processes(Ranks):
         return (position - self.rank + self.size - 1) // self.size
 
     def drawn(self, draws: int, total: int) -> range:
-        before, small = divmod(total, self.size)
-        edge = [draws * (r * before + min(r, small)) // total for r in (self.rank, self.rank + 1)]
-        return range(*edge)
+        share, larger = divmod(total, self.size)
+        least = min(2, draws // self.size) if share else 0
+
+        def edge(rank: int) -> int:
+            even = draws * (rank * share + min(rank, larger)) // total
+            return min(max(even, least * rank), draws - least * (self.size - rank))
+
+        return range(edge(self.rank), edge(self.rank + 1))
 
     def joined(self, own: Tensor) -> tuple[Tensor, int]:
         parts = self._all(own)
@@ -297,8 +314,11 @@ class _Processes(Ranks):
         return result
 
     def quota(self, limit: int, own: int) -> int:
-        total = self.total(own)
-        return limit if total <= limit else limit * own // total
+        lengths = self._lengths(own)
+        total, before = sum(lengths), sum(lengths[: self.rank])
+        if total <= limit:
+            return limit
+        return limit * (before + own) // total - limit * before // total
 
     def _all(self, own: Tensor) -> list[Tensor]:
         """The tensors [n, ...] of all ranks, whose lengths may differ."""

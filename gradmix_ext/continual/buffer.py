@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,6 +108,27 @@ class ReplayBuffer:
                 f"{num_classes}: each class needs room for one sample"
             )
 
+    def require_same(self, offered: int = 0) -> None:
+        """Check that all processes choose the same samples, so that theirs are shares of one whole.
+
+        Args:
+            offered: How many samples are to be added.
+
+        Raises:
+            ValueError: a setting, the state of the generator or the number of samples differs.
+        """
+        generator = self.generator
+        state = None if generator is None else zlib.crc32(generator.get_state().numpy().tobytes())
+        self.ranks.require_same(
+            {
+                "the buffer's capacity": self.capacity,
+                "the buffer's policy": self.policy,
+                "the buffer's fill": self.fill,
+                "the checksum of the state of the buffer's generator": state,
+                "the number of samples offered to the buffer": offered,
+            }
+        )
+
     def column(self, name: str) -> Tensor:
         """What was stored of every sample held here under this name, [n, ...].
 
@@ -132,10 +154,12 @@ class ReplayBuffer:
                 see :meth:`column`.
 
         Raises:
-            ValueError: shapes or names disagree, features are missing, or there are now more
-                classes than the capacity has room for (balanced policies).
-            TypeError: the labels are not int64.
+            ValueError: shapes or names disagree, features are missing, there are now more classes
+                than the capacity has room for (balanced policies), or processes that share the
+                buffer differ in it.
+            TypeError: the labels are not int64, or the inputs are of another dtype than those held.
         """
+        self.require_same(y.numel())
         if y.dtype != torch.int64:
             raise TypeError(f"y must be int64, got {y.dtype}")
         if y.ndim != 1 or input_count(x) != len(y):
@@ -145,12 +169,16 @@ class ReplayBuffer:
             raise ValueError("herding chooses by features: give features [N, d]")
         if len(y) == 0:
             return
-        shape = read(x, torch.tensor([0])).shape[1:]
+        like = read(x, torch.tensor([0]))
         held = self._held
-        if held and shape != self._columns["x"].shape[1:]:
+        if held and like.shape[1:] != self._columns["x"].shape[1:]:
             raise ValueError(
-                f"x has samples of shape {list(shape)}, the buffer holds "
+                f"x has samples of shape {list(like.shape[1:])}, the buffer holds "
                 f"{list(self._columns['x'].shape[1:])}"
+            )
+        if held and like.dtype != self._columns["x"].dtype:
+            raise TypeError(
+                f"x has samples of {like.dtype}, the buffer holds {self._columns['x'].dtype}"
             )
         extra = extra or {}
         known = self._columns.keys() - {"x", "y", "key"} if held else extra.keys()

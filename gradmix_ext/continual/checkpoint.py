@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
@@ -74,23 +75,20 @@ class Checkpoint:
         """
         if not self.path.is_file():
             return None
-        data = io.BytesIO(self.path.read_bytes())
+        data = self.path.read_bytes()
         try:
-            content = torch.load(data, map_location="cpu", weights_only=True)
+            with ZipFile(io.BytesIO(data)) as archive:
+                damaged = archive.testzip()  # torch.load looks at no checksum
+            if damaged is not None:
+                raise BadZipFile(f"wrong checksum of {damaged}")
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             mark, version, state = content["mark"], content["format"], content["state"]
         except pickle.UnpicklingError as error:  # whose text advises to let the file run code
             raise CheckpointError(
                 f"{self.path} is not a training checkpoint, or is damaged: it holds more than "
                 "tensors and plain values"
             ) from error
-        except (
-            RuntimeError,
-            OSError,
-            EOFError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except Exception as error:  # a damaged file fails in zipfile, pickle or PyTorch
             reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(
                 f"{self.path} is not a training checkpoint, or is damaged: {reason}"

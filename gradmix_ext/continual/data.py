@@ -48,8 +48,8 @@ class ArrayDataset:
 
     Raises:
         TypeError: a dtype is wrong.
-        ValueError: shapes disagree, an input is infinite or NaN, a label is out of range, or a
-            transform is missing or does not fit.
+        ValueError: shapes or dtypes disagree, an input is infinite or NaN, a label is out of range,
+            or a transform is missing or does not fit.
     """
 
     name: str
@@ -79,14 +79,16 @@ class ArrayDataset:
                 self._check_inputs(f"{split}_x", x)
             elif len(y):
                 self._check_inputs(f"{split}_x", read(x, torch.tensor([0])))
-        train, test = self._sample_shape(self.train_x), self._sample_shape(self.test_x)
-        if train is not None and 0 in train:
-            raise ValueError(f"{self.name}: samples of shape {list(train)} hold nothing")
-        if None not in (train, test) and train != test:
-            raise ValueError(
-                f"{self.name}: training samples have shape {list(train or ())}, test samples "
-                f"{list(test or ())}"
-            )
+        train, test = self._kind(self.train_x), self._kind(self.test_x)
+        if train is not None and 0 in train[1]:
+            raise ValueError(f"{self.name}: samples of shape {train[1]} hold nothing")
+        if train is None or test is None:
+            return
+        for what, of_train, of_test in zip(("dtype", "shape"), train, test, strict=True):
+            if of_train != of_test:
+                raise ValueError(
+                    f"{self.name}: training samples have {what} {of_train}, test samples {of_test}"
+                )
 
     def _check_inputs(self, name: str, x: Tensor) -> None:
         if x.dtype == torch.uint8:
@@ -109,11 +111,14 @@ class ArrayDataset:
                 )
 
     @staticmethod
-    def _sample_shape(x: RawInputs) -> tuple[int, ...] | None:
-        """Shape of a sample, None where there is none to look at."""
+    def _kind(x: RawInputs) -> tuple[torch.dtype, list[int]] | None:
+        """Dtype and shape of a sample, None where there is none to look at."""
         if isinstance(x, Tensor):
-            return tuple(x.shape[1:])
-        return tuple(_sample(x, 0).shape) if input_count(x) else None
+            return x.dtype, list(x.shape[1:])
+        if not input_count(x):
+            return None
+        sample = _sample(x, 0)
+        return sample.dtype, list(sample.shape)
 
     @property
     def num_classes(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -110,15 +111,16 @@ class Result:
 
         Raises:
             ValueError: the name ends in neither .json nor .npz, or the file holds something else.
+            OSError: it cannot be read.
         """
         path = Path(path)
-        kind = _kind(path)
+        kind, content = _kind(path), path.read_bytes()
         try:
             if kind == ".json":
-                values = json.loads(path.read_text())
+                values = json.loads(content)
                 classes = tuple(tuple(int(k) for k in task) for task in values["task_classes"])
             else:
-                with np.load(path, allow_pickle=False) as archive:
+                with np.load(BytesIO(content), allow_pickle=False) as archive:
                     values = {name: archive[name] for name in archive.files}
                 ends = values["task_sizes"].cumsum()[:-1]
                 classes = tuple(tuple(t.tolist()) for t in np.split(values["classes"], ends))
@@ -128,7 +130,7 @@ class Result:
             size = int(values.get("num_classes", sum(map(len, classes))))
             confusion = torch.zeros(len(classes), size, size, dtype=torch.int64)
             confusion[tuple(counted[:, :3].T)] = counted[:, 3]
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except Exception as error:  # a damaged archive fails in zipfile, zlib or NumPy's own parser
             raise ValueError(f"{path} is not a saved result: {error!r}") from error
         return cls(**tensors, confusion=confusion, task_classes=classes)
 

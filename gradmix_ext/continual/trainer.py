@@ -209,6 +209,8 @@ class Trainer:
         with self.ranks.watched(), _own_randomness(self.seed, self.device, self.ranks.rank):
             run = self._prepare(scenario)
             self.ranks.require_same(run.settings())
+            if self.buffer is not None:
+                self.buffer.require_same()
             if not run.mixer.needs_update or (self.method.uses_buffer and len(scenario) > 1):
                 run.mixer.check(run.model, scenario.input_shape)
             if self.method.uses_buffer and self.buffer is not None and self.buffer.needs_features:

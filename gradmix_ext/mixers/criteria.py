@@ -75,15 +75,15 @@ class Probe:
         captured = HeadInput(self.head, self.advice)
         try:
             with evaluation(self.model):
-                # One empty chunk where there is no sample; as many on all ranks, since the forward
-                # pass of a sharded model needs every one of them.
+                # As many on all ranks, since the forward pass of a sharded model needs every one of
+                # them; what stands in for samples on ranks that have fewer comes last.
                 starts = range(0, max(self.ranks.most(total), 1), CHUNK)
                 chunks = [self.model(_rows(parts, start, start + CHUNK)) for start in starts]
-            features = _joined([captured.of(chunk) for chunk in chunks])
+            features = _joined([captured.of(chunk) for chunk in chunks])[:total]
         finally:
             captured.remove()
         # A model may turn gradients on for itself.
-        return in_one_dtype(features, _joined(chunks).detach())
+        return in_one_dtype(features, _joined(chunks)[:total].detach())
 
     def mean_gradient(self, features: Tensor, logits: Tensor, y: Tensor) -> Direction:
         """The mean gradient over all ranks' samples, such as g_buf over the replay buffer."""
@@ -106,7 +106,10 @@ class Probe:
 
 
 def _rows(parts: Sequence[Inputs], start: int, end: int) -> Tensor:
-    """Rows start to end of parts that follow each other."""
+    """Rows start to end of parts that follow each other; a sample of zeros where there are none.
+
+    Not every model takes an empty batch.
+    """
     found, before = [], 0
     for x in parts:
         first, last = max(start - before, 0), min(end - before, len(x))
@@ -114,7 +117,8 @@ def _rows(parts: Sequence[Inputs], start: int, end: int) -> Tensor:
             found.append((x, first, last))
         before += len(x)
     if not found:
-        return parts[0][:0]
+        none = parts[0][:0]
+        return none.new_zeros(1, *none.shape[1:])
     if len(found) == 1:
         return copied(*found[0])
     return torch.cat([x[first:last] for x, first, last in found])

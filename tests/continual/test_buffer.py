@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stored import Stored
 
 from gradmix_ext.continual.buffer import POLICIES, ReplayBuffer
 from gradmix_ext.continual.selection import balanced_quota, herding_rank, rank_within_class
@@ -230,6 +231,17 @@ def test_labels_of_another_type_are_refused(policy, dtype):
     with pytest.raises(TypeError, match=f"y must be int64, got {dtype}"):
         buffer.add(x, y.to(dtype), x)
     assert buffer.seen == len(buffer) == 0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("stored", [False, True])
+def test_inputs_of_another_type_than_those_held_are_refused(policy, stored):
+    buffer, (x, y) = ReplayBuffer(4, policy, generator(0)), stream([0, 1])
+    buffer.add(x, y, x)
+    images = x.to(torch.uint8)
+    with pytest.raises(TypeError, match=r"samples of torch.uint8, the buffer holds torch.float32"):
+        buffer.add(Stored(images) if stored else images, y, x)
+    assert torch.equal(buffer.data[0], x)
 
 
 def test_errors():

@@ -302,6 +302,18 @@ def test_pil_images(mode, in_memory):
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
+def test_pil_images_of_more_bits(in_memory):
+    pixels = np.linspace(0, 65535, 20).astype(np.uint16).reshape(5, 4)
+    pairs = Pairs([Image.fromarray(pixels)] * 4, [0, 1] * 2)
+    images = whole(from_torch(pairs, pairs, in_memory=in_memory).train_x)
+    expected = torch.from_numpy((pixels // 256).astype(np.uint8))
+    assert torch.equal(images, expected.expand(4, 1, 5, 4))
+    floats = Pairs([Image.fromarray(pixels.astype(np.float32))] * 4, [0, 1] * 2)
+    with pytest.raises(TypeError, match=r"train\[0\] cannot be used: .* 32 bits \(mode F\)"):
+        from_torch(floats, floats, in_memory=in_memory)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
 def test_tensors(in_memory):
     x, y = torch.randn(9, 2, 3), torch.arange(9) % 3
     floats = from_torch(TensorDataset(x, y), TensorDataset(x[:3], y[:3]), in_memory=in_memory)

@@ -97,6 +97,27 @@ def test_images_of_any_mode_become_rgb(mode, tmp_path):
     assert (dataset.train_x >= 250).all()
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_images_of_16_bits_keep_their_upper_ones(suffix, storage, tmp_path):
+    pixels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    (tmp_path / "ramp").mkdir()
+    for k in range(5):
+        Image.fromarray(pixels).save(tmp_path / "ramp" / f"{k}.{suffix}")
+    images = whole(load_dataset("imagefolder", tmp_path, image_size=8).train_x)
+    expected = torch.from_numpy((pixels // 256).astype(np.uint8))
+    assert torch.equal(images, expected.expand_as(images))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_images_of_32_bits_are_refused(dtype, storage, tmp_path):
+    class_folders(tmp_path / "train", 2)
+    class_folders(tmp_path / "val", 2)
+    for part in ("train", "val"):
+        Image.fromarray(np.ones((9, 9), dtype)).save(tmp_path / part / "blue" / "0.tif")
+    with pytest.raises(ValueError, match=r"blue/0.tif cannot be read as an image: .* 32 bits"):
+        whole(load_dataset("imagefolder", tmp_path, image_size=8).train_x)
+
+
 def test_the_default_size(tmp_path):
     class_folders(tmp_path, 5, ["red"])
     assert load_dataset("imagefolder", tmp_path).image_shape == (3, 224, 224)
@@ -120,6 +141,28 @@ def test_hidden_folders_are_no_classes(tmp_path):
     dataset = load_dataset("imagefolder", tmp_path, image_size=8)
     assert dataset.class_names == ("blue", "green", "red")
     assert set(dataset.train_y.tolist()) == {0, 1, 2}
+
+
+def test_hidden_files_are_no_samples_and_gifs_are(tmp_path):
+    class_folders(tmp_path)
+    (tmp_path / "red" / "._0.png").write_bytes(b"what macOS puts into archives")
+    save(tmp_path / "red" / ".thumbnails" / "0.png", "blue")
+    save(tmp_path / "red" / "5.gif", "red")
+    dataset = load_dataset("imagefolder", tmp_path, image_size=8)
+    counts = torch.bincount(dataset.train_y) + torch.bincount(dataset.test_y)
+    assert counts.tolist() == [5, 5, 6]
+    red = dataset.train_x[dataset.train_y == 2]
+    assert (red[:, 0] == 255).all()
+    assert (red[:, 2] == 0).all()
+
+
+@pytest.mark.parametrize("names", [("Train", "Val"), ("train", "validation"), ("test", "val")])
+def test_parts_of_the_data_are_not_taken_for_classes(names, tmp_path):
+    for name in names:
+        class_folders(tmp_path / name)
+    held = ", ".join(f"{name}/" for name in names)
+    with pytest.raises(ValueError, match=f"holds {held} and neither val/ nor test/ beside train/"):
+        load_dataset("imagefolder", tmp_path)
 
 
 def test_folders_that_do_not_fit(tmp_path):

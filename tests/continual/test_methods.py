@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,6 +159,17 @@ def test_er_ace_replays_every_class_alike():
     assert stage.current_mask[torch.cat(current)].all()
     count = torch.bincount(torch.cat(replayed), minlength=6)
     assert stats.chisquare(count.numpy()).pvalue > 1e-3
+
+
+def test_er_ace_counts_a_class_that_comes_back_once():
+    method = ERACE()
+    stage, _ = stages(network(), method, 1)
+    (first,) = stage.past
+    again = replace(first, classes=(*first.classes, *stage.task.classes))
+    stage = replace(stage, past=(again,))
+    index = torch.cat([i[-BATCH:] for _ in range(200) for i in method.order(stage)])
+    share = (index < len(stage.task.train_y)).double().mean()
+    assert abs(share - 1 / 2) < 4.5 * (1 / 4 / len(index)) ** 0.5  # two of four classes are new
 
 
 # DER++ --------------------------------------------------------------------------------------------

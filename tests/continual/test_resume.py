@@ -195,10 +195,26 @@ def test_a_damaged_checkpoint_is_an_error(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"state\.pt is not a training checkpoint"):
             run(path)
+    middle = len(whole) // 2
+    for bits, length in ((1, 1), (255, 64)):
+        flipped = bytes(byte ^ bits for byte in whole[middle : middle + length])
+        path.write_bytes(whole[:middle] + flipped + whole[middle + length :])
+        with pytest.raises(CheckpointError, match="is damaged: wrong checksum of"):
+            run(path)
     for foreign in ({"weights": torch.zeros(3)}, torch.zeros(3), [1, 2]):
         torch.save(foreign, path)
         with pytest.raises(CheckpointError, match="is not a training checkpoint"):
             run(path)
+
+
+def test_a_checkpoint_has_checksums_whatever_a_program_sets(tmp_path):
+    path = tmp_path / "state.pt"
+    torch.serialization.set_crc32_options(False)
+    try:
+        Checkpoint(path).save({"epoch": 3})
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert Checkpoint(path).load() == {"epoch": 3}
 
 
 @pytest.mark.parametrize("missing", ["settings", "epoch", "parts", "callbacks", "ranks"])

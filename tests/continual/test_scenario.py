@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from stored import Stored
 
 from gradmix_ext.continual import ArrayDataset, class_incremental
 
@@ -130,6 +131,9 @@ def test_a_data_set_is_checked():
         ArrayDataset("d", x, y, x, torch.tensor([0, 1, 0, 2]), names)
     with pytest.raises(ValueError, match=r"\[2\], test samples \[3\]"):
         ArrayDataset("d", x, y, torch.zeros(4, 3), y, names)
+    for test_x in (x.double(), Stored(x.double())):
+        with pytest.raises(ValueError, match=r"dtype torch.float32, test samples torch.float64"):
+            ArrayDataset("d", x, y, test_x, y, names)
     with pytest.raises(ValueError, match=r"test_x\[0, 1\] = inf is not finite"):
         ArrayDataset("d", x, y, x.index_fill(1, torch.tensor(1), math.inf), y, names)
     with pytest.raises(ValueError, match="class_names is empty"):

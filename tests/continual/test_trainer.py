@@ -416,7 +416,14 @@ def test_files_that_hold_no_result(tmp_path):
     (tmp_path / "a.json").write_text("[1, 2")
     (tmp_path / "b.json").write_text("{}")
     (tmp_path / "c.npz").write_bytes(b"PK")
-    for name in ("a.json", "b.json", "c.npz"):
+    (tmp_path / "d.npz").touch()
+    result = trainer(epochs=1).fit(class_incremental(blobs(), tasks=3))
+    result.save(tmp_path / "e.npz")
+    (tmp_path / "e.npz").write_bytes((tmp_path / "e.npz").read_bytes()[:-10])
+    result.save(tmp_path / "f.json")
+    content = json.loads((tmp_path / "f.json").read_text()) | {"confusion": [1, 2, 3]}
+    (tmp_path / "f.json").write_text(json.dumps(content))
+    for name in ("a.json", "b.json", "c.npz", "d.npz", "e.npz", "f.json"):
         with pytest.raises(ValueError, match="is not a saved result"):
             Result.load(tmp_path / name)
     with pytest.raises(ValueError, match=r"saved as .json or .npz"):

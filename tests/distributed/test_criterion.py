@@ -86,11 +86,11 @@ def test_scores_are_those_of_one_process_on_the_union(on_ranks, size, criterion,
 
 
 def counted(group, options):
-    """The samples that the model was given, and the scores."""
+    """The samples that the model was given, without zeros in the place of any, and the scores."""
     rank, size = torch.distributed.get_rank(group), torch.distributed.get_world_size(group)
     current, buffer = data()
     own, model, seen = mixer(10 + rank, group, **options), network(), []
-    model.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    model.register_forward_hook(lambda module, args, output: seen.append(int(args[0].any(1).sum())))
     own.update(model, part(current, CURRENT[size][rank]), part(buffer, BUFFER[size][rank]))
     return sum(seen), own.scores, own.scored
 
@@ -102,15 +102,45 @@ def test_the_limits_are_those_of_all_ranks(on_ranks, size, criterion):
     everywhere = on_ranks(size, counted, options)
     for other in everywhere[1:]:
         assert all(torch.equal(a, b) for a, b in zip(everywhere[0][1:], other[1:], strict=True))
-    # One or two of each class on each rank; and the buffer's, rounded down.
+    # One or two of each class on each rank, and of the buffer as many as all may use.
     each = 2 // size or 1
     current = data()[0][1]
     held = sum(
         min(int(count), each) for rows in CURRENT[size] for count in current[rows].bincount()
     )
     total = sum(one[0] for one in everywhere)
-    assert held < total <= held + 4
+    assert total == held + 4
     assert everywhere[0][2][2:, 2:].all()
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_fewer_samples_of_the_buffer_than_ranks_still_have_a_gradient(on_ranks, limit):
+    options = {"criterion": "linear", "buffer_samples": limit}
+    for scores in (each[0] for each in on_ranks(4, scored, gx.GradMix, options)):
+        assert scores[2:, 2:].all()
+
+
+class Reshaping(nn.Sequential):
+    """A model that cannot take an empty batch, whose rows have no length to be found out."""
+
+    def forward(self, x):
+        return super().forward(x.view(x.size(0), -1))
+
+
+def scored_by_reshaping(group, options):
+    rank, size = torch.distributed.get_rank(group), torch.distributed.get_world_size(group)
+    current, buffer = data()
+    own, model = mixer(10 + rank, group, **options), Reshaping(*network())
+    own.update(model, part(current, CURRENT[size][rank]), part(buffer, BUFFER[size][rank]))
+    return own.scores
+
+
+@pytest.mark.parametrize("criterion", ["mixed", "linear", "gram"])
+def test_no_rank_gives_the_model_an_empty_batch(on_ranks, criterion):
+    options = {"criterion": criterion, "samples_per_pair": 1}
+    expected = on_ranks(4, scored, gx.GradMix, options)
+    for own, other in zip(on_ranks(4, scored_by_reshaping, options), expected, strict=True):
+        torch.testing.assert_close(own, other[0])
 
 
 @pytest.mark.parametrize("policy", ["redraw", "soft"])

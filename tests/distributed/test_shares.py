@@ -73,6 +73,18 @@ def test_draws_are_shared_out_by_what_is_held(draws, total, size):
         assert len(part) >= 1 or draws < 2 * size
 
 
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_every_share_gets_two_draws_where_there_are_as_many(size):
+    for total in range(1, 30):
+        for draws in range(40):
+            parts = [ranks.drawn(draws, total) for ranks in everyone(size)]
+            assert [each for part in parts for each in part] == list(range(draws))
+            if total < size:  # some have nothing to draw from
+                assert all(len(part) == 0 for part in parts[total:])
+            else:
+                assert min(map(len, parts)) >= min(2, draws // size)
+
+
 def test_shares_of_tensors_and_of_data_sets():
     x = torch.arange(22.0).reshape(11, 2)
     for ranks in everyone(3):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,12 +27,12 @@ from gradmix_ext.continual import (
 )
 from gradmix_ext.continual.trainer import random_stream
 from gradmix_ext.mixers import Mixer
-from gradmix_ext.ranks import FirstRankError
+from gradmix_ext.ranks import FirstRankError, ranks_of
 
 TASKS, EPOCHS = 3, 2
 
 
-def scenario(dtype: torch.dtype = torch.float32):
+def scenario(dtype: torch.dtype = torch.float32, tasks: int = TASKS, base: int = 0):
     """Six classes; the last feature of a sample is its number, by which it is known again."""
     g = torch.Generator().manual_seed(0)
     y, test_y = torch.arange(6).repeat(17), torch.arange(6).repeat(7)
@@ -39,7 +40,7 @@ def scenario(dtype: torch.dtype = torch.float32):
     test_x = torch.randn(len(test_y), 5, generator=g) + 2 * test_y[:, None]
     x[:, 4], test_x[:, 4] = torch.arange(len(y)) / 100, 0
     data = ArrayDataset("blobs", x.to(dtype), y, test_x.to(dtype), test_y, tuple("abcdef"))
-    return class_incremental(data, tasks=TASKS)
+    return class_incremental(data, tasks, base=base)
 
 
 def plain(scenario) -> nn.Module:
@@ -193,6 +194,21 @@ def test_herding_follows_the_class_means_of_all_samples(on_ranks):
     assert first == {k: one["x"][one["y"] == k, 4].tolist() for k in (0, 1)}
 
 
+def at_its_smallest(group, method: str):
+    """Two samples of a batch for each of four ranks; a buffer of eight holds five classes' one."""
+    weights, buffer = Weights(), ReplayBuffer(8, "class-balanced", random_stream(3, 3, "cpu"))
+    settings = {"method": method, "buffer": buffer, "epochs": 1, "batch_size": 8}
+    trainer = Trainer(network, callbacks=[weights], process_group=group, **settings)
+    trainer.fit(scenario(tasks=2, base=5))
+    return weights.state
+
+
+@pytest.mark.parametrize("method", ["der++", "a-gem"])
+def test_draws_are_enough_for_batch_normalisation(on_ranks, method):
+    everywhere = on_ranks(4, partial(at_its_smallest, method=method))
+    assert all(equal(each, everywhere[0]) for each in everywhere)
+
+
 def digits(group):
     method, data = method_by_name("er", "split"), class_incremental("digits", tasks=2)
     trainer = Trainer(mixer="gradmix", method=method, buffer=100, epochs=2, process_group=group)
@@ -311,6 +327,42 @@ def unseeded(group):
 
 def small(group):
     Trainer(network, buffer=7, process_group=group).fit(scenario())
+
+
+def trained_with(group, other: dict[str, Any]):
+    own = other if dist.get_rank(group) else {}
+    buffer = buffer_of(**{"seed": 3} | own)
+    Trainer(network, buffer=buffer, process_group=group).fit(scenario())
+
+
+def offered(group, samples: list[int]):
+    buffer = ReplayBuffer(4, generator=torch.Generator().manual_seed(0), process_group=group)
+    y = torch.zeros(samples[dist.get_rank(group)], dtype=torch.int64)
+    buffer.add(torch.rand(len(y), 2), y)
+
+
+@pytest.mark.parametrize(
+    ("job", "what"),
+    [
+        (partial(trained_with, other={"seed": 4}), "the checksum of the state of the buffer"),
+        (partial(trained_with, other={"policy": "reservoir"}), "the buffer's policy"),
+        (partial(offered, samples=[5, 0]), "the number of samples offered to the buffer"),
+    ],
+    ids=["seed", "policy", "samples"],
+)
+def test_buffers_that_differ_are_an_error_on_every_rank(on_ranks, job, what):
+    for error in on_ranks(2, job, errors=True):
+        assert str(error).startswith(what)
+        assert "must be the same on all ranks" in str(error)
+
+
+def outside(group):
+    ranks_of(dist.GroupMember.NON_GROUP_MEMBER)
+
+
+def test_a_process_outside_of_the_group_is_told_so(on_ranks):
+    for error in on_ranks(2, outside, errors=True):
+        assert "process_group is one that this process is not in" in str(error)
 
 
 def test_a_buffer_that_cannot_be_shared_is_an_error(on_ranks):

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from gradmix_ext.continual.data import ArrayDataset, RawInputs
+from gradmix_ext.continual.datasets.image_files import of_bytes
 from gradmix_ext.continual.datasets.npz import numbered_classes
 from gradmix_ext.continual.integers import integer
 from gradmix_ext.mixers.images import ImageTransform
@@ -126,6 +127,10 @@ def _tensor(sample: Any, where: str) -> Tensor:
             f"{sample.dtype} {list(sample.shape)}"
         )
     if hasattr(sample, "convert"):  # a PIL image: greyscale stays so, everything else becomes RGB
+        try:
+            sample = of_bytes(sample)
+        except ValueError as error:
+            raise TypeError(f"{where} cannot be used: {error}") from error
         image = torch.from_numpy(np.array(sample if sample.mode == "L" else sample.convert("RGB")))
         return image.unsqueeze(0) if image.ndim == 2 else image.permute(2, 0, 1).contiguous()
     raise TypeError(f"{where} must be a PIL image or a tensor, got {type(sample).__name__}")

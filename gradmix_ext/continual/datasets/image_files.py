@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -15,10 +17,24 @@ from torch.utils.data import Dataset
 from gradmix_ext.continual.data import RawInputs
 from gradmix_ext.continual.optional import optional
 
-__all__ = ["IN_MEMORY_BYTES", "ImageFiles", "image_inputs"]
+__all__ = ["IN_MEMORY_BYTES", "ImageFiles", "image_inputs", "of_bytes"]
 
 #: Training and test images that take less than this together are decoded once, into memory.
 IN_MEMORY_BYTES = 2 * 2**30
+
+
+def of_bytes(image: Any) -> Any:
+    """A PIL image with pixels of bytes; converting others, Pillow makes all from 255 on white.
+
+    Raises:
+        ValueError: it has pixels of 32 bits, of which nobody knows what white is.
+    """
+    if image.mode.startswith("I;16"):
+        pil = optional("PIL.Image", "reading images", "gradmix_ext[vision]")
+        return pil.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels have 32 bits (mode {image.mode}), not 8 or 16")
+    return image
 
 
 class ImageFiles(Dataset[Tensor]):
@@ -32,7 +48,7 @@ class ImageFiles(Dataset[Tensor]):
     def __init__(self, paths: Sequence[str | Path], size: int) -> None:
         needed_by, install = "reading images", "gradmix_ext[vision]"
         v2 = optional("torchvision.transforms.v2", needed_by, install)
-        self._open = optional("torchvision.datasets.folder", needed_by, install).pil_loader
+        self._open = optional("PIL.Image", needed_by, install).open
         self._transform = v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor()])
         self.paths = paths
         self.size = size
@@ -48,7 +64,8 @@ class ImageFiles(Dataset[Tensor]):
         """
         path = self.paths[index]
         try:
-            image: Tensor = self._transform(self._open(path))
+            with self._open(path) as opened:
+                image: Tensor = self._transform(of_bytes(opened).convert("RGB"))
         except Exception as error:  # Pillow's decoders raise errors of many types
             raise ValueError(f"{path} cannot be read as an image: {error}") from error
         return image

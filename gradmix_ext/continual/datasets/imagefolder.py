@@ -19,19 +19,23 @@ __all__ = ["DEFAULT_SIZE", "IMAGENET", "load_imagefolder"]
 IMAGENET = ImageTransform((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 DEFAULT_SIZE = 224
 
+# What folders of images are called that hold no class, but one part of the data.
+_PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
 
 @register_dataset("imagefolder")
 def load_imagefolder(source: Source) -> ArrayDataset:
     """Images sorted into one subfolder per class.
 
     The folder holds ``train/`` and ``val/`` (or ``test/``), each with one subfolder per class, or
-    these subfolders themselves; then it is split 80/20 by class. Hidden subfolders are no classes.
-    Images become RGB of `image_size` (224 by default), normalised by the mean and deviation of
+    these subfolders themselves; then it is split 80/20 by class. Hidden files and folders are left
+    out. Images become RGB of `image_size` (224 by default), normalised by the mean and deviation of
     ImageNet.
 
     Raises:
         ValueError: no folder is named, training and test have different classes or one of them is
-            not there, a class is too small to be split, or an image cannot be read.
+            not there or called otherwise, a class is too small to be split, or an image cannot be
+            read.
         FileNotFoundError: there is no class folder, or one without images.
         ImportError: torchvision is not installed.
     """
@@ -50,8 +54,9 @@ def load_imagefolder(source: Source) -> ArrayDataset:
             )
     else:
         class_names, paths, y = _labelled_files(root)
-        if class_names == ("train",):
-            raise ValueError(f"{root} holds train/ and neither val/ nor test/")
+        if _PARTS.issuperset(name.lower() for name in class_names):
+            held = ", ".join(f"{name}/" for name in class_names)
+            raise ValueError(f"{root} holds {held} and neither val/ nor test/ beside train/")
         chosen, rest = stratified_split(str(root), y, class_names)
         train_paths, test_paths = ([paths[i] for i in part.tolist()] for part in (chosen, rest))
         train_y, test_y = y[chosen], y[rest]
@@ -82,8 +87,15 @@ def _labelled_files(folder: Path) -> tuple[tuple[str, ...], list[str], Tensor]:
         if not names:
             raise FileNotFoundError(f"Couldn't find any class folder in {folder}.")
         labels = {name: label for label, name in enumerate(names)}
-        samples = reader.make_dataset(folder, labels, extensions=reader.IMG_EXTENSIONS)
+        extensions = (*reader.IMG_EXTENSIONS, ".gif")
+        samples = reader.make_dataset(folder, labels, extensions=extensions)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{folder}: {error}") from error
-    paths = [path for path, _ in samples]
-    return tuple(names), paths, torch.tensor([label for _, label in samples])
+    shown = [(path, label) for path, label in samples if not _is_hidden(path, folder)]
+    y = torch.tensor([label for _, label in shown], dtype=torch.int64)
+    return tuple(names), [path for path, _ in shown], y
+
+
+def _is_hidden(path: str, folder: Path) -> bool:
+    """Whether a file in a folder, or a folder between them, is hidden."""
+    return any(part.startswith(".") for part in Path(path).relative_to(folder).parts)

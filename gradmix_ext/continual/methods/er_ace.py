@@ -56,7 +56,8 @@ class ERACE(ER):
     def order(self, stage: Stage) -> Iterator[Tensor]:
         """A batch of current and a batch of replayed samples in every step."""
         buffer, samples, generator = self.buffer(stage), len(stage.task.train_y), stage.generator
-        new_share = len(stage.task.classes) / sum(len(t.classes) for t in (*stage.past, stage.task))
+        seen = {k for task in (*stage.past, stage.task) for k in task.classes}
+        new_share = len(set(stage.task.classes)) / len(seen)
         for index in stage.order(samples):
             if not len(buffer):
                 yield index
