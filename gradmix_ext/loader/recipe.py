@@ -207,7 +207,8 @@ def pybind11_folder() -> list[str]:
 def make_recipe(csrc: Path, cuda: bool) -> Recipe:
     """List the sources in `csrc` and fix the flags of one variant.
 
-    The architectures come from `TORCH_CUDA_ARCH_LIST` when it is set, but for GPUs that are too old.
+    The architectures come from `TORCH_CUDA_ARCH_LIST` when it is set; GPUs that are too old are left
+    out.
 
     Raises:
         NoCudaSourcesError: `cuda` is asked for and there is no ``.cu`` file in ``csrc/cuda``.

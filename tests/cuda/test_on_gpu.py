@@ -14,7 +14,8 @@ from samples import DTYPES, Sample, samples
 from special_cases import OPS
 
 import gradmix_ext as gx
-from gradmix_ext.mixers import MIXERS, by_name
+from gradmix_ext.continual import ArrayDataset, Trainer, class_incremental
+from gradmix_ext.mixers import MIXERS, ImageTransform, by_name
 from gradmix_ext.ops._library import has_kernel
 
 pytestmark = pytest.mark.skipif(
@@ -267,6 +268,38 @@ def test_mixers_follow_the_samples(name, options):
         assert loss.isfinite()
     mixer.load_state_dict(mixer.state_dict())
     assert mixer.mix(x, y).x.device == x.device
+
+
+@pytest.mark.parametrize("amp", ["none", "bf16", "fp16"])
+@pytest.mark.parametrize("update", ["epoch", "online"])
+def test_training(amp, update):
+    """Everything at once: images, buffer and scores on the device from the first batch on."""
+    make = torch.Generator().manual_seed(0)
+    y, test_y = torch.arange(4).repeat_interleave(24), torch.arange(4).repeat(8)
+    x, test_x = (
+        (60 * labels.view(-1, 1, 1, 1) + torch.randint(9, (len(labels), 3, 6, 6), generator=make))
+        .to(torch.uint8)
+        for labels in (y, test_y)
+    )  # fmt: skip
+    transform = ImageTransform((0.5,) * 3, (0.3,) * 3, padding=1, hflip=True)
+    names = ("a", "b", "c", "d")
+    data = ArrayDataset("tiny", x, y, test_x, test_y, names, (3, 6, 6), transform)
+    trained = []
+
+    def network(scenario):
+        trained.append(torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(128, 4)
+        ))  # fmt: skip
+        return trained[-1]
+
+    mixer = by_name("gradmix", 4, update=update)
+    trainer = Trainer(network, mixer, buffer=16, epochs=3, batch_size=16, device="cuda", amp=amp)
+    trainer.fit(class_incremental(data, tasks=2))
+    for weight in trained[-1].parameters():
+        assert weight.is_cuda
+        assert weight.isfinite().all()
+    assert mixer.scored.is_cuda
+    assert mixer.scored.any()
 
 
 @pytest.mark.parametrize("bad", [-1, 10**12, 5])
