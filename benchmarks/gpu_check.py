@@ -46,6 +46,8 @@ def main() -> int:
 
     report: dict[str, Any] = {"machine": machine(), "steps": {}}
     options.out.mkdir(parents=True, exist_ok=True)
+    for name in ("build", *STEPS):  # of an earlier run
+        (options.out / f"{name}.log").unlink(missing_ok=True)
     steps = {"build": build, "tests": tests, "benchmarks": benchmarks, "sanitizer": sanitizer}
     with tempfile.TemporaryDirectory() as folder:
         for name, step in steps.items():

@@ -207,8 +207,8 @@ def pybind11_folder() -> list[str]:
 def make_recipe(csrc: Path, cuda: bool) -> Recipe:
     """List the sources in `csrc` and fix the flags of one variant.
 
-    The architectures come from `TORCH_CUDA_ARCH_LIST` when it is set; GPUs that are too old are left
-    out.
+    The architectures come from `TORCH_CUDA_ARCH_LIST` when it is set, without GPUs that are too
+    old.
 
     Raises:
         NoCudaSourcesError: `cuda` is asked for and there is no ``.cu`` file in ``csrc/cuda``.
