@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,62 +188,116 @@ def batches(n: int, dtype: torch.dtype) -> Workload:
     return Workload(name, cases, moved=n * 3072 * (2 + dtype.itemsize))
 
 
-def workloads() -> Iterator[Workload]:
+def workloads() -> Iterator[Callable[[], Workload]]:
+    """What is measured, each made when it is its turn."""
+    for n, c, dtype in (
+        (2000, 100, torch.float32),
+        (8192, 100, torch.float32),
+        (8192, 100, torch.bfloat16),
+        (2000, 1000, torch.float32),
+    ):
+        yield partial(gram, n, c, 512, dtype)
+    yield partial(scores, 4096, 100, 512)
     for shape in ((1024, 3, 32, 32), (256, 3, 224, 224)):
         for dtype in (torch.float32, torch.bfloat16):
-            yield mixup(shape, dtype)
+            yield partial(mixup, shape, dtype)
     for n in (1024, 8192):
-        yield loss(n, 1000, torch.float32)
-    for n, dtype in ((2000, torch.float32), (8192, torch.float32), (8192, torch.bfloat16)):
-        yield gram(n, 100, 512, dtype)
-    yield scores(4096, 100, 512)
-    yield partners(1024, 100)
+        yield partial(loss, n, 1000, torch.float32)
+    yield partial(partners, 1024, 100)
     for dtype in (torch.float32, torch.bfloat16):
-        yield batches(512, dtype)
+        yield partial(batches, 512, dtype)
 
 
-def microseconds(case: Case, flush: torch.Tensor) -> list[float]:
-    """20 %, 50 % and 80 % of the times of a call that finds the L2 cache full of something else."""
+def microseconds(case: Case, flush: torch.Tensor) -> dict[str, Any]:
+    """Times of a call that finds the L2 cache full of something else.
+
+    Returns:
+        20 %, 50 % and 80 % of the GPU's times, and the median time until the call returns. Filling
+        the cache takes the GPU longer than the CPU needs for most calls, so the GPU does not wait.
+    """
     for _ in range(3):
         case()
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(REPEATS)]
+    host = []
     for start, end in events:
         flush.zero_()
         start.record()
+        called = time.perf_counter()
         case()
+        host.append(time.perf_counter() - called)
         end.record()
     torch.cuda.synchronize()
     times = sorted(1000 * start.elapsed_time(end) for start, end in events)
     chosen = (times[REPEATS // 5], statistics.median(times), times[-REPEATS // 5])
-    return [round(t, 2) for t in chosen]
+    return {
+        "us": [round(t, 2) for t in chosen],
+        "host_us": round(1e6 * statistics.median(host), 1),
+    }
 
 
-def measure(table: Path) -> None:
-    """Time every case and write the table after each, so that a cut leaves what was measured."""
+@contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    """Raise `TimeoutError` in a block that takes longer, as a compiler may."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"took more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def measured(workload: Workload, name: str, case: Case, flush: torch.Tensor) -> dict[str, Any]:
+    """The entry of a case in the table."""
+    entry: dict[str, Any] = {"workload": workload.name, "case": name, **microseconds(case, flush)}
+    if workload.moved and name.startswith("gradmix_ext"):
+        entry["GB_per_s"] = round(workload.moved / entry["us"][1] / 1e3)
+    if name in workload.flops:
+        entry["TFLOP_per_s"] = round(workload.flops[name] / entry["us"][1] / 1e6, 2)
+        if workload.truth is not None and not name.startswith("limit"):
+            off = (case() - workload.truth).abs().max() / workload.truth.abs().max()
+            entry["error"] = float(f"{off.item():.2g}")
+    return entry
+
+
+def measure(table: Path) -> bool:
+    """Time every case and write the table after each, so that a cut leaves what was measured.
+
+    What has to be compiled by torch.compile comes last, since it takes longest.
+
+    Returns:
+        Whether every case ran that needs no compiler.
+    """
     torch.manual_seed(0)
-    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
+    free = torch.cuda.mem_get_info()[0]
+    flush = torch.empty(min(1 << 30, free // 8), dtype=torch.uint8, device="cuda")
     done: list[dict[str, Any]] = []
-    for workload in workloads():
-        for name, case in workload.cases.items():
-            entry: dict[str, Any] = {"workload": workload.name, "case": name}
-            try:
-                entry["us"] = microseconds(case, flush)
-            except Exception as error:
-                # torch.compile needs Triton and a C compiler; any other case has to run.
-                if "torch.compile" not in name:
-                    raise
-                print(f"{workload.name}, {name}: not measured: {error}")
-                continue
-            if workload.moved and name.startswith("gradmix_ext"):
-                entry["GB_per_s"] = round(workload.moved / entry["us"][1] / 1e3)
-            if name in workload.flops:
-                entry["TFLOP_per_s"] = round(workload.flops[name] / entry["us"][1] / 1e6, 2)
-                if workload.truth is not None and not name.startswith("limit"):
-                    off = (case() - workload.truth).abs().max() / workload.truth.abs().max()
-                    entry["error"] = float(f"{off.item():.2g}")
-            done.append(entry)
-            table.write_text(json.dumps(done))
-            print(f"{workload.name} | {name} | {entry['us'][1]} µs", flush=True)
+    complete = True
+    for compiled in (False, True):
+        for make in workloads():
+            workload = make()
+            for name, case in workload.cases.items():
+                if ("torch.compile" in name) != compiled:
+                    continue
+                try:
+                    with at_most(40 if compiled else 20):
+                        done.append(measured(workload, name, case, flush))
+                except Exception as error:
+                    # torch.compile needs Triton and a C compiler; any other case has to run.
+                    complete &= compiled
+                    print(f"{workload.name} | {name} | not measured: {error!r}", flush=True)
+                    torch.cuda.synchronize()  # raises where nothing runs any more
+                    continue
+                partial_table = table.with_suffix(".partial")
+                partial_table.write_text(json.dumps(done))
+                partial_table.replace(table)
+                us, host = done[-1]["us"][1], done[-1]["host_us"]
+                print(f"{workload.name} | {name} | {us} µs, {host} µs to call", flush=True)
+    return complete
 
 
 def call_each() -> None:
@@ -287,7 +346,10 @@ def main() -> None:
     chosen.add_argument("--json", type=Path)
     chosen.add_argument("--calls", action="store_true")
     options = parser.parse_args()
-    call_each() if options.calls else measure(options.json)
+    if options.calls:
+        call_each()
+    elif not measure(options.json):
+        sys.exit("some cases were not measured")
 
 
 if __name__ == "__main__":

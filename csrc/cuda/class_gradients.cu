@@ -6,7 +6,7 @@ namespace gradmix::cuda {
 namespace {
 
 template <class T>
-__global__ void __launch_bounds__(tile_threads) class_gradients(GradientParams p) {
+__global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 4 : 1) class_gradients(GradientParams p) {
   using A = acc_t<T>;
   GRADMIX_SHARED(TileBuffers<A>, buffers);
   const GroupedParams& in = p.in;
@@ -29,14 +29,27 @@ __global__ void __launch_bounds__(tile_threads) class_gradients(GradientParams p
   multiply_tiles<Contiguous::along_rows>(sum, end - begin, left, right, buffers);
 
   const A scale = in.mean && end > begin ? A(1) / static_cast<A>(end - begin) : A(1);
-  each_result(sum, [&](int row, int column, A result) {
+  each_row(sum, [&](int row, int column, const A(&result)[tile_results]) {
     const int64_t c = first_class + row, f = first_feature + column;
-    if (c >= p.class_count || f > in.depth + p.padding) return;
+    if (c >= p.class_count) return;
     const int64_t at = group * p.class_count + c;
-    if (f < in.depth)
-      static_cast<A*>(p.weight)[at * p.weight_stride + f] = result * scale;
-    else
-      static_cast<A*>(p.bias)[at * p.bias_stride + f - in.depth] = result * scale;
+    // At once where that may be: single elements of neighbouring threads would not combine, being a packet apart.
+    using V = Packet<A, tile_results>;
+    A* weight = static_cast<A*>(p.weight) + at * p.weight_stride + f;
+    if (f + tile_results <= in.depth && reinterpret_cast<uintptr_t>(weight) % sizeof(V) == 0) {
+      V packet;
+#pragma unroll
+      for (int s = 0; s < tile_results; ++s) packet.v[s] = result[s] * scale;
+      *reinterpret_cast<V*>(weight) = packet;
+      return;
+    }
+#pragma unroll
+    for (int s = 0; s < tile_results; ++s) {
+      if (f + s < in.depth)
+        weight[s] = result[s] * scale;
+      else if (f + s <= in.depth + p.padding)
+        static_cast<A*>(p.bias)[at * p.bias_stride + f + s - in.depth] = result[s] * scale;
+    }
   });
 }
 

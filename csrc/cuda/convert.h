@@ -21,7 +21,15 @@ __host__ __device__ inline uint32_t bits_of_float(float value) {
 
 __host__ __device__ inline float to_acc(float value) { return value; }
 __host__ __device__ inline double to_acc(double value) { return value; }
-__host__ __device__ inline float to_acc(bf16 value) { return float_of_bits(uint32_t{value.bits} << 16); }
+__host__ __device__ inline float to_acc(bf16 value) {
+#ifdef __CUDA_ARCH__
+  float result;
+  asm("{.reg .b16 low; mov.b16 low, 0; mov.b32 %0, {low, %1};}" : "=f"(result) : "h"(value.bits));
+  return result;
+#else
+  return float_of_bits(uint32_t{value.bits} << 16);
+#endif
+}
 __host__ __device__ inline float to_acc(f16 value) {
 #ifdef __CUDA_ARCH__
   float result;
@@ -43,9 +51,15 @@ __host__ __device__ inline T from_acc(acc_t<T> value) {
 }
 template <>
 __host__ __device__ inline bf16 from_acc<bf16>(float value) {
+#ifdef __CUDA_ARCH__
+  bf16 result;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+  return result;
+#else
   const uint32_t bits = bits_of_float(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return {0x7fff};  // NaN: rounding up could turn it into infinity
   return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
+#endif
 }
 template <>
 __host__ __device__ inline f16 from_acc<f16>(float value) {

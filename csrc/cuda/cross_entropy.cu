@@ -4,6 +4,8 @@
 namespace gradmix::cuda {
 namespace {
 
+constexpr int sum_threads = 1024;  // of the one block that adds the losses
+
 template <class T, int P, int TEAM>
 __global__ void __launch_bounds__(row_threads) cross_entropy(CrossEntropyParams p) {
   using A = acc_t<T>;
@@ -41,11 +43,11 @@ __global__ void __launch_bounds__(row_threads) cross_entropy(CrossEntropyParams 
 }
 
 template <class T>
-__global__ void __launch_bounds__(row_threads) loss_sum(LossSumParams p) {
+__global__ void __launch_bounds__(sum_threads) loss_sum(LossSumParams p) {
   using A = acc_t<T>;
   GRADMIX_SHARED(WarpParts<double>, parts);
   double sum = 0;
-  for (int64_t i = threadIdx.x; i < p.samples; i += row_threads) sum += static_cast<double>(static_cast<const A*>(p.loss)[i]);
+  for (int64_t i = threadIdx.x; i < p.samples; i += sum_threads) sum += static_cast<double>(static_cast<const A*>(p.loss)[i]);
   sum = block_sum(sum, parts);
   if (threadIdx.x == 0)
     *static_cast<T*>(p.out) = from_acc<T>(static_cast<A>(p.mean ? sum / static_cast<double>(p.samples) : sum));
@@ -64,7 +66,7 @@ cudaError_t launch_cross_entropy(const CrossEntropyParams& p, cudaStream_t strea
 
 cudaError_t launch_loss_sum(const LossSumParams& p, cudaStream_t stream) {
   return with_dtype(p.dtype, [&](auto zero) {
-    return launch(loss_sum<decltype(zero)>, 1, dim3(row_threads), p, stream);
+    return launch(loss_sum<decltype(zero)>, 1, dim3(sum_threads), p, stream);
   });
 }
 

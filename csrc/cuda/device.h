@@ -50,7 +50,7 @@ struct alignas(P * sizeof(T)) Packet {
 template <class T>
 constexpr int packet_size = 16 / sizeof(T);
 
-inline bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+inline bool aligned(const void* p, size_t bytes = 16) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
 
 template <class A>
 __device__ A value_at(const PerSample& w, int64_t i) {

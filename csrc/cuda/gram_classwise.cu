@@ -45,6 +45,7 @@ __global__ void __launch_bounds__(tile_threads) sum_slices(ProductParams p) {
                      row % tile_side * tile_side + column % tile_side;
   A* gram = static_cast<A*>(p.gram);
   A sum = p.add ? gram[row * p.groups + column] : A(0);
+#pragma unroll 16  // loads in flight; the order of the sum stays
   for (int64_t slice = 0; slice < p.slices; ++slice) sum += partial[slice * stride];
   gram[row * p.groups + column] = sum;
   gram[column * p.groups + row] = sum;

@@ -65,13 +65,16 @@ __global__ void __launch_bounds__(RowTile<acc_t<T>>::threads) gram_pairs(PairPan
   // Over the columns of each group, into the first of them: a row belongs to one thread.
   if (threadIdx.x < tile_side) {
     A(&row)[tile_side + 1] = tile.product[threadIdx.x];
+    A sum = row[0];
     int first = 0;
+#pragma unroll 8
     for (int c = 1; c < tile_side; ++c) {
-      if (starts(tile.column_key, c))
-        first = c;
-      else if (tile.column_key[c] >= 0)
-        row[first] += row[c];
+      const A value = row[c];  // 0 where there is no sample
+      const bool next_group = starts(tile.column_key, c);
+      if (next_group) row[first] = sum, first = c;
+      sum = next_group ? value : sum + value;
     }
+    row[first] = sum;
   }
   __syncthreads();
 

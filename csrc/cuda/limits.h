@@ -7,6 +7,8 @@ namespace gradmix::cuda {
 
 // Up to so many samples ranking by comparison is one short launch; beyond, PyTorch's sort, which takes several but no N^2 comparisons.
 constexpr int64_t most_ranked = 16384;
+// so many warps to 32 samples, which make a few thousand samples occupy a large GPU.
+constexpr int rank_warps = 16;
 // class_gram by pairs: tiles along each side of the rectangle of sample pairs that one launch works on.
 constexpr int64_t panel_tiles = 64;
 // class_gram by classes: gradients of as many classes at a time as fit here; they are read again soon, from the L2 cache.

@@ -15,8 +15,11 @@ __global__ void __launch_bounds__(threads) standardise(PreferenceParams p) {
   GRADMIX_SHARED(WarpParts<double>, square_sums);
   const auto score = [&](int64_t k) { return static_cast<double>(static_cast<const A*>(p.scores)[k]); };
   const auto each = [&](const auto& f) {
-    for (int64_t k = threadIdx.x; k < p.pairs; k += threads)
-      if (p.scored[k] != 0) f(score(k));
+#pragma unroll 4
+    for (int64_t k = threadIdx.x; k < p.pairs; k += threads) {
+      const double s = score(k);  // beside the flag and not after it
+      if (p.scored[k] != 0) f(s);
+    }
   };
   // From the best on, so that scores which are all alike have no spread whatever their sum is rounded to.
   double best = -INFINITY, sum = 0, squares = 0;

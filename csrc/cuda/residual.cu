@@ -17,11 +17,13 @@ __global__ void __launch_bounds__(row_threads) residual(ResidualParams p) {
   const TwoHot<A> label(p.in, row, sample);
   A* out = static_cast<A*>(p.delta) + position * p.in.classes;
   row.again([&](auto column, const Packet<T, P>& packet) {
+    Packet<A, P> result;
 #pragma unroll
     for (int e = 0; e < P; ++e) {
       const auto c = column + e;
-      out[c] = row.is_allowed(c) ? row.probability(packet.v[e]) - label.at(c) : A(0);
+      result.v[e] = row.is_allowed(c) ? row.probability(packet.v[e]) - label.at(c) : A(0);
     }
+    *reinterpret_cast<Packet<A, P>*>(out + column) = result;
   });
 }
 
@@ -31,7 +33,7 @@ cudaError_t launch_residual(const ResidualParams& p, cudaStream_t stream) {
   if (p.in.classes == 0) return cudaSuccess;
   return with_dtype(p.in.dtype, [&](auto zero) {
     using T = decltype(zero);
-    return with_team<T>(p.in, true, [&](auto size, auto team) {
+    return with_team<T>(p.in, aligned(p.delta, packet_size<T> * sizeof(acc_t<T>)), [&](auto size, auto team) {
       return launch_rows(residual<T, size(), team()>, team(), p.in.samples, p, stream);
     });
   });

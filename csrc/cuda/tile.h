@@ -79,14 +79,12 @@ __device__ void multiply_tiles(A (&sum)[tile_results][tile_results], int64_t dep
   }
 }
 
-// f(row, column, result) for the results of this thread.
+// f(row, column, results) for the results of this thread, which are side by side in a row from that column on.
 template <class A, class F>
-__device__ void each_result(const A (&sum)[tile_results][tile_results], F&& f) {
+__device__ void each_row(const A (&sum)[tile_results][tile_results], F&& f) {
   const int row = threadIdx.x / tile_lanes * tile_results, column = threadIdx.x % tile_lanes * tile_results;
 #pragma unroll
-  for (int r = 0; r < tile_results; ++r)
-#pragma unroll
-    for (int s = 0; s < tile_results; ++s) f(row + r, column + s, sum[r][s]);
+  for (int r = 0; r < tile_results; ++r) f(row + r, column, sum[r]);
 }
 
 }  // namespace gradmix::cuda

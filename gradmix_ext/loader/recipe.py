@@ -26,6 +26,7 @@ __all__ = [
     "pybind11_folder",
     "read_mark",
     "shipped_files",
+    "usable_archs",
 ]
 
 # The stable ABI of PyTorch 2.10: a library built for it loads on every later version.
@@ -175,6 +176,25 @@ def gencode_flags(archs: str) -> list[str]:
     return flags
 
 
+def usable_archs(archs: str) -> str:
+    """Leave out of a list of compute capabilities those that the kernels cannot be compiled for.
+
+    Images with PyTorch in them set `TORCH_CUDA_ARCH_LIST` to all that PyTorch itself supports.
+
+    Raises:
+        ValueError: an item is malformed, or none is left.
+    """
+    gencode_flags(archs)
+    items = re.split(r"[;, ]+", archs.strip())
+    usable = [item for item in items if int(item.partition(".")[0]) >= OLDEST_GPU]
+    if not usable:
+        raise ValueError(
+            f"the list of CUDA architectures {archs!r} names no GPU that the CUDA kernels run on, "
+            f"which need compute capability {OLDEST_GPU}.0"
+        )
+    return ";".join(usable)
+
+
 def pybind11_folder() -> list[str]:
     """Where pybind11's headers are: in its package, else nowhere (PyTorch ships a copy)."""
     try:
@@ -187,11 +207,13 @@ def pybind11_folder() -> list[str]:
 def make_recipe(csrc: Path, cuda: bool) -> Recipe:
     """List the sources in `csrc` and fix the flags of one variant.
 
-    The architectures come from `TORCH_CUDA_ARCH_LIST` when it is set.
+    The architectures come from `TORCH_CUDA_ARCH_LIST` when it is set, without GPUs that are too
+    old.
 
     Raises:
         NoCudaSourcesError: `cuda` is asked for and there is no ``.cu`` file in ``csrc/cuda``.
-        ValueError: two sources share a name, or the list of architectures is malformed.
+        ValueError: two sources share a name, or the list of architectures is malformed or holds
+            none that is young enough.
     """
     cuda_sources = sorted((csrc / "cuda").rglob("*.cu"))
     if cuda and not cuda_sources:
@@ -207,9 +229,9 @@ def make_recipe(csrc: Path, cuda: bool) -> Recipe:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:  # object files are named after their source, without its folder
         raise ValueError(f"sources in {csrc} share the names {repeated}; each needs its own")
-    archs = os.environ.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_CUDA_ARCHS if cuda else ""
+    archs = ""
     if cuda:
-        gencode_flags(archs)  # a malformed list is reported before anything is compiled
+        archs = usable_archs(os.environ.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_CUDA_ARCHS)
     return Recipe(csrc, cuda, tuple(sources), archs, hash_sources(csrc, cuda))
 
 

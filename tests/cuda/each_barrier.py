@@ -26,7 +26,7 @@ from samples import samples  # noqa: E402
 
 import gradmix_ext  # noqa: E402, F401 - defines the ops
 
-BARRIER = re.compile(r"__syncthreads\(\)")
+BARRIER = re.compile(r"__sync(threads|warp)\(\)")
 SECONDS = 20
 
 

@@ -10,11 +10,11 @@ import pytest
 import special_cases
 import torch
 from checks import assert_close, relative_error
-from samples import DTYPES, samples
+from samples import DTYPES, Sample, samples
 from special_cases import OPS
 
 import gradmix_ext as gx
-from gradmix_ext.mixers import MIXERS, by_name
+from gradmix_ext.mixers import MIXERS, ImageTransform, by_name
 from gradmix_ext.ops._library import has_kernel
 
 pytestmark = pytest.mark.skipif(
@@ -26,9 +26,15 @@ BACKWARD = {
 }
 
 
+def moved(t):
+    """The tensor on the GPU with its strides, its gaps and its place in memory."""
+    memory = torch.empty(0, dtype=t.dtype).set_(t.untyped_storage())
+    return memory.cuda().as_strided(t.shape, t.stride(), t.storage_offset())
+
+
 def on_gpu(sample):
     """The call with its tensors on the GPU, in the same layout."""
-    return sample.map(lambda t: t.cuda())
+    return sample.map(moved)
 
 
 def call(sample):
@@ -44,6 +50,16 @@ def exact_products():
     """No TF32, and cuBLAS deterministic, whatever the machine's defaults are."""
     assert not torch.backends.cuda.matmul.allow_tf32
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+@pytest.fixture(autouse=True)
+def device_goes_on(request):
+    """A kernel that goes wrong takes the device from its process: the other tests need another."""
+    yield
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        pytest.exit(f"after {request.node.nodeid}: {error}")
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -69,8 +85,7 @@ def test_values(op, dtype):
 @pytest.mark.parametrize("shape", [(64, 16, 16), (300, 10, 513), (500, 7, 4096), (2000, 100, 512)])
 def test_tensor_cores_are_as_exact_as_float32(shape, dtype, features):
     given = precision.last_layer(*shape, dtype, features)
-    moved = {name: t.cuda() for name, t in given.items()}
-    precision.assert_as_exact_as_float32(gx.ops, moved)
+    precision.assert_as_exact_as_float32(gx.ops, {name: t.cuda() for name, t in given.items()})
 
 
 @pytest.mark.parametrize("op", ["class_gram", "pair_scores"])
@@ -89,11 +104,13 @@ def test_tf32_changes_nothing(op):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("op", ["masked_mixup", "mixup_cross_entropy"])
 def test_gradients(op, dtype):
-    for sample in samples(op, dtype) + special_cases.wide_samples(op, dtype):
+    every = samples(op, dtype) + special_cases.wide_samples(op, dtype)
+    if op == "masked_mixup":
+        every += special_cases.long_samples(dtype)
+    for sample in every:
         name, args, kwargs = special_cases.backward_samples(sample, dtype)
-        moved = [t.cuda() for t in args]
-        options = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()}
-        got = getattr(torch.ops.gradmix_ext, name)(*moved, **options).cpu()
+        there = on_gpu(Sample(op, str(sample), args, kwargs))
+        got = getattr(torch.ops.gradmix_ext, name)(*there.args, **there.kwargs).cpu()
         accumulated = torch.float64 if dtype == torch.float64 else torch.float32
         tolerance = 256 * torch.finfo(accumulated).eps + torch.finfo(dtype).eps
         assert relative_error(got, BACKWARD[name](*args, **kwargs)) <= tolerance, str(sample)
@@ -137,9 +154,8 @@ def typical(op: str):
         "pair_preferences": ((torch.randn(c, c, generator=make), allowed, 4.0), {}),
         "gather_augment_mixup": ((images, y, y2, lam), augmentation),
     }[op]
-    moved = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()}
-    args = [t.cuda() if isinstance(t, torch.Tensor) else t for t in args]
-    return getattr(gx.ops, op), args, moved
+    there = Sample(op, "typical", args, kwargs).map(lambda t: t.cuda())
+    return getattr(gx.ops, op), there.args, there.kwargs
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -251,6 +267,40 @@ def test_mixers_follow_the_samples(name, options):
         assert loss.isfinite()
     mixer.load_state_dict(mixer.state_dict())
     assert mixer.mix(x, y).x.device == x.device
+
+
+@pytest.mark.parametrize("amp", ["none", "bf16", "fp16"])
+@pytest.mark.parametrize("update", ["epoch", "online"])
+def test_training(amp, update):
+    """Everything at once: images, buffer and scores on the device from the first batch on."""
+    # which needs packages that the ops do without
+    continual = pytest.importorskip("gradmix_ext.continual")
+    make = torch.Generator().manual_seed(0)
+    y, test_y = torch.arange(4).repeat_interleave(24), torch.arange(4).repeat(8)
+    x, test_x = (
+        (60 * labels.view(-1, 1, 1, 1) + torch.randint(9, (len(labels), 3, 6, 6), generator=make))
+        .to(torch.uint8)
+        for labels in (y, test_y)
+    )  # fmt: skip
+    transform = ImageTransform((0.5,) * 3, (0.3,) * 3, padding=1, hflip=True)
+    names = ("a", "b", "c", "d")
+    data = continual.ArrayDataset("tiny", x, y, test_x, test_y, names, (3, 6, 6), transform)
+    trained = []
+
+    def network(scenario):
+        trained.append(torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(128, 4)
+        ))  # fmt: skip
+        return trained[-1]
+
+    mixer = by_name("gradmix", 4, update=update)
+    options = {"buffer": 16, "epochs": 3, "batch_size": 16, "device": "cuda", "amp": amp}
+    continual.Trainer(network, mixer, **options).fit(continual.class_incremental(data, tasks=2))
+    for weight in trained[-1].parameters():
+        assert weight.is_cuda
+        assert weight.isfinite().all()
+    assert mixer.scored.is_cuda
+    assert mixer.scored.any()
 
 
 @pytest.mark.parametrize("bad", [-1, 10**12, 5])

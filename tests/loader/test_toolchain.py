@@ -10,7 +10,7 @@ import pytest
 from building import fake_compiler, needs_compiler
 
 from gradmix_ext.loader import toolchain
-from gradmix_ext.loader.recipe import csrc_folder, gencode_flags, make_recipe
+from gradmix_ext.loader.recipe import csrc_folder, gencode_flags, make_recipe, usable_archs
 from gradmix_ext.loader.toolchain import (
     ToolchainError,
     build_jobs,
@@ -36,6 +36,17 @@ def test_gencode_flags() -> None:
 def test_malformed_architectures(archs: str) -> None:
     with pytest.raises(ValueError, match="is not of the form"):
         gencode_flags(archs)
+
+
+def test_gpus_that_are_too_old_are_left_out(tmp_path: Path, settings: pytest.MonkeyPatch) -> None:
+    """As in the list that images with PyTorch set for all that they build."""
+    assert usable_archs("5.2 6.0 7.5+PTX 8.0 8.6 9.0a 12.0+PTX") == "8.0;8.6;9.0a;12.0+PTX"
+    with pytest.raises(ValueError, match=r"'7.0;7.5' names no GPU .* need compute capability 8.0"):
+        usable_archs("7.0;7.5")
+    (tmp_path / "cuda").mkdir()
+    (tmp_path / "cuda" / "op.cu").write_text("")
+    settings.setenv("TORCH_CUDA_ARCH_LIST", "7.0, 9.0")
+    assert make_recipe(tmp_path, cuda=True).cuda_archs == "9.0"
 
 
 def test_sources_may_not_share_a_name(tmp_path: Path) -> None:

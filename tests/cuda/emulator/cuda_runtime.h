@@ -43,6 +43,7 @@ struct Place {  // in the sources, of a barrier or a warp primitive
 };
 
 void sync_threads(Place place);
+void sync_warp(unsigned mask, Place place);
 // All lanes of the warp hand in a parcel; returns those of all.
 using Parcel = std::array<uint64_t, 3>;
 const Parcel* exchange(unsigned mask, const Parcel& parcel, Place place);
@@ -84,7 +85,7 @@ T from_lane(unsigned mask, T value, int source, Place place) {
   auto& name = *static_cast<type*>(::emulator::shared_memory(&name##_declaration, sizeof(type)))
 
 inline void __syncwarp(unsigned mask = 0xffffffffu, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  emulator::exchange(mask, {}, {file, line});
+  emulator::sync_warp(mask, {file, line});
 }
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {

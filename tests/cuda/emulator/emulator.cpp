@@ -181,9 +181,14 @@ bool run_block() {
 
 }  // namespace
 
-void sync_threads(Place place) {
+// Notes that a barrier was reached; false if it is the one to leave out.
+static bool counts(Place place) {
   if (current == 0) seen.emplace(file_name(place), place.line);
-  if (place.line == skipped_line && file_name(place) == skipped_file) return;
+  return place.line != skipped_line || file_name(place) != skipped_file;
+}
+
+void sync_threads(Place place) {
+  if (!counts(place)) return;
   Fibre& self = *fibres[current];
   self.state = State::at_barrier;
   self.place = place;
@@ -192,6 +197,10 @@ void sync_threads(Place place) {
 }
 
 int lane() { return current % lanes; }
+
+void sync_warp(unsigned mask, Place place) {
+  if (counts(place)) exchange(mask, {}, place);
+}
 
 const Parcel* exchange(unsigned mask, const Parcel& parcel, Place place) {
   Warp& warp = warps[current / lanes];
