@@ -24,7 +24,7 @@ namespace gradmix::cuda {
 inline void check_launch(cudaError_t error, const char* op) {
   check(error != cudaErrorNoKernelImageForDevice, op,
         ": the CUDA kernels were compiled for GPUs of compute capability ", GRADMIX_EXT_CUDA_ARCHS,
-        ", of which this one is none: TORCH_CUDA_ARCH_LIST names others, and GRADMIX_EXT_BACKEND=cpp runs pure PyTorch on it");
+        ", and this one is none of them: name it in TORCH_CUDA_ARCH_LIST, or GRADMIX_EXT_BACKEND=cpp runs pure PyTorch on it");
   check(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
 }
 

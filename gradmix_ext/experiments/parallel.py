@@ -25,7 +25,7 @@ from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
 from gradmix_ext.experiments.jobs import Job, RunFailedError, Tick
 from gradmix_ext.loader.backend import handed_down
 
-__all__ = ["do_parallel", "end_with_parent", "fitting_workers"]
+__all__ = ["do_parallel", "end_with_parent", "fitting_workers", "interrupts_put_off"]
 
 
 def fitting_workers(device: torch.device, threads: int) -> int:
@@ -123,29 +123,49 @@ def _started(
     """Workers that wait for jobs. Whatever happens, none is left behind."""
     context = multiprocessing.get_context("spawn")
     workers: list[_Worker] = []
-    # Ctrl-C in a terminal goes to the whole group of processes, but it is for the parent to act.
-    # What is blocked here stays so in the children; for the parent it is only put off.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        for _ in range(count):
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_work, args=(theirs, config, tuple(arms), threads, handed_down())
-            )
-            process.start()
-            theirs.close()
-            workers.append(_Worker(process, ours))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        with interrupts_put_off():
+            for _ in range(count):
+                ours, theirs = context.Pipe()
+                process = context.Process(
+                    target=_work, args=(theirs, config, tuple(arms), threads, handed_down())
+                )
+                process.start()
+                theirs.close()
+                workers.append(_Worker(process, ours))
         yield workers
     except BaseException:
         for worker in workers:
             worker.process.terminate()
         raise
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         for worker in workers:
             worker.process.join()
             worker.pipe.close()
+
+
+@contextmanager
+def interrupts_put_off() -> Iterator[None]:
+    """While processes start, let no Ctrl-C or SIGTERM leave one half started.
+
+    Ctrl-C in a terminal goes to the whole group of processes, but it is for the parent to act: what
+    is blocked here stays so in the children. The parent has other threads, which a signal can reach
+    all the same, so what it would do about one is put off.
+    """
+    held_back: list[int] = []
+    in_main = threading.current_thread() is threading.main_thread()  # others handle no signals
+    handlers = {}
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    for number in (signal.SIGINT, signal.SIGTERM) if in_main else ():
+        handlers[number] = signal.signal(number, lambda found, _: held_back.append(found))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if held_back:
+            signal.raise_signal(held_back[0])
 
 
 def _work(

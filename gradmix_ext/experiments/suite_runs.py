@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
 from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, astuple, dataclass, fields
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
-from gradmix_ext.experiments.parallel import end_with_parent
+from gradmix_ext.experiments.parallel import end_with_parent, interrupts_put_off
 from gradmix_ext.experiments.suites import Suite
 
 __all__ = ["Ledger", "Row", "run_suite"]
@@ -133,24 +132,21 @@ def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Generator[list[Row
             ledger.add(rows)
             yield rows
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker) as pool:
+    others = active_children()
+    with ProcessPoolExecutor(jobs, get_context("spawn"), end_with_parent) as pool:
         try:
-            futures = [pool.submit(_run, *job) for job in missing]
+            with interrupts_put_off():
+                futures = [pool.submit(_run, *job) for job in missing]
             for future in as_completed(futures):
                 ledger.add(future.result())
                 yield future.result()
         except BaseException:
             for worker in active_children():  # what they are at is not waited for
-                worker.terminate()
+                if worker not in others:
+                    worker.terminate()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _begin_worker() -> None:
-    """A worker ends with its parent, and leaves Ctrl-C to it."""
-    end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run(name: str, config: ExperimentConfig, arms: Sequence[str], seed: int) -> list[Row]:

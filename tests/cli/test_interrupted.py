@@ -78,8 +78,15 @@ def wait_until(
 def children(process: subprocess.Popen[str]) -> list[int]:
     """Process ids of the workers."""
     found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in found}
-    return [pid for pid, command in commands.items() if "spawn_main" in command]
+    return [int(pid) for pid in found if "spawn_main" in command_of(pid)]
+
+
+def command_of(pid: str) -> str:
+    """The command of a process; nothing once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def alive(pid: int) -> bool:
