@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 
 import pytest
 import torch
@@ -53,6 +56,13 @@ def gradmix(capsys):
         return exit_.value.code, out, err
 
     return run
+
+
+@pytest.fixture
+def new_children() -> Callable[[], list[BaseProcess]]:
+    """What child processes live that the test has started, apart from those of the session."""
+    before = set(multiprocessing.active_children())
+    return lambda: [one for one in multiprocessing.active_children() if one not in before]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -149,14 +148,14 @@ def test_killed_and_resumed_equals_uninterrupted(gradmix, uninterrupted, tmp_pat
 
 
 @pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
-def test_interrupts_keep_what_was_finished(gradmix, tmp_path, ctrl_c, number, jobs):
+def test_interrupts_keep_what_was_finished(gradmix, tmp_path, ctrl_c, new_children, number, jobs):
     out = tmp_path / "run"
     log = out / "metrics.jsonl"
     workers = []
 
     def interrupt() -> None:
         wait_until(lambda: log.exists() and '"run"' in log.read_text())
-        workers.extend(multiprocessing.active_children())
+        workers.extend(new_children())
         os.kill(os.getpid(), number)
 
     killer = threading.Thread(target=interrupt)
@@ -166,7 +165,7 @@ def test_interrupts_keep_what_was_finished(gradmix, tmp_path, ctrl_c, number, jo
     killer.join()
     assert code == 130
     assert len(workers) == (jobs if jobs > 1 else 0)
-    assert not multiprocessing.active_children()
+    assert not new_children()
     assert "Traceback" not in printed + err
     last = err.splitlines()[-1]
     assert last.startswith("gradmix: interrupted: ")
@@ -201,10 +200,10 @@ def one_worker(lr: float, folder: Path, tell: Callable[[Tick], None]) -> list[Jo
     return list(do_parallel(experiment, [arm], jobs, 1, tell))
 
 
-def test_a_dead_worker_is_named(tmp_path):
+def test_a_dead_worker_is_named(tmp_path, new_children):
     def kill(tick: Tick) -> None:
         if tick.seed == 7:
-            (worker,) = multiprocessing.active_children()
+            (worker,) = new_children()
             worker.kill()
             worker.join()
 
@@ -212,13 +211,13 @@ def test_a_dead_worker_is_named(tmp_path):
     with pytest.raises(RunFailedError, match=message):
         one_worker(0.05, tmp_path, kill)
     assert FinishedRun(tmp_path, Arm.parse("er"), 0).is_there
-    assert not multiprocessing.active_children()
+    assert not new_children()
 
 
-def test_a_run_that_diverges_in_a_worker_is_named(tmp_path):
+def test_a_run_that_diverges_in_a_worker_is_named(tmp_path, new_children):
     with pytest.raises(RunFailedError, match="er with seed 0: the training loss is"):
         one_worker(1e25, tmp_path, lambda tick: None)
-    assert not multiprocessing.active_children()
+    assert not new_children()
 
 
 QUICK = ("--tasks", "2", "--epochs", "1", "--samples-per-pair", "2", "--jobs", "1")

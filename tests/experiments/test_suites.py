@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import active_children, get_context
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -85,14 +87,16 @@ def test_processes_give_the_same_rows(tmp_path: Path) -> None:
     assert without_time(rows_of(tmp_path / "two", jobs=2)) == without_time(rows_of(tmp_path / "1"))
 
 
-def test_a_study_that_is_closed_ends_its_own_processes_and_no_others(tmp_path: Path) -> None:
+def test_a_study_that_is_closed_ends_its_own_processes_and_no_others(
+    tmp_path: Path, new_children: Callable[[], list[BaseProcess]]
+) -> None:
     other = get_context("spawn").Process(target=time.sleep, args=(600,))
     other.start()
     try:
         found = run_suite(TINY, Ledger(tmp_path, TINY), jobs=2)
         next(found)
         found.close()
-        assert active_children() == [other]
+        assert new_children() == [other]
     finally:
         other.terminate()
         other.join()
