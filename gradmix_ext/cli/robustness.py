@@ -135,6 +135,7 @@ def robustness_command(runs: tuple[str, ...], **params: Any) -> None:
         bounds = params["bounds"] or _range(saved)
         folder = _output(params["out"], params["overwrite"])
         curves = Curves(params["attack"], bounds, params["eps"])
+        folder.mkdir(parents=True, exist_ok=True)  # an attack whose result cannot be kept is vain
         # Settings that do not fit show up in the first batch: one line, not a traceback.
         _attack(curves, saved, params["steps"], params["samples"])
     _print(curves)
@@ -144,7 +145,6 @@ def robustness_command(runs: tuple[str, ...], **params: Any) -> None:
         "samples": params["samples"],
     }
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         print_files(curves.write(folder, shlex.join(["gradmix", *sys.argv[1:]]), settings))
 
 
@@ -203,7 +203,7 @@ def _range(saved: Sequence[tuple[SavedRun, str]]) -> tuple[float, float]:
 
 
 def _output(out: str | None, overwrite: bool) -> Path:
-    """The folder to write to, created last of all.
+    """The folder to write to.
 
     Raises:
         FileExistsError: it holds something, and `overwrite` is not given.

@@ -84,13 +84,14 @@ class Comparison:
         """Take up the runs that are finished in a folder already.
 
         Raises:
-            ValueError: the result of one is damaged.
+            ValueError: the result of one is damaged, or its class-pair maps are.
             OSError: it cannot be read, or is gone.
         """
         for arm, seed in self.jobs:
             run = FinishedRun(folder, arm, seed)
             if run.is_there:
-                run.result  # noqa: B018 - read here, so that damage is told before any training
+                # Read here, so that damage is told before any training.
+                run.result, run.pair_maps  # noqa: B018
                 self.add(run)
 
     def left(

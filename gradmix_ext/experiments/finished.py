@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +81,21 @@ class FinishedRun:
 
     @property
     def pair_maps(self) -> PairMaps | None:
-        """The class-pair map of every epoch, for mixers that judge pairs; read on each use."""
-        if not self.pairs.is_file():
+        """The class-pair map of every epoch, for mixers that judge pairs; read on each use.
+
+        Raises:
+            ValueError: the file is damaged.
+            OSError: it cannot be read, or is gone.
+        """
+        if self.arm.augment != "gradmix" and not self.pairs.is_file():
             return None
-        with np.load(self.pairs, allow_pickle=False) as archive:
-            names = set(archive.files) - {"class_order"}
-            return PairMaps(**{name: torch.from_numpy(archive[name]) for name in names})
+        content = BytesIO(self.pairs.read_bytes())
+        try:
+            with np.load(content, allow_pickle=False) as archive:
+                names = set(archive.files) - {"class_order"}
+                return PairMaps(**{name: torch.from_numpy(archive[name]) for name in names})
+        except Exception as error:  # a damaged archive fails in zipfile, zlib or NumPy's own parser
+            raise ValueError(f"{self.pairs} does not hold class-pair maps: {error!r}") from error
 
     @property
     def seconds(self) -> float:

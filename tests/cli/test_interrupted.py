@@ -261,6 +261,24 @@ def test_a_finished_run_that_is_damaged_is_told_before_any_training(gradmix, tmp
     assert err.endswith("seed-0.json: No such file or directory\n")
 
 
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
+def test_damaged_class_pair_maps_are_told_before_any_training(gradmix, tmp_path, place):
+    assert gradmix("train", *QUICK, "--out", "a")[0] == 0
+    maps = tmp_path / "a/class_pairs/er+gradmix-seed-0.npz"
+    content = bytearray(maps.read_bytes())
+    start = int(place * len(content))
+    content[start : start + 20] = bytes(20)
+    maps.write_bytes(content)
+    resume = ("train", "--resume", "--out", "a", "--seeds", "2")
+    for command in (resume, ("report", "a")):
+        code, _, err = gradmix(*command)
+        assert code == 2
+        assert "er+gradmix-seed-0.npz does not hold class-pair maps" in err
+        assert err.count("\n") == 1
+    maps.unlink()
+    assert gradmix(*resume)[2].endswith("er+gradmix-seed-0.npz: No such file or directory\n")
+
+
 def test_what_cannot_be_resumed(gradmix, tmp_path):
     def error(*args: object) -> str:
         code, _, err = gradmix(*args)

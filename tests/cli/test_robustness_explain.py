@@ -218,6 +218,14 @@ def test_robustness_errors_are_one_line(gradmix, run, args, message):
     assert err.count("\n") == 1
 
 
+def test_nothing_is_attacked_where_nothing_can_be_written(gradmix, run, tmp_path):
+    (tmp_path / "file").touch()
+    code, out, err = gradmix("robustness", run, "--out", tmp_path / "file" / "out")
+    assert code == 2
+    assert err.endswith("file/out: Not a directory\n")
+    assert "seed" not in out
+
+
 class Page(HTMLParser):
     """Checks that tags close in order, and collects the text and every address."""
 

@@ -48,12 +48,13 @@ def write_report(diagnosis: Diagnosis, folder: Path) -> list[Path]:
 def markdown(diagnosis: Diagnosis) -> str:
     """Tables: each score over all moments, the noise of a score, and the course of training."""
     s = diagnosis.setting
-    spread = ", mean ± 95 % confidence interval" if len(diagnosis.seeds) > 1 else ""
+    count = len(diagnosis.seeds)
+    over = "one seed" if count == 1 else f"{count} seeds, mean ± 95 % confidence interval"
     lines = [
         f"# Class-pair scores and the measured change of the old tasks' loss: {s['dataset']}",
         "",
         f"{s['replay']} replay, buffer {s['buffer_size']}, {s['epochs']} epochs a task, lr "
-        f"{s['lr']:g}, trained with {s['augment']}; {len(diagnosis.seeds)} seeds{spread}. Measured "
+        f"{s['lr']:g}, trained with {s['augment']}; {over}. Measured "
         f"at {len(diagnosis.moments)} moments: a step of {s['step']:g} on {s['step_samples']} "
         f"mixed samples of each pair, scores from {s['samples_per_pair']} others.",
         "",
