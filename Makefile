@@ -28,7 +28,7 @@ demo: $(STAMP) ## train GradMix and its baselines on Split-Digits; table and plo
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(STAMP) ## run the benchmarks as tests (pip install .[bench] brings what they compare with)
+bench: $(STAMP) ## run the benchmarks as tests (.venv/bin/pip install -e .[bench] brings what they compare with)
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only --benchmark-enable $(ARGS)
 
 bench-check: $(STAMP) ## measure again and fail if a committed ratio got more than 20 % worse

@@ -2,8 +2,8 @@
 
 `pip install .` compiles nothing: the first op that is called does (gradmix_ext.loader).
 `GRADMIX_EXT_BUILD=1 pip install --no-build-isolation .` compiles now, against the PyTorch that is
-installed; `GRADMIX_EXT_BUILD=cpp` leaves CUDA kernels out and `GRADMIX_EXT_BUILD=cuda` insists on
-them.
+installed, with CUDA kernels if that has CUDA, which takes nvcc; `GRADMIX_EXT_BUILD=cpp` leaves them
+out and `GRADMIX_EXT_BUILD=cuda` insists on them.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def debug_checks(enabled: bool = True) -> None:
 
     On the CPU values are always checked. On a GPU an index or label out of range is a no-op that
     never reads or writes out of bounds; with debug checks on it is an error instead, at the price
-    of one synchronisation per call.
+    of a few synchronisations per call.
     """
     global _debug
     _debug = bool(enabled)

@@ -69,7 +69,7 @@ _HELP = """\
 Gradient-aware data mixing (GradMix) for class-incremental learning.
 
 \b
-gradmix compare                      every method on Split-Digits, in a minute or two
+gradmix compare                      bounds, replay and mixers on Split-Digits, a minute or two
 gradmix train --augment gradmix      one run, with its progress
 gradmix COMMAND --help               what can be set, and what it means
 """

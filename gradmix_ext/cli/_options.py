@@ -74,7 +74,9 @@ _DATA = section(
         "--dataset",
         default="digits",
         metavar="NAME",
-        help="digits (8x8 images, nothing to download); mnist, fashion-mnist, kmnist, cifar10, "
+        help="digits (8x8 images, held flat; nothing to download), and the streams made of them: "
+        "digits-rotated, digits-permuted, digits-longtail, digits-corrupted-1 to -3; hierarchy "
+        "(synthetic); mnist, fashion-mnist, kmnist, cifar10, "
         "cifar100, tiny-imagenet; imagefolder: --data-dir with one subfolder of images per class; "
         "or an .npz file with x and y, or with x_train, y_train, x_test and y_test.",
     ),
@@ -82,7 +84,7 @@ _DATA = section(
         "--data-dir",
         metavar="DIR",
         help="Folder in which data files are looked for, and to which they are downloaded.  "
-        "[default: ~/.cache/gradmix_ext/data]",
+        "[default: $GRADMIX_EXT_DATA, else ~/.cache/gradmix_ext/data]",
     ),
     _option(
         "--download/--no-download",
@@ -209,7 +211,8 @@ _TRAINING = section(
         "--storage",
         type=click.Choice(["auto", "device", "host"]),
         default="auto",
-        help="Where the data lives; auto: on the device if it takes at most half of its memory.",
+        help="Where the data lives; auto: on the device if it takes at most half of its free "
+        "memory.",
     ),
     _option(
         "--workers",
@@ -237,14 +240,15 @@ _MIXING = section(
         "--per-sample-lam/--per-batch-lam",
         default=None,
         show_default=False,
-        help="One λ per sample, or per batch.  [default: per batch; gradmix: the preset's]",
+        help="One λ per sample, or per batch.  [default: per batch; gradmix and its controls: the "
+        "preset's]",
     ),
     _option(
         "--balance",
         type=click.FloatRange(0, 1),
         show_default=False,
         help="Weighs the loss of a mixed sample by (samples of its class in the batch)^-balance.  "
-        "[default: 0; gradmix: the preset's]",
+        "[default: 0; gradmix and its controls: the preset's]",
     ),
     _option(
         "--lam-coupling",
@@ -292,14 +296,24 @@ _MIXING = section(
         help="soft: scores tilt a class-balanced draw of the partner. Else a detrimental pair gets "
         "another partner (redraw) or stays unmixed (skip).  [default: the preset's]",
     ),
-    _option("--threshold", type=float, default=0.0, help="Least score of a helpful pair."),
+    _option(
+        "--threshold",
+        type=float,
+        default=0.0,
+        help="Least score of a helpful pair; --policy soft mixes all pairs.",
+    ),
     _option(
         "--temperature",
         type=click.FloatRange(min=0, min_open=True),
         default=4.0,
         help="How little --policy soft trusts the scores, in standard deviations of them.",
     ),
-    _option("--samples-per-pair", type=COUNT, default=16, help="Mixed samples per scored pair."),
+    _option(
+        "--samples-per-pair",
+        type=COUNT,
+        default=16,
+        help="Mixed samples per scored pair, for --criterion mixed.",
+    ),
     _option(
         "--samples-per-class",
         type=COUNT,

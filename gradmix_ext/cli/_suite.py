@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import torch
+import torch.distributed as dist
 
 from gradmix_ext.cli._errors import RunError, writing, wrong_input
 from gradmix_ext.cli._plan import require_distinct
@@ -46,6 +47,8 @@ def compare_suite(
         jobs: Processes that train, each on one thread; None is as many as go well.
     """
     with wrong_input():
+        if dist.is_torchelastic_launched():
+            raise ValueError("a --suite trains on one thread each: start it without torchrun")
         if name not in SUITES:
             raise ValueError(f"unknown suite '{name}': known are {', '.join(SUITES)}")
         suite = SUITES[name].quick() if quick else SUITES[name]

@@ -20,6 +20,7 @@ Environment variables:
   GRADMIX_EXT_VERBOSE   1: show the compiler's output
   GRADMIX_EXT_CSRC      folder of C++ sources to compile instead of the package's
   GRADMIX_EXT_BUILD     1, cpp or cuda: compile while installing (pip install)
+  GRADMIX_EXT_SIMD      default, avx2 or avx512: the highest instruction set of CPU kernels
   CXX                   C++ compiler (default c++, g++ or clang++ on PATH)
   CUDA_HOME             CUDA toolkit (default: where nvcc is found)
   TORCH_CUDA_ARCH_LIST  GPUs to compile for (default 8.0;9.0+PTX)

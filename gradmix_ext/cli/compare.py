@@ -48,7 +48,7 @@ shuffled-scores gradmix joint.
 
 \b
 Examples:
-  gradmix compare                                        everything on Split-Digits
+  gradmix compare                                        bounds, replay and its mixers
   gradmix compare er gradmix --seeds 20                  two arms, twenty seeds
   gradmix compare gradmix joint+gradmix --epochs 20      mixing with all data at hand
   gradmix compare er der++ der+++mixup --replay split    a method whose name ends in ++
@@ -56,7 +56,8 @@ Examples:
   gradmix compare --suite selection --quick              which pairs to mix? a first look
 
 A suite is a declared study of many settings and arms; an ARM then is tested in place of the suite's
-own contenders. The same command goes on where it was interrupted.
+own contenders. Settings are the suite's, and so are the defaults of --seeds and --out. The same
+command goes on where it was interrupted.
 """
 
 
@@ -75,8 +76,8 @@ own contenders. The same command goes on where it was interrupted.
         default="10",
         show_default=True,
         metavar="N|LIST",
-        help="A count (5: seeds 0 to 4) or the seeds themselves (0,4,7 or 0-9). All arms of a seed "
-        "share class order, initial weights and data.",
+        help="A count (5: seeds 0 to 4) or the seeds themselves (0,4,7 or 0-9; seed 7 alone: 7-7). "
+        "All arms of a seed share class order, initial weights and data.",
     ),
 )
 @section(

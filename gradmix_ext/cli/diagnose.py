@@ -58,7 +58,7 @@ Examples:
         default="3",
         show_default=True,
         metavar="N|LIST",
-        help="A count (5: seeds 0 to 4) or the seeds themselves (0,4,7 or 0-9).",
+        help="A count (5: seeds 0 to 4) or the seeds themselves (0,4,7 or 0-9; seed 7 alone: 7-7).",
     ),
     click.option(
         "--augment", default="mixup", show_default=True, help="The mixer that trains the model."

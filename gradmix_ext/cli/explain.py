@@ -64,7 +64,7 @@ Examples:
         show_default=True,
         help="Training samples, drawn from all tasks.",
     ),
-    click.option("--alpha", type=float, help="λ ~ Beta(alpha, alpha).  [default: the run's]"),
+    click.option("--alpha", type=float, help="λ ~ Beta(alpha, alpha).  [default: the arm's]"),
     click.option(
         "--pairs",
         callback=_read_pairs,
@@ -106,7 +106,9 @@ def explain_command(run: str, **params: Any) -> None:
                 f"{saved.arm.label} does not predict by the logits of its model, whose "
                 "cross-entropy is what would be explained: choose another arm"
             )
-        alpha = saved.experiment.config.alpha if params["alpha"] is None else params["alpha"]
+        alpha = params["alpha"]
+        if alpha is None:
+            alpha = dict(saved.arm.options).get("alpha", saved.experiment.config.alpha)
         generator = torch.Generator().manual_seed(params["draw_seed"])
         scenario = saved.scenario()
         x, y = _batch(scenario, params["samples"], generator)

@@ -140,7 +140,12 @@ Examples:
         help="Values of the swept setting.  [default: six or so around the usual one]",
         show_default=False,
     ),
-    _option("--stops", type=COUNT, default=10, help="Stops, evenly spread; the last is the end."),
+    _option(
+        "--stops",
+        type=COUNT,
+        default=10,
+        help="Stops from never mixing to never stopping, with so many equal steps between them.",
+    ),
 )
 @section(
     "Output",

@@ -64,7 +64,7 @@ Examples:
         default="1",
         show_default=True,
         metavar="N|LIST",
-        help="A count (3: seeds 0, 1, 2) or the seeds themselves (0,4,7 or 0-9).",
+        help="A count (3: seeds 0, 1, 2) or the seeds themselves (0,4,7 or 0-9; seed 7: 7-7).",
     ),
 )
 @run_options

@@ -88,7 +88,7 @@ class PairMaps:
     Attributes:
         task: [E] int64, from 0.
         epoch: [E] int64, from 0 within the task.
-        allowed: [E, C, C] bool, the pairs that were mixed.
+        allowed: [E, C, C] bool, the helpful pairs: all that ``redraw`` and ``skip`` mix.
         scores: [E, C, C] float32; 0 for pairs that were not scored.
         seen: [E, C] bool, the classes of the current and the past tasks.
     """

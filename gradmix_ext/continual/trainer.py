@@ -211,7 +211,8 @@ class Trainer:
             self.ranks.require_same(run.settings())
             if self.buffer is not None:
                 self.buffer.require_same()
-            if not run.mixer.needs_update or (self.method.uses_buffer and len(scenario) > 1):
+            remembers = type(self.method).memory is not Method.memory  # something to protect
+            if not run.mixer.needs_update or (remembers and len(scenario) > 1):
                 run.mixer.check(run.model, scenario.input_shape)
             if self.method.uses_buffer and self.buffer is not None and self.buffer.needs_features:
                 require_head(run.model, scenario.input_shape, find_head(run.model))

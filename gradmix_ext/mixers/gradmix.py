@@ -1,4 +1,4 @@
-"""GradMix: mix only the class pairs whose gradients do not hurt what was learned before."""
+"""GradMix: partners by what the gradients of class pairs do for what was learned before."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ def mix_batch(
         index: Positions [N] (int64) of the batch's samples in ``x``, which are gathered and mixed
             in one pass; without it the batch is ``x``.
         lam_x: Weight of the sample's own input, one for all or one per sample [N].
-        lam_y: Weight of the sample's own label, likewise. Without both, every sample draws one λ
-            for both uniformly, which is Beta(1, 1).
+        lam_y: Weight of the sample's own label, likewise. The two come together; without
+            them every sample draws one λ for both uniformly, which is Beta(1, 1).
         generator: Source of the randomness, on the device of ``x``.
         noise: Uniform numbers [N] (float64) in [0, 1) to use instead, and behind them [N] others as
             λ where none is given; they determine the result.

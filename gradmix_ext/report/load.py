@@ -27,7 +27,7 @@ class PairHistory:
     Attributes:
         task: [E], from 0.
         epoch: [E], from 0 within the task.
-        allowed: [E, C, C] bool, the pairs that were mixed.
+        allowed: [E, C, C] bool, the helpful pairs: all that ``redraw`` and ``skip`` mix.
         scores: [E, C, C] float32; 0 for pairs that were not scored.
     """
 

@@ -280,6 +280,15 @@ def test_explain_writes_a_page_that_stands_alone(gradmix, run, tmp_path):
         assert float(line.split()[1]) == pytest.approx(getattr(expected, name), abs=2e-5)
 
 
+def test_explain_takes_the_alpha_of_its_arm(gradmix, tmp_path):
+    config = ExperimentConfig(tasks=2, epochs=1, hidden=(8,))
+    folder = compared(config, ("joint+mixup[alpha=0.25]",), (0,), tmp_path / "own")
+    for flags, expected in (((), "Beta(0.25, 0.25)"), (("--alpha", 2), "Beta(2, 2)")):
+        out = tmp_path / "page.html"
+        assert gradmix("explain", folder, "--samples", 10, *flags, "--out", out)[0] == 0
+        assert expected in " ".join(Page(out.read_text()).text)
+
+
 @pytest.mark.parametrize("pairs", ["all", 40, 1])
 def test_explain_says_how_exact_the_expansion_is(gradmix, run, tmp_path, pairs):
     out = tmp_path / "page.html"

@@ -347,6 +347,26 @@ def test_batch_norm_trains_when_one_sample_is_left_over(scenario, method):
     trainer(model=model, method=method, batch_size=13, epochs=1).fit(scenario)
 
 
+@pytest.mark.parametrize("method", ["er", "a-gem", "joint"])
+def test_a_model_without_a_head_is_refused_before_training(scenario, method):
+    class Headless(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, 6))
+
+        def forward(self, x):
+            return x @ self.weight
+
+    class Begun(Callback):
+        def on_epoch_end(self, event):
+            pytest.fail("an epoch was trained")
+
+    with pytest.raises(ValueError, match=r"no nn\.Linear to take as head"):
+        trainer(model=Headless(), method=method, mixer="gradmix", callbacks=[Begun()]).fit(scenario)
+    trainer(model=Headless(), method=method, mixer="balanced", epochs=1).fit(scenario)
+    trainer(model=Headless(), method="finetune", mixer="gradmix", epochs=1).fit(scenario)
+
+
 def test_a_diverging_run_says_so(scenario):
     with pytest.raises(DivergedError, match=r"in epoch \d+ of task \d"):
         trainer(optimizer=lambda p: torch.optim.SGD(p, lr=1e20)).fit(scenario)

@@ -422,3 +422,11 @@ def test_wrong_use_is_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path, ar
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_suite_is_refused_under_torchrun(capsys, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # what torchrun sets
+    assert gradmix("compare", "--suite", "selection", "--quick") == 2
+    assert "start it without torchrun" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
