@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 
@@ -56,6 +57,14 @@ def gradmix(capsys):
         return exit_.value.code, out, err
 
     return run
+
+
+@pytest.fixture
+def ctrl_c():
+    """Let Ctrl-C interrupt: what a shell starts in the background, such as tests, ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -33,14 +33,6 @@ PLAN += ["--samples-per-pair", "2", "--checkpoint-every", "0"]
 pytestmark = pytest.mark.usefixtures("quiet")
 
 
-@pytest.fixture
-def ctrl_c():
-    """Let Ctrl-C interrupt: what a shell starts in the background, such as tests, ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> Path:
     """The folder of all runs, done one after the other in this process."""

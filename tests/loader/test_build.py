@@ -94,7 +94,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 @needs_compiler
 @pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGKILL])
 def test_ended_builder_leaves_nothing_in_the_way(
-    settings: pytest.MonkeyPatch, tmp_path: Path, ended_by: signal.Signals
+    settings: pytest.MonkeyPatch, tmp_path: Path, ctrl_c: None, ended_by: signal.Signals
 ) -> None:
     settings.setenv("CXX", str(fake_compiler(tmp_path, "exec sleep 600")))
     builder = start()
