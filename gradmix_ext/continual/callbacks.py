@@ -42,7 +42,8 @@ def helpful_fraction(event: EpochEnd) -> float | None:
     allowed = getattr(event.mixer, "allowed", None)
     if allowed is None or isinstance(event.mixer, ShuffledScoresMixup):
         return None
-    fraction: float = allowed[event.seen_mask][:, event.seen_mask].float().mean().item()
+    seen = event.seen_mask.to(allowed.device)  # a mixer that has mixed nothing is where it was made
+    fraction: float = allowed[seen][:, seen].float().mean().item()
     return fraction
 
 
@@ -101,7 +102,7 @@ class PairMaps:
 
 
 class PairMapRecorder(Callback):
-    """Keeps the class-pair map of :class:`GradMix` after every epoch, on its device."""
+    """Keeps the class-pair map of :class:`GradMix` after every epoch, in host memory."""
 
     def __init__(self) -> None:
         self._epochs: list[tuple[int, int, Tensor, Tensor, Tensor]] = []
@@ -114,9 +115,9 @@ class PairMapRecorder(Callback):
                 (
                     event.task.index,
                     event.epoch,
-                    mixer.allowed.clone(),
-                    mixer.scores.float().clone(),
-                    event.seen_mask,
+                    mixer.allowed.cpu().clone(),
+                    mixer.scores.float().cpu().clone(),
+                    event.seen_mask.cpu(),
                 )
             )
 
@@ -126,7 +127,10 @@ class PairMapRecorder(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the maps."""
-        self._epochs = list(state["epochs"])
+        self._epochs = [
+            (task, epoch, allowed.cpu(), scores.cpu(), seen.cpu())
+            for task, epoch, allowed, scores, seen in state["epochs"]
+        ]
 
     def maps(self) -> PairMaps | None:
         """Everything recorded, on the CPU; None if the mixer judges no pairs."""
@@ -136,7 +140,7 @@ class PairMapRecorder(Callback):
         return PairMaps(
             torch.tensor(task),
             torch.tensor(epoch),
-            torch.stack([each.cpu() for each in allowed]),
-            torch.stack([each.cpu() for each in scores]),
-            torch.stack([each.cpu() for each in seen]),
+            torch.stack(allowed),
+            torch.stack(scores),
+            torch.stack(seen),
         )

@@ -1,0 +1,171 @@
+"""What a GPU would refuse, found without one: nothing is left on another device than the data.
+
+Each computation runs on the CPU and on a second device made of it (:mod:`second_device`), and the
+numbers have to be the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from second_device import DEVICE, SecondDevice
+from torch import nn
+
+import gradmix_ext as gx
+from gradmix_ext.continual import (
+    ArrayDataset,
+    ReplayBuffer,
+    Scenario,
+    Trainer,
+    class_incremental,
+)
+from gradmix_ext.experiments.diagnosis import MeasureConfig, Study
+from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig, Run
+from gradmix_ext.mixers import ImageTransform, by_name
+from gradmix_ext.robustness import evaluate
+
+CPU = torch.device("cpu")
+
+
+def on_both(compute: Callable[[torch.device], Any]) -> list[Any]:
+    """What is computed on the CPU, and on the second device."""
+    gx.loader.load()
+    torch.manual_seed(0)
+    found = [compute(CPU)]
+    torch.manual_seed(0)
+    with SecondDevice():
+        return [*found, compute(DEVICE)]
+
+
+def test_the_second_device_refuses_what_a_gpu_refuses():
+    with SecondDevice():
+        there, here = torch.arange(3.0, device=DEVICE), torch.arange(3.0)
+        assert (there.device, here.device) == (DEVICE, CPU)
+        assert (2 * there + torch.tensor(1.0)).tolist() == [1.0, 3.0, 5.0]
+        assert torch.equal(there.to(CPU), here)
+        assert there[torch.tensor([2])].item() == there[[2]].item() == 2
+        for mixed in (
+            lambda: there + here,
+            lambda: here[there > 0],
+            lambda: torch.stack([there, here]),
+            lambda: torch.rand(3, device=DEVICE, generator=torch.Generator()),
+            lambda: torch.rand(3, generator=torch.Generator(DEVICE)),
+        ):
+            with pytest.raises(RuntimeError, match="device"):
+                mixed()
+        with pytest.raises(ValueError, match="partner must be on meta, got cpu"):
+            gx.ops.masked_mixup(there, torch.tensor([1, 2, 0]), 0.5)
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        "er",
+        "er[replay=split]+gradmix[stop_epoch=1]",
+        "er-ace+gradmix",
+        "der+++gradmix",
+        "icarl+gradmix",
+        "a-gem+gradmix",
+        "joint+gradmix",
+        "finetune+gradmix",
+        "gradmix[preset=paper]",
+        "gradmix[update=online]",
+        "gradmix[criterion=gram,policy=skip,update=2]",
+        "shuffled-scores",
+        "random-mask",
+        "balanced",
+        "mixup[per_sample_lam=true]",
+        "manifold",
+    ],
+)
+def test_runs_of_experiments(arm):
+    def run(device: torch.device) -> Run:
+        arms = [Arm.parse(arm)]
+        config = ExperimentConfig(
+            tasks=3, epochs=2, hidden=(16,), samples_per_pair=2, device=device.type
+        )
+        return Experiment(config, arms).run(arms[0], seed=1)
+
+    here, there = on_both(run)
+    assert torch.equal(here.result.confusion, there.result.confusion)
+    torch.testing.assert_close(here.weights, there.weights)
+    assert (here.pair_maps is None) == (there.pair_maps is None)
+    if here.pair_maps is not None:
+        torch.testing.assert_close(vars(here.pair_maps), vars(there.pair_maps))
+
+
+def tiny_images() -> Scenario:
+    """Four classes of 6x6 images, in two tasks."""
+    make = torch.Generator().manual_seed(0)
+    y, test_y = torch.arange(4).repeat_interleave(24), torch.arange(4).repeat(8)
+    x, test_x = (
+        (60 * labels.view(-1, 1, 1, 1) + torch.randint(9, (len(labels), 3, 6, 6), generator=make))
+        .to(torch.uint8)
+        for labels in (y, test_y)
+    )  # fmt: skip
+    transform = ImageTransform((0.5,) * 3, (0.3,) * 3, padding=1, hflip=True)
+    return class_incremental(
+        ArrayDataset("tiny", x, y, test_x, test_y, tuple("abcd"), (3, 6, 6), transform), tasks=2
+    )
+
+
+def network(scenario: Scenario) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)
+    )
+
+
+def trainer(device: torch.device, mixer: str, policy: str, **settings: Any) -> Trainer:
+    return Trainer(
+        network,
+        by_name(mixer, 4, generator=torch.Generator(device).manual_seed(1)),
+        buffer=ReplayBuffer(16, policy, torch.Generator(device).manual_seed(2)),
+        device=device,
+        **{"epochs": 2, "batch_size": 16} | settings,
+    )
+
+
+@pytest.mark.parametrize(
+    ("mixer", "policy", "settings"),
+    [
+        ("none", "class-balanced", {}),
+        ("mixup", "reservoir", {"clip_grad": 1.0}),
+        ("cutmix", "class-balanced", {}),
+        ("manifold", "class-balanced", {}),
+        ("balanced", "class-balanced", {}),
+        ("gradmix", "herding", {}),
+        ("gradmix", "reservoir", {"storage": "host"}),
+        ("gradmix", "herding", {"method": "icarl"}),
+        ("gradmix", "reservoir", {"method": "der++"}),
+    ],
+)
+def test_training_on_images(mixer, policy, settings):
+    here, there = on_both(
+        lambda device: trainer(device, mixer, policy, **settings).fit(tiny_images())
+    )
+    assert torch.equal(here.accuracy_matrix, there.accuracy_matrix)
+    assert here.accuracy_matrix[1].min() > 0.2
+
+
+def test_attacks():
+    def attacked(device: torch.device) -> list[list[float]]:
+        model = nn.Linear(5, 3).to(device)
+        data = torch.rand(20, 5).to(device), (torch.arange(20) % 3).to(device)
+        found = [evaluate(model, data, name, [0, 0.1]) for name in ("fgsm", "pgd", "pgd_l2")]
+        return [[*each.values()] for each in found]
+
+    here, there = on_both(attacked)
+    assert here == there
+
+
+def test_the_diagnosis_of_scores():
+    def measured(device: torch.device) -> Any:
+        config = ExperimentConfig(tasks=2, epochs=1, hidden=(8,), device=device.type)
+        fast = MeasureConfig(samples_per_pair=2, step_samples=4)
+        return Study(Experiment(config, []), "gradmix", (0,), fast).run((0,)).of("sign", "mixed")
+
+    here, there = on_both(measured)
+    assert here.tolist() == there.tolist()
