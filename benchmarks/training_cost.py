@@ -35,7 +35,7 @@ from gradmix_ext.continual import (
 )
 from gradmix_ext.continual.models import build_model
 from gradmix_ext.continual.replay import shuffled
-from gradmix_ext.continual.trainer import random_stream
+from gradmix_ext.continual.trainer import Stream, random_stream
 from gradmix_ext.mixers import ImageTransform, by_name
 
 CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -117,7 +117,7 @@ def verify() -> None:
     Trainer(ours, "none", "er", buffer=20, epochs=1).fit(scenario)
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.05, momentum=0.9, fused=True)
     x, y = scenario.tasks[0].train_x, scenario.tasks[0].train_y
-    for index in shuffled(len(y), 64, random_stream(0, 1, "cpu")):
+    for index in shuffled(len(y), 64, random_stream(0, Stream.ORDER, "cpu")):
         loss = F.cross_entropy(theirs(x[index]), y[index])
         optimizer.zero_grad()
         loss.backward()

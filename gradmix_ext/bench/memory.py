@@ -39,10 +39,10 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> int | None:
         _give_back()
         _CLEAR.write_text("5")
         resident = _kilobytes("VmRSS")
-        call()
-        return max(_kilobytes("VmHWM") - resident, 0) * 1024
     except (OSError, AttributeError, ValueError):
-        return None
+        resident = None
+    call()
+    return None if resident is None else max(_kilobytes("VmHWM") - resident, 0) * 1024
 
 
 def available_bytes(device: torch.device) -> float:

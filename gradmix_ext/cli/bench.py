@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradmix_ext.cli._options import SectionedCommand, section
+from gradmix_ext.cli._options import SectionedCommand, section, typed_flags
 from gradmix_ext.cli._values import THREADS
 
 if TYPE_CHECKING:
@@ -80,8 +80,9 @@ def bench_command(workloads: tuple[str, ...], **params: Any) -> None:
 
     with wrong_input():
         if params["again"] is not None:
-            if workloads or params["out"] is not None:
-                raise ValueError("--again takes neither workloads nor --out")
+            others = typed_flags().keys() - {"again", "check"}
+            if others:
+                raise ValueError("--again measures nothing: it goes with --check alone")
             folder = Path(params["again"])
             reports = measured = _bench.read(folder)
             chosen, failure = {}, ""
@@ -107,7 +108,8 @@ def bench_command(workloads: tuple[str, ...], **params: Any) -> None:
     with writing(folder):
         paths = _bench.write(reports, folder)
     _bench.show(reports)
-    click.echo("\nwritten to " + ", ".join(str(path) for path in paths))
+    if paths:
+        click.echo("\nwritten to " + ", ".join(str(path) for path in paths))
     if failure == "interrupted":
         raise click.Abort
     if failure:
@@ -145,7 +147,7 @@ def _measure(chosen: dict[str, Path], params: dict[str, Any]) -> tuple[dict[str,
 
 def _check(reports: dict[str, Report], earlier: dict[Path, Report]) -> None:
     """Compare with an earlier report, and end the command if something has become slower."""
-    from gradmix_ext.bench.check import changes, of_machine
+    from gradmix_ext.bench.check import TOLERANCE, changes, of_machine
     from gradmix_ext.cli._errors import RunError, wrong_input
 
     with wrong_input():
@@ -156,7 +158,9 @@ def _check(reports: dict[str, Report], earlier: dict[Path, Report]) -> None:
         if not found:
             raise ValueError(f"{path} has none of the cases that were measured")
     lost = [change for change in found if change.lost()]
-    click.echo(f"\ncompared with {path}: {len(found)} cases, {len(lost)} lost more than 20 %")
+    click.echo(
+        f"\ncompared with {path}: {len(found)} cases, {len(lost)} lost more than {TOLERANCE:.0%}"
+    )
     for change in sorted(found, key=lambda each: each.factor or 0.0):
         click.echo(f"  {'LOST' if change.lost() else 'ok  '} {change}")
     if lost:

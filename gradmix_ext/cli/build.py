@@ -17,6 +17,7 @@ Environment variables:
   GRADMIX_EXT_BACKEND   auto (default), cuda, cpp or torch: what runs the ops
   GRADMIX_EXT_CACHE     folder of compiled libraries
                         (default $XDG_CACHE_HOME/gradmix_ext, ~/.cache/gradmix_ext)
+  GRADMIX_EXT_DATA      folder of data sets
   GRADMIX_EXT_VERBOSE   1: show the compiler's output
   GRADMIX_EXT_CSRC      folder of C++ sources to compile instead of the package's
   GRADMIX_EXT_BUILD     1, cpp or cuda: compile while installing (pip install)

@@ -33,9 +33,12 @@ Examples:
 def report_command(runs: tuple[str, ...], out: str | None) -> None:
     """Read the folders, write the page."""
     from gradmix_ext import report
-    from gradmix_ext.cli._errors import wrong_input
+    from gradmix_ext.cli._errors import writing, wrong_input
 
+    written = Path(out or (Path(runs[0]) / "report.html" if len(runs) == 1 else "report.html"))
     with wrong_input():
-        target = out or (Path(runs[0]) / "report.html" if len(runs) == 1 else Path("report.html"))
-        written = report.write(runs, target)
+        page = report.page(runs)
+        written.parent.resolve(strict=True)  # a folder that is not there is a slip
+    with writing(written):
+        written.write_text(page, encoding="utf-8")
     print(f"written to {written} ({written.stat().st_size / 1e6:.1f} MB)")

@@ -74,6 +74,9 @@ class Callback:
     def on_task_end(self, event: TaskEnd) -> None:
         """After each task and its evaluation."""
 
+    def on_fit_end(self) -> None:
+        """When training is over, or has failed."""
+
     def state_dict(self) -> dict[str, Any]:
         """What it has collected (tensors and plain values), for a training that is resumed."""
         return {}

@@ -64,6 +64,12 @@ class TensorBoardLog(Callback):
         writer.add_scalar("class_il/pooled", event.evaluation.pooled, step)
         writer.flush()
 
+    def on_fit_end(self) -> None:
+        """Close the event file, and end the thread that writes it."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
     def _open(self, first: int) -> Any:
         """The writer; when new, it hides earlier values from step `first` on."""
         if self._writer is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from enum import IntEnum
 from numbers import Real
 from typing import Any
 
@@ -36,7 +37,7 @@ from gradmix_ext.mixers import MIXERS, Mixer, by_name, mix_shares
 from gradmix_ext.mixers.head import find_head, require_head
 from gradmix_ext.ranks import Ranks, ranks_of
 
-__all__ = ["DivergedError", "Trainer", "random_stream"]
+__all__ = ["DivergedError", "Stream", "Trainer", "random_stream"]
 
 ModelSource = nn.Module | Callable[[Scenario], nn.Module]
 
@@ -151,7 +152,7 @@ class Trainer:
             raise ValueError(f"{type(self.method).__name__} replays samples: give buffer")
         if buffer is not None and not isinstance(buffer, ReplayBuffer):
             capacity = integer("buffer", buffer)
-            generator = random_stream(seed, 3, self.device)
+            generator = random_stream(seed, Stream.BUFFER, self.device)
             buffer = ReplayBuffer(capacity, self.method.buffer_policy, generator)
         if buffer is not None and self.ranks.size > 1:
             buffer.ranks = self.ranks
@@ -219,11 +220,15 @@ class Trainer:
             saved = None if checkpoint is None else self.ranks.on_first(checkpoint.load)
             if saved is not None:
                 run.load_state_dict(saved)
-            for callback in self.callbacks:
-                callback.on_fit_begin(run.scenario)
-            for task in run.scenario.tasks[run.task :]:
-                self._train_task(run, task, saved, checkpoint)
-                saved = None
+            try:
+                for callback in self.callbacks:
+                    callback.on_fit_begin(run.scenario)
+                for task in run.scenario.tasks[run.task :]:
+                    self._train_task(run, task, saved, checkpoint)
+                    saved = None
+            finally:
+                for callback in self.callbacks:
+                    callback.on_fit_end()
         return run.result()
 
     def _train_task(
@@ -337,9 +342,9 @@ class Trainer:
         feed = Feed(
             scenario.transform,
             self.device,
-            random_stream(self.seed, 4, self.device, self.ranks.rank),
+            random_stream(self.seed, Stream.AUGMENTATION, self.device, self.ranks.rank),
             self.workers,
-            random_stream(self.seed, 6, "cpu", self.ranks.rank),
+            random_stream(self.seed, Stream.WORKERS, "cpu", self.ranks.rank),
             mixer.takes_positions,
         )
         model = self._build_model(scenario)
@@ -357,7 +362,7 @@ class Trainer:
             model=model,
             replica=replica,
             mixer=mixer,
-            order=random_stream(self.seed, 1, self.device),
+            order=random_stream(self.seed, Stream.ORDER, self.device),
             scaler=torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16),
             evaluator=evaluator,
             untrained=evaluator(model, self.method.predict, nothing_seen, seen_tasks=0),
@@ -390,7 +395,7 @@ class Trainer:
         if isinstance(self.mixer, Mixer):
             mixer = self.mixer
         else:
-            generator = random_stream(self.seed, 2, self.device, self.ranks.rank)
+            generator = random_stream(self.seed, Stream.MIXER, self.device, self.ranks.rank)
             mixer = by_name(self.mixer, scenario.num_classes, generator=generator)
         if self.ranks.size > 1:
             mixer.ranks = self.ranks
@@ -403,18 +408,26 @@ def _others(parameters: Iterable[nn.Parameter], trained: list[nn.Parameter]) -> 
     return [parameter for parameter in parameters if id(parameter) not in known]
 
 
-def random_stream(
-    seed: int, stream: int, device: torch.device | str, rank: int = 0
-) -> torch.Generator:
-    """A generator for one purpose of one seed, so that no purpose moves the draws of another.
+class Stream(IntEnum):
+    """What is random. All ranks share the order and the buffer; of the others each has its own."""
 
-    Streams in use: 1 order of batches, 2 mixer, 3 buffer, 4 augmentation, 5 PyTorch's own,
-    6 workers that read data. All ranks share 1 and 3; of the others each has its own.
-    """
+    ORDER = 1
+    MIXER = 2
+    BUFFER = 3
+    AUGMENTATION = 4
+    PYTORCH = 5
+    WORKERS = 6
+    DIAGNOSIS = 8
+
+
+def random_stream(
+    seed: int, stream: Stream, device: torch.device | str, rank: int = 0
+) -> torch.Generator:
+    """A generator for one purpose of one seed, so that no purpose moves the draws of another."""
     return torch.Generator(device).manual_seed(_stream_seed(seed, stream, rank))
 
 
-def _stream_seed(seed: int, stream: int, rank: int) -> int:
+def _stream_seed(seed: int, stream: Stream, rank: int) -> int:
     own = seed * 16 + stream
     # Hashed, since the generator of the CPU looks at 32 bits only.
     return (
@@ -426,5 +439,5 @@ def _stream_seed(seed: int, stream: int, rank: int) -> int:
 def _own_randomness(seed: int, device: torch.device, rank: int) -> Iterator[None]:
     """PyTorch's own generators (dropout) start from the seed, and are put back afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(_stream_seed(seed, 5, rank))
+        torch.manual_seed(_stream_seed(seed, Stream.PYTORCH, rank))
         yield

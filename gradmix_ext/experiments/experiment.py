@@ -27,7 +27,7 @@ from gradmix_ext.continual.models import build_model, seeded
 from gradmix_ext.continual.optimization import optimizer_by_name
 from gradmix_ext.continual.result import Result
 from gradmix_ext.continual.scenario import Scenario, class_incremental
-from gradmix_ext.continual.trainer import Trainer, random_stream
+from gradmix_ext.continual.trainer import Stream, Trainer, random_stream
 from gradmix_ext.experiments.arm import Arm
 from gradmix_ext.mixers import Mixer, by_name
 from gradmix_ext.ranks import ONE, Ranks
@@ -223,7 +223,7 @@ class Experiment:
             return by_name(
                 arm.augment,
                 self.dataset.num_classes,
-                generator=random_stream(seed, 2, self.device, self.ranks.rank),
+                generator=random_stream(seed, Stream.MIXER, self.device, self.ranks.rank),
                 **self._mixing(arm),
             )
 
@@ -235,7 +235,7 @@ class Experiment:
             method: Method = method_by_name(arm.method, **options)
         buffer = None
         if method.uses_buffer:
-            generator = random_stream(seed, 3, self.device)
+            generator = random_stream(seed, Stream.BUFFER, self.device)
             buffer = ReplayBuffer(
                 config.buffer_size,
                 config.buffer_policy or method.buffer_policy,

@@ -127,11 +127,10 @@ class MixedReplay:
         """What the buffer holds of earlier tasks; mammoth numbers classes in their order."""
         if self.buffer.is_empty():
             return None
-        y = self.buffer.get_all_data(device=self.device)[1]
+        x, y, *_ = self.buffer.get_all_data(device=self.device)
         old = y < self.n_past_classes
         if not old.any():
             return None
-        x = self.buffer.get_all_data(device=self.device)[0]
         return self._normalised(x[old]), y[old]
 
     def _samples_of(self, dataset: Any) -> Samples:

@@ -18,6 +18,7 @@ from gradmix_ext.integrations._samples import DatasetInputs, Missing, as_labels,
 from gradmix_ext.integrations.accelerate import bare_model
 from gradmix_ext.mixers import Mixer
 from gradmix_ext.mixers.base import Samples
+from gradmix_ext.mixers.gradmix import as_class_mask
 from gradmix_ext.mixers.head import find_head, is_compiled
 
 try:
@@ -50,7 +51,8 @@ class MixerTrainer(_Base):
             too), or a function that returns one; None in the first task. Needed by mixers with a
             criterion.
         input_name: Name of the input that is mixed.
-        seen_classes: Classes of the softmax: indices or a mask; all by default.
+        seen_classes: Classes of the softmax, of the loss and of the criterion: indices or a mask;
+            all by default.
         **kwargs: As ``transformers.Trainer``.
 
     Raises:
@@ -130,7 +132,8 @@ class MixerTrainer(_Base):
             with _of_samples(model, self.input_name, others) as given:
                 logits = batch.forward(model)
             outputs = given[0]
-        loss = batch.loss(logits, label_smoothing=self.args.label_smoothing_factor)
+        seen = as_class_mask(self.seen_classes, logits.shape[1], logits.device)
+        loss = batch.loss(logits, class_mask=seen, label_smoothing=self.args.label_smoothing_factor)
         return (loss, outputs) if return_outputs else loss
 
     def _renew(self) -> None:

@@ -98,6 +98,8 @@ def _active(
     if wanted == "auto" and installed is not None:
         return ("cuda" if installed.cuda else "cpp"), installed
     candidates = ["cuda", "cpp"] if gpu_visible() else ["cpp"]
+    if candidates == ["cpp"] and states["cpp"][1] is None and states["cuda"][1] is not None:
+        candidates = ["cuda"]  # it holds the C++ kernels as well, and is there
     for name in candidates if wanted == "auto" else [wanted]:
         text, library = states[name]
         if not text.startswith("missing"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,13 @@ from pathlib import Path
 from gradmix_ext.loader.backend import BackendUnavailable
 from gradmix_ext.loader.cache import CacheError, cache_folder, open_cache
 from gradmix_ext.loader.choose import gpu_visible
-from gradmix_ext.loader.library import UnavailableError, build_library, find_library, plan_library
+from gradmix_ext.loader.compile import Plan
+from gradmix_ext.loader.library import (
+    UnavailableError,
+    build_library,
+    find_library,
+    plan_library,
+)
 
 __all__ = ["Built", "build", "clean"]
 
@@ -29,7 +36,7 @@ def build(cuda: bool | None = None, force: bool = False) -> Built:
     """Compile the library into the cache, unless it is there.
 
     Args:
-        cuda: with CUDA kernels; by default when there are CUDA sources and a GPU is visible.
+        cuda: with CUDA kernels; by default when a GPU is visible and they can be built.
         force: compile also if it is there, or is known not to build.
 
     Raises:
@@ -39,9 +46,7 @@ def build(cuda: bool | None = None, force: bool = False) -> Built:
 
     started = time.monotonic()
     try:
-        if cuda is None:
-            cuda = gpu_visible() and _has_cuda_sources()
-        plan = plan_library(cuda)
+        plan = _plan() if cuda is None else plan_library(cuda)
         library = None if force else find_library(plan)
         if library is None:
             library = build_library(plan, force=force, persistent=True)
@@ -71,9 +76,9 @@ def clean() -> tuple[Path, int, int]:
     return folder, removed, busy
 
 
-def _has_cuda_sources() -> bool:
-    try:
-        plan_library(cuda=True)
-    except UnavailableError:
-        return False
-    return True
+def _plan() -> Plan:
+    """With CUDA kernels if there is a GPU for them and they can be built, else without."""
+    if gpu_visible():
+        with contextlib.suppress(UnavailableError):
+            return plan_library(cuda=True)
+    return plan_library(cuda=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 from gradmix_ext.report.load import load_run
 from gradmix_ext.report.render import render
 
-__all__ = ["write"]
+__all__ = ["page", "write"]
 
 
 def write(runs: Sequence[str | Path], out: str | Path) -> Path:
@@ -26,9 +26,24 @@ def write(runs: Sequence[str | Path], out: str | Path) -> Path:
         `out`.
 
     Raises:
+        ValueError: as :func:`page`.
+        OSError: a file cannot be read or written.
+    """
+    out = Path(out)
+    out.write_text(page(runs), encoding="utf-8")
+    return out
+
+
+def page(runs: Sequence[str | Path]) -> str:
+    """The report as HTML.
+
+    Args:
+        runs: Folders that `gradmix train` or `gradmix compare` left.
+
+    Raises:
         ValueError: no folder is given, one is given twice, one is no run folder or has no finished
             run, or a file in it is corrupt.
-        OSError: a file cannot be read or written.
+        OSError: a file cannot be read.
     """
     if not runs:
         raise ValueError("runs must name at least one run folder")
@@ -36,7 +51,4 @@ def write(runs: Sequence[str | Path], out: str | Path) -> Path:
     for index, folder in enumerate(folders):
         if folder.resolve() in [other.resolve() for other in folders[:index]]:
             raise ValueError(f"{folder} is given twice")
-    page = render([load_run(folder) for folder in folders])
-    out = Path(out)
-    out.write_text(page, encoding="utf-8")
-    return out
+    return render([load_run(folder) for folder in folders])

@@ -137,7 +137,8 @@ def test_what_fails_is_told_and_what_was_measured_is_kept(workloads, gradmix, tm
         (["--check", "workloads"], "workloads has no bench.json to compare with"),
         (["--check", "workloads/scaling.py"], "scaling.py is not a result of gradmix bench"),
         (["--again", "nowhere"], "has neither bench.json nor scaling.json"),
-        (["P1", "--again", "nowhere"], "--again takes neither workloads nor --out"),
+        (["P1", "--again", "nowhere"], "--again measures nothing: it goes with --check alone"),
+        (["--again", "nowhere", "--quick"], "--again measures nothing"),
         (["--threads", "0"], "--threads"),
     ],
 )

@@ -159,6 +159,14 @@ def test_a_short_call_is_timed_many_times_at_once():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_peak_memory_hides_no_error_of_the_call():
+    def call() -> None:
+        raise ValueError("no such size")
+
+    with pytest.raises(ValueError, match="no such size"):
+        peak_bytes(call, torch.device("cpu"))
+
+
 def test_peak_memory_counts_what_is_freed_again_and_what_is_kept():
     def freed():
         torch.ones(20 << 20)  # 80 MiB

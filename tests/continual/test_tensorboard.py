@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,9 @@ def expected(run: Run) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_event_files_hold_the_log(experiment, tmp_path):
+    threads = threading.active_count()
     run = experiment.run(ARM, 0, (TensorBoardLog(tmp_path, EPOCHS),))
+    assert threading.active_count() == threads
     assert curves(tmp_path) == expected(run)
 
 

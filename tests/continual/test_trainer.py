@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from interrupting import Interrupt, InterruptionError
 from torch import Tensor, nn
 
 from gradmix_ext import BalancedMixup, GradMix, metrics
@@ -347,26 +348,6 @@ def test_batch_norm_trains_when_one_sample_is_left_over(scenario, method):
     trainer(model=model, method=method, batch_size=13, epochs=1).fit(scenario)
 
 
-@pytest.mark.parametrize("method", ["er", "a-gem", "joint"])
-def test_a_model_without_a_head_is_refused_before_training(scenario, method):
-    class Headless(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(2, 6))
-
-        def forward(self, x):
-            return x @ self.weight
-
-    class Begun(Callback):
-        def on_epoch_end(self, event):
-            pytest.fail("an epoch was trained")
-
-    with pytest.raises(ValueError, match=r"no nn\.Linear to take as head"):
-        trainer(model=Headless(), method=method, mixer="gradmix", callbacks=[Begun()]).fit(scenario)
-    trainer(model=Headless(), method=method, mixer="balanced", epochs=1).fit(scenario)
-    trainer(model=Headless(), method="finetune", mixer="gradmix", epochs=1).fit(scenario)
-
-
 def test_a_diverging_run_says_so(scenario):
     with pytest.raises(DivergedError, match=r"in epoch \d+ of task \d"):
         trainer(optimizer=lambda p: torch.optim.SGD(p, lr=1e20)).fit(scenario)
@@ -559,6 +540,20 @@ class NewLayer(Callback):
         self.model.insert(0, self.layer)
 
 
+def test_callbacks_hear_of_the_end_whatever_it_is(scenario):
+    class Ended(Callback):
+        ended = 0
+
+        def on_fit_end(self) -> None:
+            self.ended += 1
+
+    ended = Ended()
+    trainer(epochs=1, callbacks=[ended]).fit(scenario)
+    with pytest.raises(InterruptionError):
+        trainer(epochs=1, callbacks=[Interrupt(2), ended]).fit(scenario)
+    assert ended.ended == 2
+
+
 def test_a_layer_that_comes_as_the_training_begins_is_trained(scenario):
     model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 6))
     added = NewLayer(model)
@@ -587,8 +582,12 @@ def test_where_nothing_is_scored_no_head_is_needed(scenario):
     trainer(model=WithoutHead(), mixer="gradmix", method="finetune", epochs=1).fit(scenario)
     whole = class_incremental(blobs(), tasks=1)
     trainer(model=WithoutHead(), mixer="gradmix", epochs=1).fit(whole)
-    with pytest.raises(ValueError, match=r"no nn\.Linear"):
-        trainer(model=WithoutHead(), mixer="gradmix", epochs=1).fit(scenario)
+    for method in ("er", "a-gem", "joint"):
+        none_trained = trainer(
+            model=WithoutHead(), mixer="gradmix", method=method, callbacks=[Interrupt(1)]
+        )
+        with pytest.raises(ValueError, match=r"no nn\.Linear"):
+            none_trained.fit(scenario)
 
 
 def test_models_that_take_shape_when_they_are_called(scenario):

@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 
 from gradmix_ext.continual.data import read
 from gradmix_ext.continual.replay import shuffled
-from gradmix_ext.continual.trainer import random_stream
+from gradmix_ext.continual.trainer import Stream, random_stream
 from gradmix_ext.ranks import ONE, _Processes, ranks_of
 
 
@@ -95,12 +95,14 @@ def test_shares_of_tensors_and_of_data_sets():
 
 
 def test_streams_of_ranks_differ_and_that_of_the_first_is_the_one_of_one_process():
-    draws = [torch.rand(4, generator=random_stream(3, 2, "cpu", rank)) for rank in range(4)]
-    assert torch.equal(draws[0], torch.rand(4, generator=random_stream(3, 2, "cpu")))
+    draws = [
+        torch.rand(4, generator=random_stream(3, Stream.MIXER, "cpu", rank)) for rank in range(4)
+    ]
+    assert torch.equal(draws[0], torch.rand(4, generator=random_stream(3, Stream.MIXER, "cpu")))
     assert len({tuple(each.tolist()) for each in draws}) == 4
-    again = torch.rand(4, generator=random_stream(3, 2, "cpu", 2))
+    again = torch.rand(4, generator=random_stream(3, Stream.MIXER, "cpu", 2))
     assert torch.equal(again, draws[2])
-    other = torch.rand(4, generator=random_stream(-3, 2, "cpu", 2))
+    other = torch.rand(4, generator=random_stream(-3, Stream.MIXER, "cpu", 2))
     assert not torch.equal(other, draws[2])
 
 

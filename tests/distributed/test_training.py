@@ -25,7 +25,7 @@ from gradmix_ext.continual import (
     class_incremental,
     method_by_name,
 )
-from gradmix_ext.continual.trainer import random_stream
+from gradmix_ext.continual.trainer import Stream, random_stream
 from gradmix_ext.mixers import Mixer
 from gradmix_ext.ranks import FirstRankError, ranks_of
 
@@ -58,7 +58,7 @@ EXACT = {"mixer": "none", "model": plain, "dtype": torch.float64, "batch_size": 
 
 
 def buffer_of(seed: int, policy: str = "class-balanced", capacity: int = 21) -> ReplayBuffer:
-    return ReplayBuffer(capacity, policy, random_stream(seed, 3, "cpu"), fill=True)
+    return ReplayBuffer(capacity, policy, random_stream(seed, Stream.BUFFER, "cpu"), fill=True)
 
 
 def run(group=None, path: Path | None = None, interrupt_after: int = 0, **settings):
@@ -196,7 +196,10 @@ def test_herding_follows_the_class_means_of_all_samples(on_ranks):
 
 def at_its_smallest(group, method: str):
     """Two samples of a batch for each of four ranks; a buffer of eight holds five classes' one."""
-    weights, buffer = Weights(), ReplayBuffer(8, "class-balanced", random_stream(3, 3, "cpu"))
+    weights, buffer = (
+        Weights(),
+        ReplayBuffer(8, "class-balanced", random_stream(3, Stream.BUFFER, "cpu")),
+    )
     settings = {"method": method, "buffer": buffer, "epochs": 1, "batch_size": 8}
     trainer = Trainer(network, callbacks=[weights], process_group=group, **settings)
     trainer.fit(scenario(tasks=2, base=5))

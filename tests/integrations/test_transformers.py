@@ -261,3 +261,12 @@ def test_bad_use(tmp_path):
         trainer(tmp_path, gx.Mixup(), input_name="input_values").train()
     with pytest.raises(ValueError, match="samples must have one of labels, label, label_ids"):
         trainer(tmp_path, mixer, buffer=Images((0, 1), label="y"))._renew()
+
+
+def test_the_softmax_of_the_loss_is_that_of_the_criterion(tmp_path):
+    agent = trainer(tmp_path, gx.NoMix(), seen_classes=[2, 3])
+    agent.model.train()
+    x, y = NEW.x[:4], NEW.y[:4]
+    loss, outputs = agent.compute_loss(agent.model, {"pixel_values": x, "labels": y}, True)
+    expected = F.cross_entropy(outputs.logits[:, 2:], y - 2)
+    torch.testing.assert_close(loss, expected)

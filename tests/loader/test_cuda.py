@@ -74,9 +74,12 @@ def test_cuda_library_compiles_links_and_loads(cuda_csrc: Path) -> None:
     _check_dependencies(built.library)
     # `gradmix build --cuda` was asked for, so the library is used even where no GPU is visible.
     out, _ = finish(
-        start("from gradmix_ext import loader; print(loader.load().active, loader.native().mark)")
+        start(
+            "from gradmix_ext import loader; active = loader.info()['active']; "
+            "print(loader.load().active, active, loader.native().mark)"
+        )
     )
-    assert out == f"cuda gradmix_ext library: sources={mark[0]} cuda=1"
+    assert out == f"cuda cuda gradmix_ext library: sources={mark[0]} cuda=1"
 
 
 def _check_dependencies(library: Path) -> None:

@@ -405,6 +405,15 @@ def failure(capsys, *args):
     return err
 
 
+def test_a_page_that_cannot_be_written_is_no_wrong_input(tmp_path, capsys):
+    folder = write_run(tmp_path / "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as exit_:
+        main(["report", str(folder), "--out", str(tmp_path / "file" / "page.html")])
+    assert exit_.value.code == 1
+    assert "cannot write" in capsys.readouterr().err
+
+
 def test_the_page_lies_in_the_folder_by_default(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     one, two = (write_run(tmp_path / name, arms=("er",)) for name in ("one", "two"))
