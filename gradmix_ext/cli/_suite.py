@@ -70,9 +70,9 @@ def compare_suite(
             with closing(run_suite(suite, ledger, workers)) as found:
                 for rows in found:
                     done = sum(run in ledger.rows for run in suite.runs)
-                    name = f"{rows[0].setting}, seed {rows[0].seed}"
+                    names = "; ".join(f"{row.setting}, {row.arm}, seed {row.seed}" for row in rows)
                     elapsed = time.perf_counter() - started
-                    click.echo(f"[{done}/{wanted}] {name} ({elapsed:.0f} s)")
+                    click.echo(f"[{done}/{wanted}] {names} ({elapsed:.0f} s)")
         except (DivergedError, BrokenProcessPool) as error:
             raise RunError(f"{error}; what was finished is in {folder}") from error
         findings = SuiteFindings(suite, ledger.rows, test)

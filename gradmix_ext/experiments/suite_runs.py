@@ -7,6 +7,7 @@ import json
 from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, astuple, dataclass, fields
+from functools import lru_cache
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
@@ -113,22 +114,23 @@ def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Generator[list[Row
         jobs: Processes that train, each on one thread; 1 trains in this one.
 
     Yields:
-        The rows of a setting and a seed.
+        The rows that have just been written.
 
     Raises:
         DivergedError: the training loss became infinite or NaN.
         BrokenProcessPool: a process died.
         OSError: the ledger can no longer be written.
     """
-    missing = []
-    for seed in suite.seeds:
-        for name, config in suite.settings.items():
-            arms = [arm for arm in suite.arms if (name, arm, seed) not in ledger.rows]
-            if arms:
-                missing.append((name, config, arms, seed))
+    missing = [
+        (name, config, suite.arms, arm, seed)
+        for seed in suite.seeds
+        for name, config in suite.settings.items()
+        for arm in suite.arms
+        if (name, arm, seed) not in ledger.rows
+    ]
     if jobs == 1:
         for job in missing:
-            rows = _run(*job)
+            rows = [_run(*job)]
             ledger.add(rows)
             yield rows
         return
@@ -138,8 +140,9 @@ def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Generator[list[Row
             with interrupts_put_off():
                 futures = [pool.submit(_run, *job) for job in missing]
             for future in as_completed(futures):
-                ledger.add(future.result())
-                yield future.result()
+                rows = [future.result()]
+                ledger.add(rows)
+                yield rows
         except BaseException:
             for worker in active_children():  # what they are at is not waited for
                 if worker not in others:
@@ -149,23 +152,24 @@ def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Generator[list[Row
             pool.shutdown(cancel_futures=True)
 
 
-def _run(name: str, config: ExperimentConfig, arms: Sequence[str], seed: int) -> list[Row]:
-    """All arms of a setting with one seed."""
+def _run(name: str, config: ExperimentConfig, arms: tuple[str, ...], arm: str, seed: int) -> Row:
+    """One of the arms of a setting with one seed."""
     torch.set_num_threads(1)
-    parsed = [Arm.parse(text) for text in arms]
-    experiment = Experiment(config, parsed)
-    rows = []
-    for text, arm in zip(arms, parsed, strict=True):
-        run = experiment.run(arm, seed)
-        found = run.result
-        numbers = (
-            found.average_incremental_accuracy,
-            found.final_accuracy,
-            found.forgetting,
-            run.seconds,
-        )
-        rows.append(Row(name, text, seed, *(round(number, _DIGITS) for number in numbers)))
-    return rows
+    run = _experiment(config, arms).run(Arm.parse(arm), seed)
+    found = run.result
+    numbers = (
+        found.average_incremental_accuracy,
+        found.final_accuracy,
+        found.forgetting,
+        run.seconds,
+    )
+    return Row(name, arm, seed, *(round(number, _DIGITS) for number in numbers))
+
+
+@lru_cache(maxsize=1)  # the arms of a setting come one after the other
+def _experiment(config: ExperimentConfig, arms: tuple[str, ...]) -> Experiment:
+    """A setting with its data loaded and its arms checked."""
+    return Experiment(config, [Arm.parse(arm) for arm in arms])
 
 
 def _read(path: Path) -> list[Row]:

@@ -18,6 +18,7 @@ import pytest
 from scipy import stats
 
 from gradmix_ext.cli import _suite, main
+from gradmix_ext.continual.trainer import DivergedError
 from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
 from gradmix_ext.experiments.suite_report import SuiteFindings
 from gradmix_ext.experiments.suite_runs import Ledger, Row, run_suite
@@ -81,6 +82,21 @@ def test_a_study_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     assert without_time(again) == without_time(whole)
     assert all(again[key] == row for key, row in first.items())  # not run again, even in its time
     assert rows_of(part) == again
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_arms_that_were_finished_before_one_diverged_are_kept(tmp_path: Path, jobs: int) -> None:
+    suite = replace(TINY, contenders=("der++[replay_weight=1e30]",), seeds=(0,))
+    ledger = Ledger(tmp_path, suite)
+    written = []
+    with pytest.raises(DivergedError):
+        for rows in run_suite(suite, ledger, jobs):
+            written += [row.key for row in rows]
+    assert written
+    assert written
+    assert ledger.rows.keys() == set(written)
+    del ledger
+    assert Ledger(tmp_path, suite).rows.keys() == set(written)
 
 
 def test_processes_give_the_same_rows(tmp_path: Path) -> None:
@@ -379,7 +395,7 @@ def test_the_command_runs_a_suite_and_makes_its_report_again(
     assert gradmix(*args) == 0
     text = capsys.readouterr().out
     assert "6 runs, kept in" in text
-    assert "[6/6] split, seed 1" in text
+    assert "[6/6] split, gradmix[policy=skip], seed 1" in text
     for name in ("final_accuracy.png", "forgetting.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     report = (out / "report.md").read_text()
