@@ -65,7 +65,7 @@ def compare_suite(
     click.echo(f"{suite.question}\n{wanted} runs, kept in {folder}")
     started = time.perf_counter()
     workers = jobs or fitting_workers(torch.device("cpu"), 1)
-    with writing(folder), sigterm_interrupts():
+    with ledger, writing(folder), sigterm_interrupts():
         try:
             with closing(run_suite(suite, ledger, workers)) as found:
                 for rows in found:

@@ -10,10 +10,12 @@ from dataclasses import asdict, astuple, dataclass, fields
 from functools import lru_cache
 from multiprocessing import active_children, get_context
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 
+from gradmix_ext.continual.files import locked, occupied, remove_parts, replaced
 from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
 from gradmix_ext.experiments.parallel import end_with_parent, interrupts_put_off
 from gradmix_ext.experiments.suites import Suite
@@ -56,7 +58,8 @@ class Row:
 class Ledger:
     """``runs.csv``, one row per finished run, and ``settings.json``, what each setting changes.
 
-    Rows are appended as they come, so that a study goes on where it was interrupted.
+    Rows are appended as they come, so that a study goes on where it was interrupted. Until it is
+    closed, or this process ends, no other may write there.
 
     Args:
         folder: Where the files are, or shall be.
@@ -64,6 +67,7 @@ class Ledger:
 
     Raises:
         FileExistsError: the folder holds something else.
+        BlockingIOError: another process is writing there.
         ValueError: a file is damaged, or holds runs of a setting that has changed since.
     """
 
@@ -71,12 +75,33 @@ class Ledger:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / _ROWS
-        if not path.exists():
-            if any(folder.iterdir()):
-                raise FileExistsError(f"{folder} holds no study ({_ROWS} is missing)")
-            path.write_text(",".join(field.name for field in fields(Row)) + "\n")
-        self.rows: dict[tuple[str, str, int], Row] = {row.key: row for row in _read(path)}
-        self._require_same_settings(suite)
+        if not path.exists() and occupied(folder):
+            raise FileExistsError(f"{folder} holds no study ({_ROWS} is missing)")
+        self._lock = locked(folder)
+        try:
+            remove_parts(folder)
+            if not path.exists():
+                _write(path, ",".join(field.name for field in fields(Row)) + "\n")
+            self.rows: dict[tuple[str, str, int], Row] = {row.key: row for row in _read(path)}
+            self._require_same_settings(suite)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others write there."""
+        self._lock.close()
 
     def add(self, rows: Sequence[Row]) -> None:
         """Append rows to the file."""
@@ -91,7 +116,7 @@ class Ledger:
         for name in {row.setting for row in self.rows.values()} & now.keys():
             if saved.get(name) != now[name]:
                 raise ValueError(f"{self.folder} holds runs of another setting named '{name}'")
-        path.write_text(json.dumps(saved | now, indent=1) + "\n")
+        _write(path, json.dumps(saved | now, indent=1) + "\n")
 
 
 def _changes(config: ExperimentConfig) -> dict[str, Any]:
@@ -172,6 +197,12 @@ def _experiment(config: ExperimentConfig, arms: tuple[str, ...]) -> Experiment:
     return Experiment(config, [Arm.parse(arm) for arm in arms])
 
 
+def _write(path: Path, text: str) -> None:
+    """Make this the content of the file, all of it or nothing."""
+    with replaced(path) as part:
+        part.write_text(text)
+
+
 def _read(path: Path) -> list[Row]:
     """The complete rows of the file; one that was being written when the power failed is cut off.
 
@@ -181,7 +212,7 @@ def _read(path: Path) -> list[Row]:
     text = path.read_text()
     complete = text[: text.rfind("\n") + 1]
     if complete != text:
-        path.write_text(complete)
+        _write(path, complete)
     try:
         return [
             Row(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import os
+import resource
 import time
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
@@ -39,8 +41,8 @@ TINY = Suite(
 
 
 def rows_of(folder: Path, suite: Suite = TINY, jobs: int = 1) -> dict:
-    ledger = Ledger(folder, suite)
-    list(run_suite(suite, ledger, jobs))
+    with Ledger(folder, suite) as ledger:
+        list(run_suite(suite, ledger, jobs))
     return ledger.rows
 
 
@@ -87,16 +89,13 @@ def test_a_study_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_arms_that_were_finished_before_one_diverged_are_kept(tmp_path: Path, jobs: int) -> None:
     suite = replace(TINY, contenders=("der++[replay_weight=1e30]",), seeds=(0,))
-    ledger = Ledger(tmp_path, suite)
     written = []
-    with pytest.raises(DivergedError):
+    with Ledger(tmp_path, suite) as ledger, pytest.raises(DivergedError):
         for rows in run_suite(suite, ledger, jobs):
             written += [row.key for row in rows]
     assert written
-    assert written
-    assert ledger.rows.keys() == set(written)
-    del ledger
-    assert Ledger(tmp_path, suite).rows.keys() == set(written)
+    with Ledger(tmp_path, suite) as ledger:
+        assert ledger.rows.keys() == set(written)
 
 
 def test_processes_give_the_same_rows(tmp_path: Path) -> None:
@@ -109,9 +108,10 @@ def test_a_study_that_is_closed_ends_its_own_processes_and_no_others(
     other = get_context("spawn").Process(target=time.sleep, args=(600,))
     other.start()
     try:
-        found = run_suite(TINY, Ledger(tmp_path, TINY), jobs=2)
-        next(found)
-        found.close()
+        with Ledger(tmp_path, TINY) as ledger:
+            found = run_suite(TINY, ledger, jobs=2)
+            next(found)
+            found.close()
         assert new_children() == [other]
     finally:
         other.terminate()
@@ -124,15 +124,45 @@ def test_a_ledger_refuses_what_is_not_its_own(tmp_path: Path) -> None:
         Ledger(tmp_path, TINY)
 
     folder = tmp_path / "study"
-    Ledger(folder, TINY).add([Row("plain", "er", 0, 0.5, 0.5, 0.5, 1.0)])
+    with Ledger(folder, TINY) as ledger:
+        ledger.add([Row("plain", "er", 0, 0.5, 0.5, 0.5, 1.0)])
     changed = replace(TINY, settings={"plain": replace(_CONFIG, epochs=2)})
     with pytest.raises(ValueError, match="holds runs of another setting named 'plain'"):
         Ledger(folder, changed)
-    assert len(Ledger(folder, TINY).rows) == 1
+    with Ledger(folder, TINY) as ledger:
+        assert len(ledger.rows) == 1
 
     (folder / "runs.csv").write_text("setting,arm\nplain,er\n")
     with pytest.raises(ValueError, match="does not hold the runs of a study"):
         Ledger(folder, TINY)
+
+
+def test_only_one_process_writes_to_a_study(capsys, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(_suite, "SUITES", {"tiny": TINY})
+    with Ledger(tmp_path, TINY):
+        assert gradmix("compare", "--suite", "tiny", "--out", tmp_path) == 2
+        err = capsys.readouterr().err
+        assert f"{tmp_path} is in use by process {os.getpid()}" in err
+        assert err.count("\n") == 1
+
+
+def test_a_disk_that_refuses_leaves_a_study_as_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    with Ledger(folder, TINY) as ledger:
+        ledger.add([Row("plain", "er", seed, 0.5, 0.5, 0.5, 1.0) for seed in range(2)])
+    with (folder / "runs.csv").open("a") as file:
+        file.write("plain,er,2,0.5")
+    before = {name: (folder / name).read_bytes() for name in ("runs.csv", "settings.json")}
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            Ledger(folder, TINY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    with Ledger(folder, TINY) as ledger:
+        assert len(ledger.rows) == 2
 
 
 @pytest.fixture
