@@ -56,7 +56,7 @@ class Row:
 
 
 class Ledger:
-    """``runs.csv``, one row per finished run, and ``settings.json``, what each setting changes.
+    """``runs.csv``, one row per finished run, and ``settings.json``, all of each setting.
 
     Rows are appended as they come, so that a study goes on where it was interrupted. Until it is
     closed, or this process ends, no other may write there.
@@ -112,18 +112,18 @@ class Ledger:
     def _require_same_settings(self, suite: Suite) -> None:
         path = self.folder / _SETTINGS
         saved = json.loads(path.read_text()) if path.is_file() else {}
-        now = {name: _changes(config) for name, config in suite.settings.items()}
+        now = {name: _plain(config) for name, config in suite.settings.items()}
+        # Ledgers from before hold no more than what a setting changed of the defaults.
+        defaults = _plain(ExperimentConfig())
         for name in {row.setting for row in self.rows.values()} & now.keys():
-            if saved.get(name) != now[name]:
+            if name not in saved or defaults | saved[name] != now[name]:
                 raise ValueError(f"{self.folder} holds runs of another setting named '{name}'")
         _write(path, json.dumps(saved | now, indent=1) + "\n")
 
 
-def _changes(config: ExperimentConfig) -> dict[str, Any]:
-    """What a setting changes of the defaults, as JSON gives it back."""
-    defaults = asdict(ExperimentConfig())
-    changed = {name: value for name, value in asdict(config).items() if value != defaults[name]}
-    result: dict[str, Any] = json.loads(json.dumps(changed))
+def _plain(config: ExperimentConfig) -> dict[str, Any]:
+    """A setting as JSON gives it back."""
+    result: dict[str, Any] = json.loads(json.dumps(asdict(config)))
     return result
 
 

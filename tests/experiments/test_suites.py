@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import resource
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
@@ -135,6 +137,22 @@ def test_a_ledger_refuses_what_is_not_its_own(tmp_path: Path) -> None:
     (folder / "runs.csv").write_text("setting,arm\nplain,er\n")
     with pytest.raises(ValueError, match="does not hold the runs of a study"):
         Ledger(folder, TINY)
+
+
+def test_runs_from_before_a_default_changed_are_refused(monkeypatch, tmp_path: Path) -> None:
+    with Ledger(tmp_path, TINY) as ledger:
+        ledger.add([Row("plain", "er", 0, 0.5, 0.5, 0.5, 1.0)])
+    # Every new setting has the other rate, also those of the suite that do not mention it.
+    defaults = ExperimentConfig.__init__.__defaults__
+    changed = tuple(0.5 if value == 0.05 else value for value in defaults)
+    monkeypatch.setattr(ExperimentConfig.__init__, "__defaults__", changed)
+    assert ExperimentConfig().lr == 0.5
+    config = ExperimentConfig(tasks=2, epochs=1, hidden=(8,), samples_per_pair=2)
+    with pytest.raises(ValueError, match="holds runs of another setting named 'plain'"):
+        Ledger(tmp_path, replace(TINY, settings={"plain": config}))
+    same = replace(config, lr=0.05)
+    with Ledger(tmp_path, replace(TINY, settings={"plain": same})) as ledger:
+        assert len(ledger.rows) == 1
 
 
 def test_only_one_process_writes_to_a_study(capsys, monkeypatch, tmp_path: Path) -> None:
@@ -341,6 +359,28 @@ def test_the_committed_report_is_that_of_the_committed_runs() -> None:
         ]
     findings = SuiteFindings(SUITES["selection"], {row.key: row for row in rows})
     assert (RESULTS / "suite" / "report.md").read_text() == findings.markdown()
+
+
+@pytest.mark.parametrize("study", ["suite", "held-back"])
+def test_the_committed_studies_can_go_on(tmp_path: Path, study: str) -> None:
+    """Their settings are written as they once were: what each changes of the defaults."""
+    settings = {
+        name: ExperimentConfig(
+            **{key: tuple(v) if isinstance(v, list) else v for key, v in changes.items()}
+        )
+        for name, changes in json.loads((RESULTS / study / "settings.json").read_text()).items()
+    }
+    if study == "suite":
+        assert settings == dict(SUITES["selection"].settings)
+    for name in ("runs.csv", "settings.json"):
+        shutil.copy(RESULTS / study / name, tmp_path)
+    suite = replace(SUITES["selection"], settings=settings)
+    for _ in range(2):  # as they were written, and as they are written now
+        with Ledger(tmp_path, suite) as ledger:
+            assert len(ledger.rows) >= 1000
+    changed = settings | {name: replace(config, lr=0.3) for name, config in settings.items()}
+    with pytest.raises(ValueError, match="holds runs of another setting"):
+        Ledger(tmp_path, replace(suite, settings=changed))
 
 
 def by_hand(study: str, reference: str, metric: str, without: str = "") -> tuple[list, list]:
