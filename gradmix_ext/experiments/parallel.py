@@ -13,7 +13,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -154,18 +154,17 @@ def interrupts_put_off() -> Iterator[None]:
     """
     held_back: list[int] = []
     in_main = threading.current_thread() is threading.main_thread()  # others handle no signals
-    handlers = {}
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    for number in (signal.SIGINT, signal.SIGTERM) if in_main else ():
-        handlers[number] = signal.signal(number, lambda found, _: held_back.append(found))
-    try:
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+    with ExitStack() as after:  # does all of it, the last first, whatever is raised meanwhile
+        after.callback(lambda: held_back and signal.raise_signal(held_back[0]))
+        for number in numbers:
+            after.callback(signal.signal, number, signal.getsignal(number))
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        after.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        for number in numbers:
+            signal.signal(number, lambda found, _: held_back.append(found))
         yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        if held_back:
-            signal.raise_signal(held_back[0])
 
 
 def _work(
