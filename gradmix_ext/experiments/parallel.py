@@ -25,7 +25,7 @@ from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
 from gradmix_ext.experiments.jobs import Job, RunFailedError, Tick
 from gradmix_ext.loader.backend import handed_down
 
-__all__ = ["do_parallel", "end_with_parent", "fitting_workers", "interrupts_put_off"]
+__all__ = ["begin_worker", "do_parallel", "fitting_workers", "interrupts_put_off"]
 
 
 def fitting_workers(device: torch.device, threads: int) -> int:
@@ -175,12 +175,7 @@ def _work(
     environment: dict[str, str],
 ) -> None:
     """A worker: does jobs until it is given None."""
-    end_with_parent()
-    os.environ.update(environment)
-    torch.set_num_threads(threads)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what there is to say, the parent has said
-        loader.load()
+    begin_worker(threads, environment)
     experiment = Experiment(config, arms)
     with suppress(EOFError):  # the parent has changed its mind before the first job
         for job in iter(pipe.recv, None):
@@ -196,7 +191,22 @@ def _failure(job: Job, experiment: Experiment, pipe: Connection) -> RunFailedErr
     return None
 
 
-def end_with_parent() -> None:
+def begin_worker(threads: int, environment: dict[str, str]) -> None:
+    """What a worker does before its first run.
+
+    Args:
+        threads: CPU threads of it.
+        environment: What the parent has handed down, so that nothing is built again.
+    """
+    _end_with_parent()
+    os.environ.update(environment)
+    torch.set_num_threads(threads)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to say, the parent has said
+        loader.load()
+
+
+def _end_with_parent() -> None:
     """End this process when its parent is gone, even in the middle of a run.
 
     A parent that was killed cannot end its workers, and they must not write to a run folder that

@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 
+from gradmix_ext import loader
 from gradmix_ext.continual.files import locked, occupied, remove_parts, replaced
 from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
-from gradmix_ext.experiments.parallel import end_with_parent, interrupts_put_off
+from gradmix_ext.experiments.parallel import begin_worker, interrupts_put_off
 from gradmix_ext.experiments.suites import Suite
+from gradmix_ext.loader.backend import handed_down
 
 __all__ = ["Ledger", "Row", "run_suite"]
 
@@ -145,6 +147,7 @@ def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Generator[list[Row
         DivergedError: the training loss became infinite or NaN.
         BrokenProcessPool: a process died.
         OSError: the ledger can no longer be written.
+        BackendUnavailable: GRADMIX_EXT_BACKEND names a backend that cannot be had.
     """
     missing = [
         (name, config, suite.arms, arm, seed)
@@ -159,8 +162,10 @@ def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Generator[list[Row
             ledger.add(rows)
             yield rows
         return
+    loader.load()  # so that the workers find it built
     others = active_children()
-    with ProcessPoolExecutor(jobs, get_context("spawn"), end_with_parent) as pool:
+    spawned = get_context("spawn")
+    with ProcessPoolExecutor(jobs, spawned, begin_worker, (1, handed_down())) as pool:
         try:
             with interrupts_put_off():
                 futures = [pool.submit(_run, *job) for job in missing]

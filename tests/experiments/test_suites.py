@@ -19,10 +19,13 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
+from gradmix_ext import loader
 from gradmix_ext.cli import _suite, main
 from gradmix_ext.continual.trainer import DivergedError
+from gradmix_ext.experiments import suite_runs
 from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
 from gradmix_ext.experiments.suite_report import SuiteFindings
 from gradmix_ext.experiments.suite_runs import Ledger, Row, run_suite
@@ -102,6 +105,21 @@ def test_arms_that_were_finished_before_one_diverged_are_kept(tmp_path: Path, jo
 
 def test_processes_give_the_same_rows(tmp_path: Path) -> None:
     assert without_time(rows_of(tmp_path / "two", jobs=2)) == without_time(rows_of(tmp_path / "1"))
+
+
+def what_was_handed_down(name: str, config: object, arms: object, arm: str, seed: int) -> Row:
+    """A row of what a worker knows before its first run."""
+    loaded = loader.status().reason != "no op has been called yet"
+    handed_down = float(os.environ.get("HANDED_DOWN", "0"))
+    return Row(name, arm, seed, handed_down, float(loaded), float(torch.get_num_threads()), 1.0)
+
+
+def test_processes_load_the_kernels_of_their_parent(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(suite_runs, "handed_down", lambda: {"HANDED_DOWN": "0.5"})
+    monkeypatch.setattr(suite_runs, "_run", what_was_handed_down)
+    for row in rows_of(tmp_path, jobs=2).values():
+        known = (row.average_incremental_accuracy, row.final_accuracy, row.forgetting)
+        assert known == (0.5, 1.0, 1.0)
 
 
 def test_a_study_that_is_closed_ends_its_own_processes_and_no_others(
@@ -508,6 +526,17 @@ def test_wrong_use_is_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path, ar
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_backend_that_cannot_be_had_is_told_before_any_training(
+    capsys, monkeypatch, tmp_path: Path
+) -> None:
+    error = loader.BackendUnavailable("there are no cuda kernels")
+    monkeypatch.setattr(loader, "load", Mock(side_effect=error))
+    args = ("compare", "--suite", "selection", "--quick", "--out", tmp_path / "out")
+    assert gradmix(*args) == 2
+    assert capsys.readouterr().err == "gradmix: error: there are no cuda kernels\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_suite_is_refused_under_torchrun(capsys, monkeypatch, tmp_path: Path) -> None:
