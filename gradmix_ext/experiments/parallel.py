@@ -155,8 +155,13 @@ def interrupts_put_off() -> Iterator[None]:
     held_back: list[int] = []
     in_main = threading.current_thread() is threading.main_thread()  # others handle no signals
     numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+
+    def heed() -> None:
+        if held_back:
+            signal.raise_signal(held_back[0])
+
     with ExitStack() as after:  # does all of it, the last first, whatever is raised meanwhile
-        after.callback(lambda: held_back and signal.raise_signal(held_back[0]))
+        after.callback(heed)
         for number in numbers:
             after.callback(signal.signal, number, signal.getsignal(number))
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -94,13 +94,10 @@ def test_a_study_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_arms_that_were_finished_before_one_diverged_are_kept(tmp_path: Path, jobs: int) -> None:
     suite = replace(TINY, contenders=("der++[replay_weight=1e30]",), seeds=(0,))
-    written = []
     with Ledger(tmp_path, suite) as ledger, pytest.raises(DivergedError):
-        for rows in run_suite(suite, ledger, jobs):
-            written += [row.key for row in rows]
-    assert written
-    with Ledger(tmp_path, suite) as ledger:
-        assert ledger.rows.keys() == set(written)
+        list(run_suite(suite, ledger, jobs))
+    with Ledger(tmp_path, suite) as again:
+        assert again.rows == ledger.rows != {}
 
 
 def test_processes_give_the_same_rows(tmp_path: Path) -> None:
