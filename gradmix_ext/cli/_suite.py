@@ -12,7 +12,8 @@ import click
 import torch
 import torch.distributed as dist
 
-from gradmix_ext.cli._errors import RunError, writing, wrong_input
+from gradmix_ext import loader
+from gradmix_ext.cli._errors import InputError, RunError, writing, wrong_input
 from gradmix_ext.cli._plan import require_distinct
 from gradmix_ext.cli._run import sigterm_interrupts
 from gradmix_ext.continual.trainer import DivergedError
@@ -59,20 +60,24 @@ def compare_suite(
         require_distinct(arms)
         for config in suite.settings.values():
             Experiment(config, arms)
+        try:
+            loader.load()
+        except loader.BackendUnavailable as error:
+            raise InputError(str(error)) from error
         folder = Path(out or Path("runs") / (f"{name}-quick" if quick else name))
         ledger = Ledger(folder, suite)
     wanted = len(suite.runs)
     click.echo(f"{suite.question}\n{wanted} runs, kept in {folder}")
     started = time.perf_counter()
     workers = jobs or fitting_workers(torch.device("cpu"), 1)
-    with writing(folder), sigterm_interrupts():
+    with ledger, writing(folder), sigterm_interrupts():
         try:
             with closing(run_suite(suite, ledger, workers)) as found:
                 for rows in found:
                     done = sum(run in ledger.rows for run in suite.runs)
-                    name = f"{rows[0].setting}, seed {rows[0].seed}"
+                    names = "; ".join(f"{row.setting}, {row.arm}, seed {row.seed}" for row in rows)
                     elapsed = time.perf_counter() - started
-                    click.echo(f"[{done}/{wanted}] {name} ({elapsed:.0f} s)")
+                    click.echo(f"[{done}/{wanted}] {names} ({elapsed:.0f} s)")
         except (DivergedError, BrokenProcessPool) as error:
             raise RunError(f"{error}; what was finished is in {folder}") from error
         findings = SuiteFindings(suite, ledger.rows, test)

@@ -84,8 +84,7 @@ Examples:
 @experiment_options
 def diagnose_command(seeds: tuple[int, ...], again: str | None, **params: Any) -> None:
     """Read the input, measure, write."""
-    from gradmix_ext.cli._errors import RunError, writing, wrong_input
-    from gradmix_ext.continual.trainer import DivergedError
+    from gradmix_ext.cli._errors import writing, wrong_input
     from gradmix_ext.experiments.diagnosis import Diagnosis
     from gradmix_ext.experiments.diagnosis.report import markdown, write_report
 
@@ -94,10 +93,7 @@ def diagnose_command(seeds: tuple[int, ...], again: str | None, **params: Any) -
         with wrong_input():
             diagnosis = Diagnosis.load(folder)
     else:
-        try:
-            diagnosis, folder = _measure(seeds, **params)
-        except DivergedError as error:
-            raise RunError(str(error)) from error
+        diagnosis, folder = _measure(seeds, **params)
     with writing(folder):
         paths = write_report(diagnosis, folder)
     click.echo(markdown(diagnosis))
@@ -105,13 +101,20 @@ def diagnose_command(seeds: tuple[int, ...], again: str | None, **params: Any) -
 
 
 def _measure(seeds: tuple[int, ...], **params: Any) -> tuple[Diagnosis, Path]:
-    """Everything measured, and the folder that holds it."""
+    """Everything measured, and the folder that holds it.
+
+    If that fails, or is interrupted, report the seeds that are finished, and exit.
+    """
     import torch
 
-    from gradmix_ext.cli._errors import writing, wrong_input
+    from gradmix_ext.cli._errors import RunError, writing, wrong_input
+    from gradmix_ext.cli._run import sigterm_interrupts
     from gradmix_ext.continual.files import default_folder, require_free
+    from gradmix_ext.continual.trainer import DivergedError
     from gradmix_ext.experiments.diagnosis import MeasureConfig, Study
+    from gradmix_ext.experiments.diagnosis.report import write_report
     from gradmix_ext.experiments.experiment import Experiment
+    from gradmix_ext.ranks import leave
 
     torch.set_num_threads(params["threads"])
     with wrong_input():
@@ -129,7 +132,29 @@ def _measure(seeds: tuple[int, ...], **params: Any) -> tuple[Diagnosis, Path]:
         folder = Path(params["out"] or default_folder("diagnose"))
         require_free(folder, params["overwrite"])
         folder.mkdir(parents=True, exist_ok=True)
-    diagnosis = study.run(seeds, lambda seed: click.echo(f"seed {seed} done"))
-    with writing(folder):
+    finished: list[Diagnosis] = []
+
+    def keep(diagnosis: Diagnosis) -> None:
         diagnosis.save(folder)
-    return diagnosis, folder
+        finished.append(diagnosis)
+        click.echo(f"seed {diagnosis.seeds[-1]} done")
+
+    with writing(folder):
+        try:
+            with sigterm_interrupts():
+                return study.run(seeds, keep), folder
+        except KeyboardInterrupt:
+            if not finished:
+                raise
+            write_report(finished[-1], folder)
+            click.echo(
+                f"gradmix: interrupted: {len(finished)} of {len(seeds)} seeds finished, "
+                f"kept in {folder}",
+                err=True,
+            )
+            leave(130)
+        except DivergedError as error:
+            if not finished:
+                raise RunError(str(error)) from error
+            write_report(finished[-1], folder)
+            raise RunError(f"{error}; what was finished is in {folder}") from error

@@ -121,6 +121,8 @@ def robustness_command(runs: tuple[str, ...], **params: Any) -> None:
 
     from gradmix_ext.cli._errors import InputError, writing, wrong_input
     from gradmix_ext.cli._report import print_files
+    from gradmix_ext.cli._run import sigterm_interrupts
+    from gradmix_ext.ranks import leave
     from gradmix_ext.robustness.autoattack import require_autoattack
     from gradmix_ext.robustness.curves import Curves
 
@@ -134,18 +136,36 @@ def robustness_command(runs: tuple[str, ...], **params: Any) -> None:
         saved = _load(runs, params["arms"], params["device"])
         bounds = params["bounds"] or _range(saved)
         folder = _output(params["out"], params["overwrite"])
-        curves = Curves(params["attack"], bounds, params["eps"])
+        curves = Curves(params["attack"], bounds, params["eps"], planned=len(saved))
         folder.mkdir(parents=True, exist_ok=True)  # an attack whose result cannot be kept is vain
-        # Settings that do not fit show up in the first batch: one line, not a traceback.
-        _attack(curves, saved, params["steps"], params["samples"])
-    _print(curves)
     settings = {
         "runs": [str(run) for run in runs],
         "steps": params["steps"],
         "samples": params["samples"],
     }
-    with writing(folder):
-        print_files(curves.write(folder, shlex.join(["gradmix", *sys.argv[1:]]), settings))
+
+    def write() -> list[Path]:
+        with writing(folder):
+            return curves.write(folder, shlex.join(["gradmix", *sys.argv[1:]]), settings)
+
+    try:
+        # Settings that do not fit show up in the first batch: one line, not a traceback.
+        with sigterm_interrupts(), wrong_input():
+            _attack(curves, saved, params["steps"], params["samples"])
+    except BaseException as error:
+        if not curves.runs:
+            raise
+        write()
+        kept = f"{curves.attacked} of {len(saved)} models attacked, kept in {folder}"
+        if isinstance(error, KeyboardInterrupt):
+            click.echo(f"gradmix: interrupted: {kept}", err=True)
+            leave(130)
+        if isinstance(error, InputError):
+            raise InputError(f"{error.message}; {kept}") from error
+        click.echo(f"gradmix: {kept}", err=True)
+        raise
+    _print(curves)
+    print_files(write())
 
 
 def _load(folders: Sequence[str], arms: str | None, device: str) -> list[tuple[SavedRun, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from torch.utils.serialization import config
 
 __all__ = [
     "default_folder",
+    "locked",
     "occupied",
     "remove_parts",
     "replaced",
@@ -22,6 +24,7 @@ __all__ = [
     "write_tensors",
 ]
 
+_LOCK = ".lock"
 _PART = ".part"
 
 
@@ -108,3 +111,23 @@ def remove_parts(folder: Path) -> None:
     """Remove what writers that were killed left half-written in a folder and below it."""
     for path in folder.rglob(f".*{_PART}*"):
         path.unlink(missing_ok=True)
+
+
+def locked(folder: Path) -> Any:
+    """An open file that keeps others out of the folder; the kernel frees it when we end.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+    lock = (folder / _LOCK).open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read().strip()
+        lock.close()
+        raise BlockingIOError(f"{folder} is in use by process {holder}") from None
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock

@@ -13,7 +13,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -25,7 +25,7 @@ from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
 from gradmix_ext.experiments.jobs import Job, RunFailedError, Tick
 from gradmix_ext.loader.backend import handed_down
 
-__all__ = ["do_parallel", "end_with_parent", "fitting_workers", "interrupts_put_off"]
+__all__ = ["begin_worker", "do_parallel", "fitting_workers", "interrupts_put_off"]
 
 
 def fitting_workers(device: torch.device, threads: int) -> int:
@@ -154,18 +154,22 @@ def interrupts_put_off() -> Iterator[None]:
     """
     held_back: list[int] = []
     in_main = threading.current_thread() is threading.main_thread()  # others handle no signals
-    handlers = {}
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    for number in (signal.SIGINT, signal.SIGTERM) if in_main else ():
-        handlers[number] = signal.signal(number, lambda found, _: held_back.append(found))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+
+    def heed() -> None:
         if held_back:
             signal.raise_signal(held_back[0])
+
+    with ExitStack() as after:  # does all of it, the last first, whatever is raised meanwhile
+        after.callback(heed)
+        for number in numbers:
+            after.callback(signal.signal, number, signal.getsignal(number))
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        after.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        for number in numbers:
+            signal.signal(number, lambda found, _: held_back.append(found))
+        yield
 
 
 def _work(
@@ -176,12 +180,7 @@ def _work(
     environment: dict[str, str],
 ) -> None:
     """A worker: does jobs until it is given None."""
-    end_with_parent()
-    os.environ.update(environment)
-    torch.set_num_threads(threads)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what there is to say, the parent has said
-        loader.load()
+    begin_worker(threads, environment)
     experiment = Experiment(config, arms)
     with suppress(EOFError):  # the parent has changed its mind before the first job
         for job in iter(pipe.recv, None):
@@ -197,7 +196,22 @@ def _failure(job: Job, experiment: Experiment, pipe: Connection) -> RunFailedErr
     return None
 
 
-def end_with_parent() -> None:
+def begin_worker(threads: int, environment: dict[str, str]) -> None:
+    """What a worker does before its first run.
+
+    Args:
+        threads: CPU threads of it.
+        environment: What the parent has handed down, so that nothing is built again.
+    """
+    _end_with_parent()
+    os.environ.update(environment)
+    torch.set_num_threads(threads)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to say, the parent has said
+        loader.load()
+
+
+def _end_with_parent() -> None:
     """End this process when its parent is gone, even in the middle of a run.
 
     A parent that was killed cannot end its workers, and they must not write to a run folder that

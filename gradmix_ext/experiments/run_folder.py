@@ -20,9 +20,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from gradmix_ext.continual.files import remove_parts, replaced, require_free
+from gradmix_ext.continual.files import locked, remove_parts, replaced, require_free
 from gradmix_ext.experiments.finished import EVENTS, MATRICES, MODELS, PAIRS, FinishedRun
 from gradmix_ext.experiments.jobs import CHECKPOINTS, TENSORBOARD
 from gradmix_ext.experiments.plan import CONFIG
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RunFolder"]
 
-_LOCK = ".lock"
 _LOG = "metrics.jsonl"
 _TABLES = ("summary.md", "summary.tex", "table.csv")
 _NUMBERS = (_LOG, "metrics.csv", "matrices.npz")
@@ -69,7 +66,7 @@ class RunFolder:
         self.path: Path = Path(path)
         require_free(self.path, overwrite or resume, lambda folder: (folder / CONFIG).is_file())
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.path)
+        self._lock = locked(self.path)
         if overwrite:
             self._remove_run()
         remove_parts(self.path)
@@ -163,23 +160,3 @@ class RunFolder:
         files = (*_NUMBERS, *_TABLES, _CURVES, _REPORT, CONFIG)
         for file in (*pictures, *(self.path / name for name in files)):
             file.unlink(missing_ok=True)
-
-
-def _locked(folder: Path) -> Any:
-    """An open file that keeps others out of the folder; the kernel frees it when we end.
-
-    Raises:
-        BlockingIOError: another process has it.
-    """
-    lock = (folder / _LOCK).open("a+")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        holder = lock.read().strip()
-        lock.close()
-        raise BlockingIOError(f"{folder} is in use by process {holder}") from None
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
-    return lock

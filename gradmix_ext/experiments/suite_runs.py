@@ -7,15 +7,20 @@ import json
 from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, astuple, dataclass, fields
+from functools import lru_cache
 from multiprocessing import active_children, get_context
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 
+from gradmix_ext import loader
+from gradmix_ext.continual.files import locked, occupied, remove_parts, replaced
 from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
-from gradmix_ext.experiments.parallel import end_with_parent, interrupts_put_off
+from gradmix_ext.experiments.parallel import begin_worker, interrupts_put_off
 from gradmix_ext.experiments.suites import Suite
+from gradmix_ext.loader.backend import handed_down
 
 __all__ = ["Ledger", "Row", "run_suite"]
 
@@ -53,9 +58,10 @@ class Row:
 
 
 class Ledger:
-    """``runs.csv``, one row per finished run, and ``settings.json``, what each setting changes.
+    """``runs.csv``, one row per finished run, and ``settings.json``, all of each setting.
 
-    Rows are appended as they come, so that a study goes on where it was interrupted.
+    Rows are appended as they come, so that a study goes on where it was interrupted. Until it is
+    closed, or this process ends, no other may write there.
 
     Args:
         folder: Where the files are, or shall be.
@@ -63,6 +69,7 @@ class Ledger:
 
     Raises:
         FileExistsError: the folder holds something else.
+        BlockingIOError: another process is writing there.
         ValueError: a file is damaged, or holds runs of a setting that has changed since.
     """
 
@@ -70,12 +77,33 @@ class Ledger:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / _ROWS
-        if not path.exists():
-            if any(folder.iterdir()):
-                raise FileExistsError(f"{folder} holds no study ({_ROWS} is missing)")
-            path.write_text(",".join(field.name for field in fields(Row)) + "\n")
-        self.rows: dict[tuple[str, str, int], Row] = {row.key: row for row in _read(path)}
-        self._require_same_settings(suite)
+        if not path.exists() and occupied(folder):
+            raise FileExistsError(f"{folder} holds no study ({_ROWS} is missing)")
+        self._lock = locked(folder)
+        try:
+            remove_parts(folder)
+            if not path.exists():
+                _write(path, ",".join(field.name for field in fields(Row)) + "\n")
+            self.rows: dict[tuple[str, str, int], Row] = {row.key: row for row in _read(path)}
+            self._require_same_settings(suite)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others write there."""
+        self._lock.close()
 
     def add(self, rows: Sequence[Row]) -> None:
         """Append rows to the file."""
@@ -86,18 +114,18 @@ class Ledger:
     def _require_same_settings(self, suite: Suite) -> None:
         path = self.folder / _SETTINGS
         saved = json.loads(path.read_text()) if path.is_file() else {}
-        now = {name: _changes(config) for name, config in suite.settings.items()}
+        now = {name: _plain(config) for name, config in suite.settings.items()}
+        # Ledgers from before hold no more than what a setting changed of the defaults.
+        defaults = _plain(ExperimentConfig())
         for name in {row.setting for row in self.rows.values()} & now.keys():
-            if saved.get(name) != now[name]:
+            if name not in saved or defaults | saved[name] != now[name]:
                 raise ValueError(f"{self.folder} holds runs of another setting named '{name}'")
-        path.write_text(json.dumps(saved | now, indent=1) + "\n")
+        _write(path, json.dumps(saved | now, indent=1) + "\n")
 
 
-def _changes(config: ExperimentConfig) -> dict[str, Any]:
-    """What a setting changes of the defaults, as JSON gives it back."""
-    defaults = asdict(ExperimentConfig())
-    changed = {name: value for name, value in asdict(config).items() if value != defaults[name]}
-    result: dict[str, Any] = json.loads(json.dumps(changed))
+def _plain(config: ExperimentConfig) -> dict[str, Any]:
+    """A setting as JSON gives it back."""
+    result: dict[str, Any] = json.loads(json.dumps(asdict(config)))
     return result
 
 
@@ -113,33 +141,38 @@ def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Generator[list[Row
         jobs: Processes that train, each on one thread; 1 trains in this one.
 
     Yields:
-        The rows of a setting and a seed.
+        The rows that have just been written.
 
     Raises:
         DivergedError: the training loss became infinite or NaN.
         BrokenProcessPool: a process died.
         OSError: the ledger can no longer be written.
+        BackendUnavailable: GRADMIX_EXT_BACKEND names a backend that cannot be had.
     """
-    missing = []
-    for seed in suite.seeds:
-        for name, config in suite.settings.items():
-            arms = [arm for arm in suite.arms if (name, arm, seed) not in ledger.rows]
-            if arms:
-                missing.append((name, config, arms, seed))
+    missing = [
+        (name, config, suite.arms, arm, seed)
+        for seed in suite.seeds
+        for name, config in suite.settings.items()
+        for arm in suite.arms
+        if (name, arm, seed) not in ledger.rows
+    ]
     if jobs == 1:
         for job in missing:
-            rows = _run(*job)
+            rows = [_run(*job)]
             ledger.add(rows)
             yield rows
         return
+    loader.load()  # so that the workers find it built
     others = active_children()
-    with ProcessPoolExecutor(jobs, get_context("spawn"), end_with_parent) as pool:
+    spawned = get_context("spawn")
+    with ProcessPoolExecutor(jobs, spawned, begin_worker, (1, handed_down())) as pool:
         try:
             with interrupts_put_off():
                 futures = [pool.submit(_run, *job) for job in missing]
             for future in as_completed(futures):
-                ledger.add(future.result())
-                yield future.result()
+                rows = [future.result()]
+                ledger.add(rows)
+                yield rows
         except BaseException:
             for worker in active_children():  # what they are at is not waited for
                 if worker not in others:
@@ -149,23 +182,30 @@ def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Generator[list[Row
             pool.shutdown(cancel_futures=True)
 
 
-def _run(name: str, config: ExperimentConfig, arms: Sequence[str], seed: int) -> list[Row]:
-    """All arms of a setting with one seed."""
+def _run(name: str, config: ExperimentConfig, arms: tuple[str, ...], arm: str, seed: int) -> Row:
+    """One of the arms of a setting with one seed."""
     torch.set_num_threads(1)
-    parsed = [Arm.parse(text) for text in arms]
-    experiment = Experiment(config, parsed)
-    rows = []
-    for text, arm in zip(arms, parsed, strict=True):
-        run = experiment.run(arm, seed)
-        found = run.result
-        numbers = (
-            found.average_incremental_accuracy,
-            found.final_accuracy,
-            found.forgetting,
-            run.seconds,
-        )
-        rows.append(Row(name, text, seed, *(round(number, _DIGITS) for number in numbers)))
-    return rows
+    run = _experiment(config, arms).run(Arm.parse(arm), seed)
+    found = run.result
+    numbers = (
+        found.average_incremental_accuracy,
+        found.final_accuracy,
+        found.forgetting,
+        run.seconds,
+    )
+    return Row(name, arm, seed, *(round(number, _DIGITS) for number in numbers))
+
+
+@lru_cache(maxsize=1)  # the arms of a setting come one after the other
+def _experiment(config: ExperimentConfig, arms: tuple[str, ...]) -> Experiment:
+    """A setting with its data loaded and its arms checked."""
+    return Experiment(config, [Arm.parse(arm) for arm in arms])
+
+
+def _write(path: Path, text: str) -> None:
+    """Make this the content of the file, all of it or nothing."""
+    with replaced(path) as part:
+        part.write_text(text)
 
 
 def _read(path: Path) -> list[Row]:
@@ -177,7 +217,7 @@ def _read(path: Path) -> list[Row]:
     text = path.read_text()
     complete = text[: text.rfind("\n") + 1]
     if complete != text:
-        path.write_text(complete)
+        _write(path, complete)
     try:
         return [
             Row(

@@ -33,6 +33,7 @@ class Curves:
         eps: The radii.
         runs: Arm: seed: accuracy and ECE for every radius.
         labels: Arm: its label, where arms of several folders have the same.
+        planned: How many models are to be attacked; with fewer, the tables say so.
     """
 
     attack: str
@@ -40,11 +41,17 @@ class Curves:
     eps: tuple[float, ...]
     runs: dict[str, dict[int, RobustAccuracy]] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    planned: int = 0
 
     def add(self, arm: str, seed: int, accuracy: RobustAccuracy, label: str | None = None) -> None:
         """Keep what one run gave."""
         self.runs.setdefault(arm, {})[seed] = accuracy
         self.labels[arm] = label or arm
+
+    @property
+    def attacked(self) -> int:
+        """How many models have been attacked."""
+        return sum(map(len, self.runs.values()))
 
     def accuracy(self, arm: str, eps: float) -> Estimate:
         """Accuracy of an arm over its seeds."""
@@ -90,6 +97,8 @@ class Curves:
 
     def _markdown(self) -> str:
         head = f"# Accuracy under {self.attack}, in percent\n\n{self.unit}. {self.over}\n"
+        if self.attacked < self.planned:
+            head += f"\n**Interrupted: {self.attacked} of {self.planned} models attacked.**\n"
         return "\n".join([head, *(table.markdown() for table in self.tables())])
 
     def tables(self) -> list[Table]:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ import torch
 
 from gradmix_ext import loader
 from gradmix_ext.cli import main
+from gradmix_ext.continual.trainer import DivergedError
+from gradmix_ext.experiments.diagnosis import Diagnosis, Study
 from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
 from gradmix_ext.experiments.finished import FinishedRun
 from gradmix_ext.experiments.jobs import Job, RunFailedError, Tick
@@ -182,6 +185,68 @@ def test_no_worker_outlives_a_suite(tmp_path, ctrl_c, number):
         assert process.returncode == 130
         assert err.splitlines()[-1] == "gradmix: interrupted"
         assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_suite_keeps_every_run_that_was_finished(tmp_path, ctrl_c, number):
+    folder = tmp_path / "suite"
+    args = ("compare", "--suite", "selection", "--quick", "--jobs", 1, "--out", folder)
+    with start(*args) as process:
+        wait_until(lambda: "[2/120] union 20, mixup, seed 0" in process.stdout.readline(), process)
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    told = 2 + sum(line.startswith("[") for line in out.splitlines())
+    written = len((folder / "runs.csv").read_text().splitlines()) - 1
+    assert written - told in (0, 1)  # of the last, the line may be missing
+
+
+def diagnosed(gradmix, monkeypatch, folder: Path, at_third: Callable[[], object]):
+    """Code, output and errors of a diagnosis of five seeds, where something happens in the third.
+
+    Also: the seeds that the file held then.
+    """
+    train, held = Study._train, []
+
+    def watched(study: Study, seed: int) -> object:
+        if seed == 2:
+            held.extend(Diagnosis.load(folder).seeds)
+            at_third()
+        return train(study, seed)
+
+    monkeypatch.setattr(Study, "_train", watched)
+    flags = ("--tasks", 2, "--epochs", 1, "--step-samples", 2, "--samples-per-pair", 2)
+    return *gradmix("diagnose", *flags, "--seeds", 5, "--out", folder), held
+
+
+def interrupt(number: int) -> None:
+    """Interrupt this process."""
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+def assert_two_seeds_are_kept(folder: Path) -> None:
+    assert Diagnosis.load(folder).seeds == (0, 1)
+    assert "2 seeds, mean ±" in (folder / "diagnosis.md").read_text()
+    assert (folder / "diagnosis.png").is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_diagnosis_keeps_its_seeds(gradmix, monkeypatch, tmp_path, ctrl_c, number):
+    out = tmp_path / "out"
+    code, _, err, held = diagnosed(gradmix, monkeypatch, out, lambda: interrupt(number))
+    assert (code, held) == (130, [0, 1])
+    assert err == f"gradmix: interrupted: 2 of 5 seeds finished, kept in {out}\n"
+    assert_two_seeds_are_kept(out)
+
+
+def test_a_diagnosis_that_diverges_keeps_its_seeds(gradmix, monkeypatch, tmp_path):
+    error = DivergedError("the training loss is nan")
+    code, _, err, _ = diagnosed(gradmix, monkeypatch, tmp_path / "out", Mock(side_effect=error))
+    assert code == 1
+    what = f"the training loss is nan; what was finished is in {tmp_path / 'out'}"
+    assert err == f"gradmix: error: {what}\n"
+    assert_two_seeds_are_kept(tmp_path / "out")
 
 
 def one_worker(lr: float, folder: Path, tell: Callable[[Tick], None]) -> list[Job]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
+import signal
+import time
 from html.parser import HTMLParser
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -91,6 +95,62 @@ def test_robustness_writes_what_evaluate_finds(gradmix, run, tmp_path):
         assert found["ece"] == pytest.approx(list(expected.ece.values()), abs=1e-6)
     assert (tmp_path / "out" / "robustness.png").stat().st_size > 10_000
     assert "| joint+mixup |" in (tmp_path / "out" / "robustness.md").read_text()
+
+
+def attacked(gradmix, monkeypatch, run, at_third):
+    """Code, output and errors of an attack on four models, where something happens at the third."""
+    evaluate, calls = gx.robustness.evaluate, []
+
+    def watched(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 3:
+            at_third()
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(gx.robustness, "evaluate", watched)
+    return gradmix("robustness", run, "--eps", "0,0.1", "--steps", 2, "--out", "out")
+
+
+def assert_one_arm_is_kept(folder):
+    content = json.loads((folder / "robustness.json").read_text())
+    assert {arm: sorted(runs) for arm, runs in content["arms"].items()} == {"joint": ["0", "3"]}
+    table = (folder / "robustness.md").read_text()
+    assert "**Interrupted: 2 of 4 models attacked.**" in table
+    assert (folder / "robustness.png").is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_attack_keeps_what_was_finished(gradmix, monkeypatch, run, tmp_path, number):
+    def interrupt():
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+    # What a shell starts in the background, such as tests, ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code, _, err = attacked(gradmix, monkeypatch, run, interrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert code == 130
+    assert err == "gradmix: interrupted: 2 of 4 models attacked, kept in out\n"
+    assert_one_arm_is_kept(tmp_path / "out")
+
+
+def test_an_attack_that_fails_keeps_what_was_finished(gradmix, monkeypatch, run, tmp_path):
+    damaged = Mock(side_effect=ValueError("seed-0.pt does not hold the weights"))
+    code, _, err = attacked(gradmix, monkeypatch, run, damaged)
+    assert code == 2
+    assert err == (
+        "gradmix: error: seed-0.pt does not hold the weights; 2 of 4 models attacked, kept in out\n"
+    )
+    assert_one_arm_is_kept(tmp_path / "out")
+    (tmp_path / "out" / "robustness.json").unlink()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    bug = Mock(side_effect=RuntimeError("out of memory"))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        attacked(lambda *args: main([*map(str, args), "--overwrite"]), monkeypatch, run, bug)
+    assert_one_arm_is_kept(tmp_path / "out")
 
 
 def test_robustness_of_some_arms_samples_and_another_attack(gradmix, run, tmp_path):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ from gradmix_ext.experiments.diagnosis import (
     measure,
 )
 from gradmix_ext.experiments.diagnosis.agreement import auc, partial_spearman, spearman
-from gradmix_ext.experiments.diagnosis.report import markdown
+from gradmix_ext.experiments.diagnosis.report import markdown, write_report
 from gradmix_ext.experiments.diagnosis.study import _MeasuredER
 from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
 
@@ -240,6 +242,19 @@ def test_agreement_reads_signs_with_zero_as_helpful() -> None:
     assert table["half"]["reference_sign"] == 0.5
 
 
+def test_gradients_that_vanish_leave_the_cosine_open(model, samples) -> None:
+    with torch.no_grad():
+        # The logits of the old class are far enough apart for the softmax to be 0 and 1.
+        model[-1].weight.zero_()
+        model[-1].bias.copy_(torch.tensor([2e3, 0, 0, 0, 0]))
+    x, y = samples["buffer"]
+    samples["buffer"] = samples["old_train"] = x[:1], y[:1]
+    vanished = look(model, samples)
+    for where in ("head", "network"):
+        assert vanished.facts[f"{where}_buffer_norm"] == 0
+        assert math.isnan(vanished.facts[f"{where}_cosine"])
+
+
 # Studies ------------------------------------------------------------------------------------------
 
 TINY = ExperimentConfig(tasks=3, epochs=2, buffer_size=10, hidden=(16,))
@@ -287,6 +302,24 @@ def test_tables_hold_means_of_seeds(diagnosis) -> None:
     row = next(line for line in text.splitlines() if line.startswith("| mixed |"))
     assert row.split("|")[5].strip().startswith(f"{per_seed.mean():.2f} ±")
     assert "| kind |" in text
+
+
+def test_facts_that_are_missing_are_shown_so(diagnosis, tmp_path: Path) -> None:
+    fact = diagnosis.fact.copy()
+    at = diagnosis.facts.index("head_cosine")
+    fact[:, 1, at] = np.nan  # in all seeds
+    fact[0, 2, at] = np.nan  # in one of two
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text, _ = write_report(replace(diagnosis, fact=fact), tmp_path)
+    rows = text.read_text().split("## Over training")[1].splitlines()
+    column = [row.split("|")[8].strip() for row in rows if row.startswith("| ")]
+    assert column[0] == "cosine"
+    assert column[3] == "n/a"
+    assert column[4] == f"{diagnosis.fact[1, 2, at]:.2f}"
+    (tmp_path / "diagnosis.png").unlink()
+    write_report(replace(diagnosis, fact=np.full_like(fact, np.nan)), tmp_path)
+    assert (tmp_path / "diagnosis.png").is_file()
 
 
 @pytest.mark.parametrize(

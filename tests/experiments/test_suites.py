@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
+import os
+import resource
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
@@ -15,9 +19,13 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
+from gradmix_ext import loader
 from gradmix_ext.cli import _suite, main
+from gradmix_ext.continual.trainer import DivergedError
+from gradmix_ext.experiments import suite_runs
 from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
 from gradmix_ext.experiments.suite_report import SuiteFindings
 from gradmix_ext.experiments.suite_runs import Ledger, Row, run_suite
@@ -38,8 +46,8 @@ TINY = Suite(
 
 
 def rows_of(folder: Path, suite: Suite = TINY, jobs: int = 1) -> dict:
-    ledger = Ledger(folder, suite)
-    list(run_suite(suite, ledger, jobs))
+    with Ledger(folder, suite) as ledger:
+        list(run_suite(suite, ledger, jobs))
     return ledger.rows
 
 
@@ -83,8 +91,32 @@ def test_a_study_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     assert rows_of(part) == again
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_arms_that_were_finished_before_one_diverged_are_kept(tmp_path: Path, jobs: int) -> None:
+    suite = replace(TINY, contenders=("der++[replay_weight=1e30]",), seeds=(0,))
+    with Ledger(tmp_path, suite) as ledger, pytest.raises(DivergedError):
+        list(run_suite(suite, ledger, jobs))
+    with Ledger(tmp_path, suite) as again:
+        assert again.rows == ledger.rows != {}
+
+
 def test_processes_give_the_same_rows(tmp_path: Path) -> None:
     assert without_time(rows_of(tmp_path / "two", jobs=2)) == without_time(rows_of(tmp_path / "1"))
+
+
+def what_was_handed_down(name: str, config: object, arms: object, arm: str, seed: int) -> Row:
+    """A row of what a worker knows before its first run."""
+    loaded = loader.status().reason != "no op has been called yet"
+    handed_down = float(os.environ.get("HANDED_DOWN", "0"))
+    return Row(name, arm, seed, handed_down, float(loaded), float(torch.get_num_threads()), 1.0)
+
+
+def test_processes_load_the_kernels_of_their_parent(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(suite_runs, "handed_down", lambda: {"HANDED_DOWN": "0.5"})
+    monkeypatch.setattr(suite_runs, "_run", what_was_handed_down)
+    for row in rows_of(tmp_path, jobs=2).values():
+        known = (row.average_incremental_accuracy, row.final_accuracy, row.forgetting)
+        assert known == (0.5, 1.0, 1.0)
 
 
 def test_a_study_that_is_closed_ends_its_own_processes_and_no_others(
@@ -93,9 +125,10 @@ def test_a_study_that_is_closed_ends_its_own_processes_and_no_others(
     other = get_context("spawn").Process(target=time.sleep, args=(600,))
     other.start()
     try:
-        found = run_suite(TINY, Ledger(tmp_path, TINY), jobs=2)
-        next(found)
-        found.close()
+        with Ledger(tmp_path, TINY) as ledger:
+            found = run_suite(TINY, ledger, jobs=2)
+            next(found)
+            found.close()
         assert new_children() == [other]
     finally:
         other.terminate()
@@ -108,15 +141,61 @@ def test_a_ledger_refuses_what_is_not_its_own(tmp_path: Path) -> None:
         Ledger(tmp_path, TINY)
 
     folder = tmp_path / "study"
-    Ledger(folder, TINY).add([Row("plain", "er", 0, 0.5, 0.5, 0.5, 1.0)])
+    with Ledger(folder, TINY) as ledger:
+        ledger.add([Row("plain", "er", 0, 0.5, 0.5, 0.5, 1.0)])
     changed = replace(TINY, settings={"plain": replace(_CONFIG, epochs=2)})
     with pytest.raises(ValueError, match="holds runs of another setting named 'plain'"):
         Ledger(folder, changed)
-    assert len(Ledger(folder, TINY).rows) == 1
+    with Ledger(folder, TINY) as ledger:
+        assert len(ledger.rows) == 1
 
     (folder / "runs.csv").write_text("setting,arm\nplain,er\n")
     with pytest.raises(ValueError, match="does not hold the runs of a study"):
         Ledger(folder, TINY)
+
+
+def test_runs_from_before_a_default_changed_are_refused(monkeypatch, tmp_path: Path) -> None:
+    with Ledger(tmp_path, TINY) as ledger:
+        ledger.add([Row("plain", "er", 0, 0.5, 0.5, 0.5, 1.0)])
+    # Every new setting has the other rate, also those of the suite that do not mention it.
+    defaults = ExperimentConfig.__init__.__defaults__
+    changed = tuple(0.5 if value == 0.05 else value for value in defaults)
+    monkeypatch.setattr(ExperimentConfig.__init__, "__defaults__", changed)
+    assert ExperimentConfig().lr == 0.5
+    config = ExperimentConfig(tasks=2, epochs=1, hidden=(8,), samples_per_pair=2)
+    with pytest.raises(ValueError, match="holds runs of another setting named 'plain'"):
+        Ledger(tmp_path, replace(TINY, settings={"plain": config}))
+    same = replace(config, lr=0.05)
+    with Ledger(tmp_path, replace(TINY, settings={"plain": same})) as ledger:
+        assert len(ledger.rows) == 1
+
+
+def test_only_one_process_writes_to_a_study(capsys, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(_suite, "SUITES", {"tiny": TINY})
+    with Ledger(tmp_path, TINY):
+        assert gradmix("compare", "--suite", "tiny", "--out", tmp_path) == 2
+        err = capsys.readouterr().err
+        assert f"{tmp_path} is in use by process {os.getpid()}" in err
+        assert err.count("\n") == 1
+
+
+def test_a_disk_that_refuses_leaves_a_study_as_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    with Ledger(folder, TINY) as ledger:
+        ledger.add([Row("plain", "er", seed, 0.5, 0.5, 0.5, 1.0) for seed in range(2)])
+    with (folder / "runs.csv").open("a") as file:
+        file.write("plain,er,2,0.5")
+    before = {name: (folder / name).read_bytes() for name in ("runs.csv", "settings.json")}
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            Ledger(folder, TINY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    with Ledger(folder, TINY) as ledger:
+        assert len(ledger.rows) == 2
 
 
 @pytest.fixture
@@ -297,6 +376,28 @@ def test_the_committed_report_is_that_of_the_committed_runs() -> None:
     assert (RESULTS / "suite" / "report.md").read_text() == findings.markdown()
 
 
+@pytest.mark.parametrize("study", ["suite", "held-back"])
+def test_the_committed_studies_can_go_on(tmp_path: Path, study: str) -> None:
+    """Their settings are written as they once were: what each changes of the defaults."""
+    settings = {
+        name: ExperimentConfig(
+            **{key: tuple(v) if isinstance(v, list) else v for key, v in changes.items()}
+        )
+        for name, changes in json.loads((RESULTS / study / "settings.json").read_text()).items()
+    }
+    if study == "suite":
+        assert settings == dict(SUITES["selection"].settings)
+    for name in ("runs.csv", "settings.json"):
+        shutil.copy(RESULTS / study / name, tmp_path)
+    suite = replace(SUITES["selection"], settings=settings)
+    for _ in range(2):  # as they were written, and as they are written now
+        with Ledger(tmp_path, suite) as ledger:
+            assert len(ledger.rows) >= 1000
+    changed = settings | {name: replace(config, lr=0.3) for name, config in settings.items()}
+    with pytest.raises(ValueError, match="holds runs of another setting"):
+        Ledger(tmp_path, replace(suite, settings=changed))
+
+
 def by_hand(study: str, reference: str, metric: str, without: str = "") -> tuple[list, list]:
     """The default minus a reference in points, by seed and by setting, from the CSV alone."""
     with (RESULTS / study / "runs.csv").open(newline="") as file:
@@ -379,7 +480,7 @@ def test_the_command_runs_a_suite_and_makes_its_report_again(
     assert gradmix(*args) == 0
     text = capsys.readouterr().out
     assert "6 runs, kept in" in text
-    assert "[6/6] split, seed 1" in text
+    assert "[6/6] split, gradmix[policy=skip], seed 1" in text
     for name in ("final_accuracy.png", "forgetting.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     report = (out / "report.md").read_text()
@@ -422,6 +523,17 @@ def test_wrong_use_is_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path, ar
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_backend_that_cannot_be_had_is_told_before_any_training(
+    capsys, monkeypatch, tmp_path: Path
+) -> None:
+    error = loader.BackendUnavailable("there are no cuda kernels")
+    monkeypatch.setattr(loader, "load", Mock(side_effect=error))
+    args = ("compare", "--suite", "selection", "--quick", "--out", tmp_path / "out")
+    assert gradmix(*args) == 2
+    assert capsys.readouterr().err == "gradmix: error: there are no cuda kernels\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_suite_is_refused_under_torchrun(capsys, monkeypatch, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ Everything that is the truth here is computed in float64 by autograd and by taki
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -78,7 +79,7 @@ class Measurement:
             - ``always``: 0, every pair is said to help.
             - ``mixed@n``: ``mixed`` with n samples per pair.
         facts: Single numbers: ``buffer_loss``, ``old_loss`` (mean, in nats), the norms of g_buf and
-            g_old of the head and of the network, and their cosines.
+            g_old of the head and of the network, and their cosines; NaN where a norm is 0.
     """
 
     pairs: Tensor
@@ -158,7 +159,8 @@ def measure(
     for where, names in (("head", network.head), ("network", tuple(g_buf))):
         of_buffer, of_old = (_inner(g, g, names) ** 0.5 for g in (g_buf, g_old))
         facts[f"{where}_buffer_norm"], facts[f"{where}_old_norm"] = of_buffer, of_old
-        facts[f"{where}_cosine"] = _inner(g_buf, g_old, names) / (of_buffer * of_old)
+        product = of_buffer * of_old  # 0 once the model fits either to the last bit
+        facts[f"{where}_cosine"] = _inner(g_buf, g_old, names) / product if product else math.nan
     return Measurement(pool.pairs.cpu(), old, train_change, test_change, scores, facts)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gradmix_ext.continual.data import concatenate
 from gradmix_ext.continual.feed import Batch
+from gradmix_ext.continual.files import replaced
 from gradmix_ext.continual.methods import ER, Stage
 from gradmix_ext.continual.trainer import random_stream
 from gradmix_ext.experiments.diagnosis.agreement import STATISTICS, agreement
@@ -51,19 +52,19 @@ class Diagnosis:
 
     def save(self, folder: Path) -> Path:
         """Write ``diagnosis.npz`` into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
         names: dict[str, Any] = {
             name: np.array(getattr(self, name)) for name in ("statistics", "scores", "facts")
         }
-        np.savez_compressed(
-            folder / _FILE,
-            setting=np.array(json.dumps(self.setting)),
-            seeds=np.array(self.seeds),
-            moments=self.moments,
-            agreement=self.agreement,
-            fact=self.fact,
-            **names,
-        )
+        with replaced(folder / _FILE) as path:
+            np.savez_compressed(
+                path,
+                setting=np.array(json.dumps(self.setting)),
+                seeds=np.array(self.seeds),
+                moments=self.moments,
+                agreement=self.agreement,
+                fact=self.fact,
+                **names,
+            )
         return folder / _FILE
 
     @classmethod
@@ -131,19 +132,30 @@ class Study:
         self.experiment.trainer(self._arm(), seed=0)
 
     def run(
-        self, seeds: Sequence[int], progress: Callable[[int], None] = lambda seed: None
+        self, seeds: Sequence[int], keep: Callable[[Diagnosis], None] = lambda diagnosis: None
     ) -> Diagnosis:
-        """Train and measure; `progress` is called after each seed.
+        """Train and measure; `keep` is given after each seed what the seeds so far say.
 
         Raises:
             DivergedError: the training loss became infinite or NaN.
         """
-        found = []
-        for seed in seeds:
-            found.append(self._train(seed))
-            progress(seed)
-        tables = [[agreement(each) for _, each in of_seed] for of_seed in found]
-        facts = [[_facts(each) for _, each in of_seed] for of_seed in found]
+        tables, facts = [], []
+        for done, seed in enumerate(seeds, start=1):
+            found = self._train(seed)
+            tables.append([agreement(each) for _, each in found])
+            facts.append([_facts(each) for _, each in found])
+            diagnosis = self._diagnosis(seeds[:done], [at for at, _ in found], tables, facts)
+            keep(diagnosis)
+        return diagnosis
+
+    def _diagnosis(
+        self,
+        seeds: Sequence[int],
+        moments: Sequence[tuple[int, int]],
+        tables: Sequence[Sequence[dict[str, dict[str, float]]]],
+        facts: Sequence[Sequence[dict[str, float]]],
+    ) -> Diagnosis:
+        """What was found, seed by seed and moment by moment."""
         scores = tuple(tables[0][0])
         return Diagnosis(
             setting={
@@ -152,7 +164,7 @@ class Study:
                 **asdict(self.config),
             },
             seeds=tuple(seeds),
-            moments=np.array([moment for moment, _ in found[0]], dtype=np.int64),
+            moments=np.array(moments, dtype=np.int64),
             statistics=tuple(STATISTICS),
             scores=scores,
             facts=tuple(facts[0][0]),
