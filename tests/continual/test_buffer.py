@@ -244,6 +244,20 @@ def test_inputs_of_another_type_than_those_held_are_refused(policy, stored):
     assert torch.equal(buffer.data[0], x)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", ["x", "y", "row", "key"])
+def test_extra_columns_cannot_take_the_place_of_the_buffers_own(policy, name):
+    buffer, (x, y) = ReplayBuffer(4, policy, generator(0)), stream([0, 1])
+    features = x if buffer.needs_features else None
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"extra must not have the name '{name}', which"):
+            buffer.add(x, y, features, {"mine": y, name: torch.zeros_like(y)})
+    assert buffer.data is None
+    buffer.add(x, y, features, {"mine": y + 5})
+    assert torch.equal(buffer.data[1], y)
+    assert torch.equal(buffer.column("mine"), y + 5)
+
+
 def test_errors():
     with pytest.raises(ValueError, match="capacity = 0"):
         ReplayBuffer(0)
