@@ -158,9 +158,9 @@ class ReplayBuffer:
                 ``"key"``.
 
         Raises:
-            ValueError: shapes or names disagree, a name is the buffer's own, features are missing,
-                there are now more classes than the capacity has room for (balanced policies), or
-                processes that share the buffer differ in it.
+            ValueError: shapes or names disagree, a name is the buffer's own, features are missing
+                or of no use, there are now more classes than the capacity has room for (balanced
+                policies), or processes that share the buffer differ in it.
             TypeError: the labels are not int64, or the inputs are of another dtype than those held.
         """
         self.require_same(y.numel())
@@ -171,6 +171,8 @@ class ReplayBuffer:
             raise ValueError(f"x must be [N, ...] and y [N], got {found} and {list(y.shape)}")
         if self.needs_features and (features is None or len(features) != len(y)):
             raise ValueError("herding chooses by features: give features [N, d]")
+        if features is not None and not self.needs_features:
+            raise ValueError(f"a {self.policy} buffer does not choose by features: give none")
         if len(y) == 0:
             return
         like = read(x, torch.tensor([0]))
