@@ -198,7 +198,7 @@ ERRORS = [
     (["train", "--dataset", "no.npz"], "data set not found: no.npz"),
     (["train", "--data-dir", "nowhere"], "data folder not found: nowhere"),
     (["train", "--dataset", "gap.npz"], "label out of range: y[20] = 5"),
-    (["compare", "--buffer-size", "9"], "buffer size 9 is smaller than the number of classes 10"),
+    (["compare", "--buffer-size", "9"], "buffer capacity 9 is smaller than the number of classes 10"),
     (["train", "--tasks", "11"], "tasks = 11 must be between 1 and the 10 classes"),
     (["train", "--tasks", "2", "--increment", "5"], "either --tasks or --increment"),
     (["train", "--tasks", "two"], "'two' is not a valid integer"),
@@ -293,6 +293,13 @@ def test_an_npz_file_trains(gradmix, tmp_path):
     code, text, _ = gradmix("train", "--dataset", "mine.npz", "--tasks", "3", *QUICK)
     assert code == 0
     assert "mine: 3 tasks x 1 classes" in text
+
+
+def test_a_reservoir_can_be_smaller_than_the_number_of_classes(gradmix, tmp_path):
+    small = ["--buffer-policy", "reservoir", "--buffer-size", "5"]
+    code, _, err = gradmix("train", "--augment", "none", *small, *QUICK, "--out", "r")
+    assert code == 0, err
+    assert log_of(tmp_path / "r")[-1]["event"] == "run"
 
 
 def test_help_lists_every_command_and_flag(gradmix):
