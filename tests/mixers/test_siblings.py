@@ -336,8 +336,19 @@ def test_balanced_names_a_label_out_of_range():
 
 
 def test_unknown_mixer():
-    with pytest.raises(ValueError, match=r"augment must be one of none, mixup, .* got 'cutout'"):
+    with pytest.raises(ValueError, match=r"^name must be one of none, mixup, .* got 'cutout'"):
         by_name("cutout", C)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("option", ["ballance", "self", "args", "kwargs", "options"])
+def test_an_option_that_no_mixer_has_is_refused(name, option):
+    with pytest.raises(TypeError, match=f"^no mixer has an option '{option}'"):
+        by_name(name, C, **{option: 1.0}, balance=0.5)
+
+
+def test_an_option_of_other_mixers_is_left_out():
+    assert by_name("mixup", C, balance=0.5, temperature=2.0, layers=["input"]).balance == 0.5
 
 
 def test_weights_reach_every_reduction_of_the_loss():
