@@ -215,6 +215,8 @@ ERRORS = [
     (["train", "--seeds", "a"], "'a' is neither a count nor a list"),
     (["train", "--seeds", "0"], "'0' names no seed"),
     (["train", "--seeds", "1,2,1"], "'1,2,1' names a seed twice"),
+    (["train", "--seeds", "0,5-2"], "'5-2' ends before it starts"),
+    (["train", "--seeds", f"0,{2**70}-1"], "-1' ends before it starts"),
     (["train", "--seeds", "10001"], "'10001' names more than 10000 seeds"),
     (["train", "--seeds", "0-9999999999999999999999"], "names more than 10000 seeds"),
     (["train", "--seeds", "9" * 5000], "is neither a count nor a list"),
