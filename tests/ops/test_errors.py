@@ -92,6 +92,13 @@ GROUPED = [
     ({"num_groups": -1}, "num_groups must not be negative, got -1"),
     ({"reduction": "none"}, "reduction must be one of mean, sum, got 'none'"),
 ]
+BLENDING = [
+    ({"momentum": 2.0}, r"momentum must be in \[0, 1\), got 2.0"),
+    ({"momentum": -0.1}, r"momentum must be in \[0, 1\), got -0.1"),
+    ({"momentum": float("nan")}, r"momentum must be in \[0, 1\), got nan"),
+    ({"threshold": float("nan")}, "threshold must be finite, got nan"),
+    ({"threshold": float("-inf")}, "threshold must be finite, got -inf"),
+]
 CASES = {
     "masked_mixup": [
         ({"x": torch.tensor(1.0)}, "x must have a batch dimension"),
@@ -150,9 +157,11 @@ CASES = {
         ({"value": torch.randn(N).double()}, "value must be torch.float32, got torch.float64"),
         ({"target": at(2, 7, LABELS)}, r"target\[2\] = 7 is out of range for 4 classes"),
         ({"partner_target": at(0, -1, LABELS)}, r"partner_target\[0\] = -1 is out of range for 4"),
+        *BLENDING,
     ],
     "observe_scores": [
         *LAST_LAYER,
+        *BLENDING,
         ({"scores": torch.randn(C, 3)}, r"scores must be square, got shape \[4, 3\]"),
         ({"scores": torch.randn(C)}, r"scores must have 2 dimensions, got shape \[4\]"),
         ({"scored": torch.ones(C, C)}, "scored must be torch.bool, got torch.float32"),
