@@ -89,6 +89,7 @@ GROUPED = [
     ({"lam": 0.5}, "partner_target and lam come together, partner_target is missing"),
     ({"partner_target": LABELS}, "partner_target and lam come together, lam is missing"),
     ({"groups": LABELS, "num_groups": 2}, r"groups\[2\] = 2 is out of range for 2 groups"),
+    ({"num_groups": 3}, r"target\[3\] = 3 is out of range for 3 groups"),
     ({"num_groups": -1}, "num_groups must not be negative, got -1"),
     ({"reduction": "none"}, "reduction must be one of mean, sum, got 'none'"),
 ]
@@ -301,6 +302,12 @@ def test_error_names_argument_and_value(module, op, change, message):
         getattr(module, op)(**arguments(op) | change)
     # alone, without what a kernel said of it before
     assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
+def test_an_op_that_does_the_work_of_another_names_itself():
+    given = arguments("mix_batch") | {"x": torch.randint(9, (N, D))}
+    with pytest.raises((TypeError, RuntimeError), match=r"mix_batch: x must be float32, "):
+        torch.ops.gradmix_ext.mix_batch(**given)
 
 
 @pytest.mark.parametrize("op", CASES)
