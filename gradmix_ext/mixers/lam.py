@@ -46,6 +46,8 @@ class LamLaw:
                 "fixed_lam and lam_coupling='fixed' come together, got "
                 f"lam_coupling={self.coupling!r} and fixed_lam={self.fixed}"
             )
+        if self.fixed is not None and len(self.fixed) != 2:
+            raise ValueError(f"fixed_lam must be two numbers, λ_x and λ_y, got {self.fixed}")
         for name, value in zip(("λ_x", "λ_y"), self.fixed or (), strict=False):
             if not 0 <= value <= 1:
                 raise ValueError(f"fixed_lam must be in [0, 1], got {name} = {value}")

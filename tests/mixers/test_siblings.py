@@ -305,6 +305,8 @@ def test_odds_that_are_learned_elsewhere():
         ({"lam_coupling": "both"}, "lam_coupling must be one of same, independent, fixed"),
         ({"lam_coupling": "fixed"}, "come together, got lam_coupling='fixed' and fixed_lam=None"),
         ({"fixed_lam": (0.5, 0.5)}, "come together, got lam_coupling='same'"),
+        ({"lam_coupling": "fixed", "fixed_lam": (0.5,)}, r"two numbers, λ_x and λ_y, got \(0.5,\)"),
+        ({"lam_coupling": "fixed", "fixed_lam": (0.5,) * 3}, "fixed_lam must be two numbers"),
         ({"lam_coupling": "fixed", "fixed_lam": (0.5, 1.5)}, r"in \[0, 1\], got λ_y = 1.5"),
         ({"taper": "cosine", "stop_epoch": 3}, "taper must be one of none, linear, got 'cosine'"),
         ({"taper": "linear"}, "taper='linear' needs stop_epoch"),
