@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -228,6 +229,15 @@ def test_a_tracer_leaves_nothing_behind():
         assert gx.Mixup().mix(fake, mode.from_tensor(y)).x.shape == (5, 1, 2, 2)
     mixed = gx.Mixup().mix(gx.mixers.ImageBatch(stored, index, transform), y)
     assert torch.equal(mixed.x, torch.full((5, 1, 2, 2), -2.0))
+
+
+@pytest.mark.parametrize("make", [list, torch.tensor, np.array], ids=["list", "tensor", "array"])
+def test_the_constants_of_a_transform_can_be_of_any_kind(make):
+    transform = gx.mixers.ImageTransform(make([0.25, 0.5]), make([0.5, 2.0]))
+    assert transform == gx.mixers.ImageTransform((0.25, 0.5), (0.5, 2.0))
+    images, index = torch.zeros(9, 2, 2, 2, dtype=torch.uint8), torch.arange(5)
+    x = gx.NoMix().mix(gx.mixers.ImageBatch(images, index, transform), index).x
+    assert x[:, :, 0, 0].tolist() == [[-0.5, -0.25]] * 5
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
