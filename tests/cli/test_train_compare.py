@@ -198,7 +198,7 @@ ERRORS = [
     (["train", "--dataset", "no.npz"], "data set not found: no.npz"),
     (["train", "--data-dir", "nowhere"], "data folder not found: nowhere"),
     (["train", "--dataset", "gap.npz"], "label out of range: y[20] = 5"),
-    (["compare", "--buffer-size", "9"], "buffer capacity 9 is smaller than the number of classes 10"),
+    (["compare", "--buffer-size", "9"], "buffer capacity 9 is smaller than the number of classes"),
     (["train", "--tasks", "11"], "tasks = 11 must be between 1 and the 10 classes"),
     (["train", "--tasks", "2", "--increment", "5"], "either --tasks or --increment"),
     (["train", "--tasks", "two"], "'two' is not a valid integer"),
