@@ -342,6 +342,19 @@ def test_balanced_partner_classes_are_uniform():
     assert stats.chisquare(count[[0, 1, 4]].numpy()).pvalue > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("count", "error", "message"),
+    [
+        (0, ValueError, "num_classes must be positive, got 0"),
+        (2.0, TypeError, "num_classes must be an integer, got 2.0"),
+        (True, TypeError, "num_classes must be an integer, got True"),
+    ],
+)
+def test_balanced_checks_the_number_of_classes(count, error, message):
+    with pytest.raises(error, match=message):
+        gx.BalancedMixup(count)
+
+
 def test_balanced_names_a_label_out_of_range():
     with pytest.raises(RuntimeError, match=r"target\[1\] = 7 is out of range for 5 classes"):
         gx.BalancedMixup(C).mix(torch.randn(2, 3), torch.tensor([0, 7]))

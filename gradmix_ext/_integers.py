@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import SupportsIndex
 
-__all__ = ["integer"]
+__all__ = ["integer", "positive_integer"]
 
 
 def integer(name: str, value: SupportsIndex) -> int:
@@ -18,3 +18,18 @@ def integer(name: str, value: SupportsIndex) -> int:
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def positive_integer(name: str, value: SupportsIndex) -> int:
+    """`value` as a Python int that is at least 1; True is none.
+
+    Raises:
+        TypeError: it is not an integer.
+        ValueError: it is not positive.
+    """
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    number = integer(name, value)
+    if number < 1:
+        raise ValueError(f"{name} must be positive, got {number}")
+    return number
