@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradmix_ext._integers import integer
+from gradmix_ext._arguments import integer
 from gradmix_ext.continual.data import RawInputs, input_count, read
 from gradmix_ext.continual.selection import balanced_quota, herding_rank, rank_within_class
 from gradmix_ext.ranks import Ranks, ranks_of

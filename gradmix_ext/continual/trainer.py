@@ -13,8 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gradmix_ext._integers import integer
-from gradmix_ext.continual.arguments import require_choice, require_kind
+from gradmix_ext._arguments import integer, require_choice, require_kind
 from gradmix_ext.continual.buffer import ReplayBuffer
 from gradmix_ext.continual.callbacks import Callback, EpochEnd, TaskEnd
 from gradmix_ext.continual.checkpoint import Checkpoint

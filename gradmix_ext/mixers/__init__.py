@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from gradmix_ext._arguments import require_choice
 from gradmix_ext.mixers.base import Mixer
 from gradmix_ext.mixers.batch import Draw, MixedBatch
 from gradmix_ext.mixers.controls import RandomMaskMixup, ShuffledScoresMixup
@@ -65,8 +66,7 @@ def by_name(name: str, num_classes: int, **options: Any) -> Mixer:
         ValueError: There is no such mixer, or an option has a value that it cannot have.
         TypeError: No mixer at all has such an option.
     """
-    if name not in MIXERS:
-        raise ValueError(f"name must be one of {', '.join(MIXERS)}, got {name!r}")
+    require_choice("name", name, tuple(MIXERS))
     for option in options:
         if not any(option in _option_names(mixer) for mixer in MIXERS.values()):
             raise TypeError(f"no mixer has an option '{option}'")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gradmix_ext import _checks as checks
 from gradmix_ext import ops
-from gradmix_ext._integers import positive_integer
+from gradmix_ext._arguments import positive_integer, require_choice
 from gradmix_ext.mixers.base import Samples
 from gradmix_ext.mixers.batch import MixedBatch
 from gradmix_ext.mixers.criteria import (
@@ -148,8 +148,7 @@ class GradMix(PairMixer):
         process_group: dist.ProcessGroup | None = None,
         **options: Any,
     ) -> None:
-        if preset not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        require_choice("preset", preset, tuple(PRESETS))
         rule = PRESETS[preset]
         criterion = rule.criterion if criterion is None else criterion
         policy = rule.policy if policy is None else policy
@@ -160,13 +159,9 @@ class GradMix(PairMixer):
             balance=rule.balance if balance is None else balance,
             **options,
         )
-        for name, value, choices in (
-            ("criterion", criterion, CRITERIA),
-            ("policy", policy, POLICIES),
-            ("first_task", first_task, FIRST_TASK),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        require_choice("criterion", criterion, CRITERIA)
+        require_choice("policy", policy, POLICIES)
+        require_choice("first_task", first_task, FIRST_TASK)
         if update not in ("epoch", "online") and not (type(update) is int and update > 0):
             raise ValueError(
                 f"update must be 'epoch', 'online' or a positive number of steps, got {update!r}"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradmix_ext._integers import positive_integer
+from gradmix_ext._arguments import positive_integer
 from gradmix_ext.mixers.base import Mixer
 from gradmix_ext.mixers.pairs import PairMixer, PairRule
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from gradmix_ext._integers import integer
+from gradmix_ext._arguments import integer
 from gradmix_ext.continual.data import ArrayDataset, RawInputs
 from gradmix_ext.continual.datasets.image_files import of_bytes
 from gradmix_ext.continual.datasets.npz import numbered_classes

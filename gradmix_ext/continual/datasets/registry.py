@@ -8,9 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gradmix_ext._arguments import integer, require_kind
 from gradmix_ext._folder import default_folder, make_private
-from gradmix_ext._integers import integer
-from gradmix_ext.continual.arguments import require_kind
 from gradmix_ext.continual.data import ArrayDataset
 from gradmix_ext.continual.datasets.npz import load_npz
 
