@@ -169,7 +169,7 @@ def as_lam(op: str, value: Tensor | float, like: Tensor, name: str = "lam") -> T
 
 
 def lam(op: str, value: Tensor | float, length: int, like: Tensor, name: str = "lam") -> Tensor:
-    """λ as a tensor of 0, 1 or ``length`` elements."""
+    """λ as a tensor: a scalar, [1] or [``length``]."""
     value = as_lam(op, value, like, name)
     if value.dtype not in FLOATING_DTYPES:
         raise TypeError(f"{op}: {name} must be floating point, got {value.dtype}")

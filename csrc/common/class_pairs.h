@@ -1,6 +1,8 @@
 // Matrices [K, K] over the class pairs, checked for the bindings of every device.
 #pragma once
 
+#include <cmath>
+
 #include "binding.h"
 
 namespace gradmix {
@@ -17,6 +19,12 @@ inline int64_t score_classes(const Tensor& scores, const char* op) {
   check_dim(scores, 2, op, "scores");
   check_pairs(scores, scores.size(0), type, op, "scores");
   return scores.size(0);
+}
+
+// How scores enter the moving averages, and which are then high enough.
+inline void check_blending(double momentum, double threshold, const char* op) {
+  check(momentum >= 0 && momentum < 1, op, ": momentum must be in [0, 1), got ", momentum);
+  check(std::isfinite(threshold), op, ": threshold must be finite, got ", threshold);
 }
 
 }  // namespace gradmix

@@ -4,9 +4,12 @@
 
 #include <sys/mman.h>
 
+#include "kernels/dispatch.h"
+
 namespace gradmix::cpu {
 
 void check_cpu(const Tensor& t, const char* op, const char* name) {
+  level();  // a wrong GRADMIX_EXT_SIMD is told here: the kernels may run in threads, whose errors lose their text
   check(t.is_cpu(), op, ": ", name, " must be on the CPU");
 }
 

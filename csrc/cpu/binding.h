@@ -24,7 +24,7 @@ void check_cpu(const Tensor& t, const char* op, const char* name);
 template <class T>
 class Column {
  public:
-  // [expected] elements of int64 (or bool, as uint8_t).
+  // [expected] elements of int64, of float64 or of bool (as uint8_t).
   Column(const Tensor& t, int64_t expected, const char* op, const char* name);
   Column() = default;
   Column(Column&&) = default;  // not copied: data() points into the copy held

@@ -32,6 +32,7 @@ class Averages {
         momentum_(momentum),
         threshold_(threshold) {
     check_cpu(scores, op, "scores");
+    check_blending(momentum, threshold, op);
   }
 
   template <class A>

@@ -24,8 +24,9 @@ Groups::Groups(const char* op, const LastLayer& in, const std::optional<Tensor>&
   check(total >= 0, op, ": num_groups must not be negative, got ", total);
   const Column<int64_t> given = groups ? Column<int64_t>(*groups, in.samples, op, "groups") : Column<int64_t>();
   const int64_t* group = groups ? given.data() : in.target.data();
+  const char* name = groups ? "groups" : "target";
   for (int64_t i = 0; i < in.samples; ++i)
-    check(group[i] >= 0 && group[i] < total, op, ": groups[", i, "] = ", group[i], " is out of range for ", total, " groups");
+    check(group[i] >= 0 && group[i] < total, op, ": ", name, "[", i, "] = ", group[i], " is out of range for ", total, " groups");
 
   count.assign(total, 0);
   for (int64_t i = 0; i < in.samples; ++i) ++count[group[i]];

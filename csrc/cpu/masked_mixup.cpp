@@ -26,6 +26,7 @@ constexpr int64_t stream_chunk_bytes = 2 << 10;
 constexpr int64_t grain_bytes = 64 << 10;
 
 struct Batch {
+  const char* op;  // the one that was called
   Tensor x;  // held: data points into it
   const int64_t* rows;  // which rows of x; null: all
   std::vector<int64_t> strides;
@@ -35,11 +36,11 @@ struct Batch {
   int64_t bytes() const { return samples * sample_size * element_bytes(dtype); }
 };
 
-Batch read_batch(const Tensor& x, const char* name) {
-  check_cpu(x, op, name);
-  const DType dtype = data_type(x, op, name);
-  check(x.dim() >= 1, op, ": ", name, " must have a batch dimension");
-  Batch batch{x, nullptr, batch_strides(x), x.size(0), 0, dtype};
+Batch read_batch(const Tensor& x, const char* caller, const char* name) {
+  check_cpu(x, caller, name);
+  const DType dtype = data_type(x, caller, name);
+  check(x.dim() >= 1, caller, ": ", name, " must have a batch dimension");
+  Batch batch{caller, x, nullptr, batch_strides(x), x.size(0), 0, dtype};
   batch.sample_size = batch.samples > 0 ? x.numel() / batch.samples : 0;
   if (x.numel() > 0 && !same_layout(x, batch.strides)) batch.x = make_contiguous(x);
   return batch;
@@ -105,7 +106,7 @@ Plan make_plan(const Batch& batch) {
 }
 
 void mix(const Batch& batch, const int64_t* partner, const Tensor& lam, const uint8_t* mask, void* out) {
-  const PerSample weight(lam, batch.samples, batch.dtype, op);
+  const PerSample weight(lam, batch.samples, batch.dtype, batch.op);
   if (batch.bytes() == 0) return;
   const Plan plan = make_plan(batch);
   std::vector<int64_t> order;
@@ -147,7 +148,7 @@ Tensor mixed_samples(const char* caller, const Tensor& x, const std::optional<Te
   const Column<int64_t> rows = index ? read_index(*index, x.size(0), caller) : Column<int64_t>();
   // What is not dense is copied, of a whole data set only the rows wanted.
   if (index && !same_layout(x, batch_strides(x))) return mixed_samples(caller, rows_of(x, *index), std::nullopt, partner, lam, mask);
-  Batch batch = read_batch(x, "x");
+  Batch batch = read_batch(x, caller, "x");
   if (index) {
     batch.rows = rows.data();
     batch.samples = index->size(0);
@@ -160,7 +161,7 @@ Tensor mixed_samples(const char* caller, const Tensor& x, const std::optional<Te
 namespace {
 
 Tensor masked_mixup(const Tensor& x, const Tensor& partner, const Tensor& lam, const std::optional<Tensor>& mask) {
-  const Batch batch = read_batch(x, "x");
+  const Batch batch = read_batch(x, op, "x");
   const Tensor out = result_for(batch);
   mix(batch, partner, lam, mask, out.mutable_data_ptr());
   return out;
@@ -168,7 +169,7 @@ Tensor masked_mixup(const Tensor& x, const Tensor& partner, const Tensor& lam, c
 
 void masked_mixup_out(const Tensor& x, const Tensor& partner, const Tensor& lam, const std::optional<Tensor>& mask,
                       Tensor out) {
-  const Batch batch = read_batch(x, "x");
+  const Batch batch = read_batch(x, op, "x");
   check_cpu(out, op, "out");
   check(out.scalar_type() == scalar_type(batch.dtype), op, ": out must have the dtype of x");
   const auto want = x.sizes(), have = out.sizes();
@@ -184,7 +185,7 @@ void masked_mixup_out(const Tensor& x, const Tensor& partner, const Tensor& lam,
 
 Tensor masked_mixup_backward(const Tensor& grad, const Tensor& partner, const Tensor& lam,
                              const std::optional<Tensor>& mask) {
-  const Batch batch = read_batch(grad, "grad");
+  const Batch batch = read_batch(grad, op, "grad");
   const int64_t samples = batch.samples;
   const Column<int64_t> index = read_partner(partner, samples);
   const PerSample weight(lam, samples, batch.dtype, op);

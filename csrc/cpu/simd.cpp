@@ -1,7 +1,10 @@
 #include "simd.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 #include "kernels/dispatch.h"
 
@@ -20,14 +23,24 @@ Level best_level() {
   return Level::baseline;
 }
 
+const char* name_of(Level level) {
+  switch (level) {
+    case Level::avx512:
+      return "avx512";
+    case Level::avx2:
+      return "avx2";
+    default:
+      return "default";
+  }
+}
+
 Level chosen_level() {
   const Level best = best_level();
   const char* wanted = std::getenv("GRADMIX_EXT_SIMD");
-  if (wanted == nullptr) return best;
-  Level asked = best;
-  if (std::strcmp(wanted, "default") == 0) asked = Level::baseline;
-  if (std::strcmp(wanted, "avx2") == 0) asked = Level::avx2;
-  return asked < best ? asked : best;
+  if (wanted == nullptr || *wanted == '\0') return best;
+  for (const Level asked : {Level::baseline, Level::avx2, Level::avx512})
+    if (std::strcmp(wanted, name_of(asked)) == 0) return std::min(asked, best);
+  throw std::invalid_argument(std::string("GRADMIX_EXT_SIMD='") + wanted + "' is not one of default, avx2, avx512");
 }
 
 }  // namespace
@@ -37,15 +50,6 @@ Level level() {
   return chosen;
 }
 
-const char* simd_level() {
-  switch (level()) {
-    case Level::avx512:
-      return "avx512";
-    case Level::avx2:
-      return "avx2";
-    default:
-      return "default";
-  }
-}
+const char* simd_level() { return name_of(level()); }
 
 }  // namespace gradmix::cpu

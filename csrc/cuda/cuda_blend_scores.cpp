@@ -17,6 +17,7 @@ class Averages {
       check_device(pairs, scores, op, name);
       check_pairs(pairs, classes, ScalarType::Bool, op, name);
     }
+    check_blending(momentum, threshold, op);
   }
 
   // The values [N] of this type enter the averages of the cells [N] of their pairs.

@@ -47,13 +47,15 @@ def read_seeds(ctx: click.Context, param: click.Parameter, text: str) -> tuple[i
             for part in filter(None, text.split(",")):
                 first, dash, last = part.partition("-")
                 ranges.append(range(int(first), int(last if dash else first) + 1))
+                if not ranges[-1]:
+                    raise click.BadParameter(f"'{part}' ends before it starts")
     except ValueError:
         raise click.BadParameter(
             f"'{text}' is neither a count nor a list such as 0,1,2 or 0-9"
         ) from None
     # Before the seeds are listed: a slip of the keyboard must not fill the memory. The length of a
     # range is worked out by hand, since len() refuses what does not fit 64 bits.
-    if sum(max(0, each.stop - each.start) for each in ranges) > _MAX_SEEDS:
+    if sum(each.stop - each.start for each in ranges) > _MAX_SEEDS:
         raise click.BadParameter(f"'{text}' names more than {_MAX_SEEDS} seeds")
     seeds = [seed for each in ranges for seed in each]
     if not seeds:

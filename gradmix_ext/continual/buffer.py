@@ -10,14 +10,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gradmix_ext._arguments import integer
 from gradmix_ext.continual.data import RawInputs, input_count, read
-from gradmix_ext.continual.integers import integer
 from gradmix_ext.continual.selection import balanced_quota, herding_rank, rank_within_class
 from gradmix_ext.ranks import Ranks, ranks_of
 
 __all__ = ["POLICIES", "ReplayBuffer"]
 
 POLICIES = ("reservoir", "class-balanced", "herding")
+
+# Columns that the buffer keeps itself, or needs while it chooses.
+_OWN = ("x", "y", "row", "key")
 
 
 class ReplayBuffer:
@@ -151,12 +154,13 @@ class ReplayBuffer:
             y: Labels, [N], int64.
             features: [N, d], for herding alone.
             extra: What else to keep of each sample, [N, ...] by name, the same names every time;
-                see :meth:`column`.
+                see :meth:`column`. The buffer's own are called ``"x"``, ``"y"``, ``"row"`` and
+                ``"key"``.
 
         Raises:
-            ValueError: shapes or names disagree, features are missing, there are now more classes
-                than the capacity has room for (balanced policies), or processes that share the
-                buffer differ in it.
+            ValueError: shapes or names disagree, a name is the buffer's own, features are missing
+                or of no use, there are now more classes than the capacity has room for (balanced
+                policies), or processes that share the buffer differ in it.
             TypeError: the labels are not int64, or the inputs are of another dtype than those held.
         """
         self.require_same(y.numel())
@@ -167,6 +171,8 @@ class ReplayBuffer:
             raise ValueError(f"x must be [N, ...] and y [N], got {found} and {list(y.shape)}")
         if self.needs_features and (features is None or len(features) != len(y)):
             raise ValueError("herding chooses by features: give features [N, d]")
+        if features is not None and not self.needs_features:
+            raise ValueError(f"a {self.policy} buffer does not choose by features: give none")
         if len(y) == 0:
             return
         like = read(x, torch.tensor([0]))
@@ -181,7 +187,10 @@ class ReplayBuffer:
                 f"x has samples of {like.dtype}, the buffer holds {self._columns['x'].dtype}"
             )
         extra = extra or {}
-        known = self._columns.keys() - {"x", "y", "key"} if held else extra.keys()
+        for name in _OWN:
+            if name in extra:
+                raise ValueError(f"extra must not have the name {name!r}, which the buffer uses")
+        known = self._columns.keys() - set(_OWN) if held else extra.keys()
         if extra.keys() != known or any(len(column) != len(y) for column in extra.values()):
             raise ValueError(
                 f"extra must have one value per sample and the names {sorted(known)}, got "

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradmix_ext.continual.arguments import require_kind
+from gradmix_ext._arguments import integer, require_kind
 from gradmix_ext.continual.data import ArrayDataset, RawInputs, concatenate, read, subset
 from gradmix_ext.continual.datasets import load_dataset
-from gradmix_ext.continual.integers import integer
 from gradmix_ext.mixers.images import ImageTransform
 
 __all__ = ["Scenario", "Task", "class_incremental"]

@@ -14,13 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gradmix_ext.continual.arguments import require_choice, require_kind
+from gradmix_ext._arguments import integer, require_choice, require_kind
 from gradmix_ext.continual.buffer import ReplayBuffer
 from gradmix_ext.continual.callbacks import Callback, EpochEnd, TaskEnd
 from gradmix_ext.continual.checkpoint import Checkpoint
 from gradmix_ext.continual.evaluate import Evaluator
 from gradmix_ext.continual.feed import STORAGE, Feed, fits
-from gradmix_ext.continual.integers import integer
 from gradmix_ext.continual.methods import Method, Stage, method_by_name
 from gradmix_ext.continual.models import mlp, seeded
 from gradmix_ext.continual.optimization import (

@@ -164,7 +164,7 @@ class Experiment:
 
     Raises:
         ValueError: a setting is wrong, the data set or the model is unknown or does not fit, the
-            device is not there, or the buffer is smaller than the number of classes.
+            device is not there, or the buffer has no room for a sample of each class.
         ImportError: the data set or the model needs a package that is not installed.
         OSError: the data cannot be read.
     """
@@ -187,12 +187,8 @@ class Experiment:
             mixer = self.mixer(arm, seed=0)
             with arm.named_in_errors():
                 mixer.check(self.model(scenario), scenario.input_shape)
-            if trainer.method.uses_buffer and config.buffer_size < scenario.num_classes:
-                raise ValueError(
-                    f"buffer size {config.buffer_size} is smaller than the number of classes "
-                    f"{scenario.num_classes} of {self.dataset.name}: each class needs room for at "
-                    f"least one sample"
-                )
+            if trainer.buffer is not None:
+                trainer.buffer.require_room(scenario.num_classes)
 
     def scenario(self, seed: int) -> Scenario:
         """The tasks of a run with this seed; the same for every arm."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from gradmix_ext._arguments import require_choice
 from gradmix_ext.mixers.base import Mixer
 from gradmix_ext.mixers.batch import Draw, MixedBatch
 from gradmix_ext.mixers.controls import RandomMaskMixup, ShuffledScoresMixup
@@ -62,10 +63,13 @@ def by_name(name: str, num_classes: int, **options: Any) -> Mixer:
         **options: Settings of any mixer; those that this one does not have are left out.
 
     Raises:
-        ValueError: There is no such mixer.
+        ValueError: There is no such mixer, or an option has a value that it cannot have.
+        TypeError: No mixer at all has such an option.
     """
-    if name not in MIXERS:
-        raise ValueError(f"augment must be one of {', '.join(MIXERS)}, got {name!r}")
+    require_choice("name", name, tuple(MIXERS))
+    for option in options:
+        if not any(option in _option_names(mixer) for mixer in MIXERS.values()):
+            raise TypeError(f"no mixer has an option '{option}'")
     given = {"num_classes": num_classes} | options
     known = _option_names(MIXERS[name])
     return MIXERS[name](**{option: value for option, value in given.items() if option in known})
@@ -73,7 +77,7 @@ def by_name(name: str, num_classes: int, **options: Any) -> Mixer:
 
 def option_names(name: str) -> list[str]:
     """The settings of a mixer that can be given by name, without what comes with the training."""
-    given = {"self", "num_classes", "generator", "process_group", "args", "kwargs", "options"}
+    given = {"num_classes", "generator", "process_group"}
     return sorted(_option_names(MIXERS[name]) - given)
 
 
@@ -82,8 +86,9 @@ def _option_names(mixer: type[Mixer]) -> set[str]:
     names: set[str] = set()
     for cls in mixer.__mro__:
         if "__init__" in vars(cls):
-            parameters = inspect.signature(vars(cls)["__init__"]).parameters
-            names |= parameters.keys()
-            if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            _, *parameters = inspect.signature(vars(cls)["__init__"]).parameters.values()
+            handed_on = {p.name for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+            names |= {p.name for p in parameters} - handed_on
+            if not handed_on:
                 break
     return names

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gradmix_ext import _checks as checks
 from gradmix_ext import ops
+from gradmix_ext._arguments import positive_integer, require_choice
 from gradmix_ext.mixers.base import Samples
 from gradmix_ext.mixers.batch import MixedBatch
 from gradmix_ext.mixers.criteria import (
@@ -147,8 +148,7 @@ class GradMix(PairMixer):
         process_group: dist.ProcessGroup | None = None,
         **options: Any,
     ) -> None:
-        if preset not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        require_choice("preset", preset, tuple(PRESETS))
         rule = PRESETS[preset]
         criterion = rule.criterion if criterion is None else criterion
         policy = rule.policy if policy is None else policy
@@ -159,13 +159,9 @@ class GradMix(PairMixer):
             balance=rule.balance if balance is None else balance,
             **options,
         )
-        for name, value, choices in (
-            ("criterion", criterion, CRITERIA),
-            ("policy", policy, POLICIES),
-            ("first_task", first_task, FIRST_TASK),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        require_choice("criterion", criterion, CRITERIA)
+        require_choice("policy", policy, POLICIES)
+        require_choice("first_task", first_task, FIRST_TASK)
         if update not in ("epoch", "online") and not (type(update) is int and update > 0):
             raise ValueError(
                 f"update must be 'epoch', 'online' or a positive number of steps, got {update!r}"
@@ -174,25 +170,18 @@ class GradMix(PairMixer):
             raise ValueError(f"threshold must be finite, got {threshold}")
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        for name, count in (
-            ("num_classes", num_classes),
-            ("samples_per_pair", samples_per_pair),
-            ("samples_per_class", samples_per_class),
-            ("buffer_samples", buffer_samples),
-        ):
-            if count < 1:
-                raise ValueError(f"{name} must be positive, got {count}")
         for name, share in (("score_momentum", score_momentum), ("exploration", exploration)):
             if not 0 <= share < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {share}")
+        num_classes = positive_integer("num_classes", num_classes)
         self.num_classes = num_classes
         self.criterion = criterion
         self.policy = policy
         self.threshold = threshold
         self.temperature = temperature
-        self.samples_per_pair = samples_per_pair
-        self.samples_per_class = samples_per_class
-        self.buffer_samples = buffer_samples
+        self.samples_per_pair = positive_integer("samples_per_pair", samples_per_pair)
+        self.samples_per_class = positive_integer("samples_per_class", samples_per_class)
+        self.buffer_samples = positive_integer("buffer_samples", buffer_samples)
         self.update_every = update
         self.first_task = first_task
         self.head = head

@@ -89,6 +89,9 @@ class ImageTransform:
     hflip: bool = False
 
     def __post_init__(self) -> None:
+        # Lists too become what can be hashed: the constants on a device are kept by transform.
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
         if len(self.mean) != len(self.std) or not self.mean:
             raise ValueError(
                 f"mean and std must have one value per channel, got {self.mean} and {self.std}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradmix_ext._arguments import require_choice
 from gradmix_ext._random import uniform
 
 COUPLINGS = ("same", "independent", "fixed")
@@ -37,15 +38,14 @@ class LamLaw:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.alpha) and self.alpha > 0):
             raise ValueError(f"alpha must be positive and finite, got {self.alpha}")
-        if self.coupling not in COUPLINGS:
-            raise ValueError(
-                f"lam_coupling must be one of {', '.join(COUPLINGS)}, got {self.coupling!r}"
-            )
+        require_choice("lam_coupling", self.coupling, COUPLINGS)
         if (self.fixed is None) == (self.coupling == "fixed"):
             raise ValueError(
                 "fixed_lam and lam_coupling='fixed' come together, got "
                 f"lam_coupling={self.coupling!r} and fixed_lam={self.fixed}"
             )
+        if self.fixed is not None and len(self.fixed) != 2:
+            raise ValueError(f"fixed_lam must be two numbers, λ_x and λ_y, got {self.fixed}")
         for name, value in zip(("λ_x", "λ_y"), self.fixed or (), strict=False):
             if not 0 <= value <= 1:
                 raise ValueError(f"fixed_lam must be in [0, 1], got {name} = {value}")
@@ -99,8 +99,7 @@ class Schedule:
     taper: str = "none"
 
     def __post_init__(self) -> None:
-        if self.taper not in TAPERS:
-            raise ValueError(f"taper must be one of {', '.join(TAPERS)}, got {self.taper!r}")
+        require_choice("taper", self.taper, TAPERS)
         if self.stop_epoch is not None and self.stop_epoch < 0:
             raise ValueError(f"stop_epoch must not be negative, got {self.stop_epoch}")
         if self.taper != "none" and self.stop_epoch is None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradmix_ext._arguments import positive_integer
 from gradmix_ext.mixers.base import Mixer
 from gradmix_ext.mixers.pairs import PairMixer, PairRule
 
@@ -47,7 +48,7 @@ class BalancedMixup(PairMixer):
 
     def __init__(self, num_classes: int, alpha: float = 1.0, **options: Any) -> None:
         super().__init__(alpha, **options)
-        self.num_classes = num_classes
+        self.num_classes = positive_integer("num_classes", num_classes)
         self._alike = torch.zeros(1, 1)
 
     def pair_rule(self, device: torch.device) -> PairRule:

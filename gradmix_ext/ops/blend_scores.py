@@ -37,27 +37,27 @@ def blend_scores(
             :func:`~gradmix_ext.ops.sample_scores`.
         target: Label [N] (int64) of each sample.
         partner_target: Label [N] (int64) of each sample's partner.
-        momentum: Weight of the past.
-        threshold: Least score of a pair that is allowed.
+        momentum: Weight of the past, in [0, 1).
+        threshold: Least score of a pair that is allowed, finite.
 
     Raises:
         TypeError: An argument has the wrong dtype.
-        ValueError: An argument has the wrong shape or device.
+        ValueError: An argument has the wrong shape, device or value.
         RuntimeError: A label is not in [0, K) (on a GPU only under ``gx.debug_checks()``; otherwise
             such a sample is left out).
     """
     if checks.debug_enabled():
-        check(scores, scored, allowed, value, target, partner_target)
+        check(scores, scored, allowed, value, target, partner_target, momentum, threshold)
         check_values(scores, target, partner_target)
     try:
         if scores.requires_grad:
-            check(scores, scored, allowed, value, target, partner_target)
+            check(scores, scored, allowed, value, target, partner_target, momentum, threshold)
         if value.requires_grad:  # as a value of a model in training does
             value = value.detach()
         _OP(scores, scored, allowed, value, target, partner_target, momentum, threshold)
     except Exception:
         with checks.replacing:
-            check(scores, scored, allowed, value, target, partner_target)
+            check(scores, scored, allowed, value, target, partner_target, momentum, threshold)
         raise
 
 
@@ -71,7 +71,7 @@ def _fake(
     momentum: float,
     threshold: float,
 ) -> None:
-    check(scores, scored, allowed, value, target, partner_target)
+    check(scores, scored, allowed, value, target, partner_target, momentum, threshold)
 
 
 define(

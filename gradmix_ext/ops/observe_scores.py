@@ -43,8 +43,8 @@ def observe_scores(
         lam: Weight of ``target``, a number, a scalar tensor or one per sample [N].
         direction_weight: G_W [C, d], such as the mean gradient of the replay buffer.
         direction_bias: G_b [C].
-        momentum: Weight of the past.
-        threshold: Least score of a pair that is allowed.
+        momentum: Weight of the past, in [0, 1).
+        threshold: Least score of a pair that is allowed, finite.
         class_mask: Classes [C] (bool) that take part in the softmax, all by default.
 
     Raises:
@@ -55,19 +55,20 @@ def observe_scores(
             label outside of [0, K) is left out, and any other such label has no weight).
     """
     head = direction_weight, direction_bias, class_mask
+    law = momentum, threshold
     batch = features, logits, target, partner_target
     pairs = scores, scored, allowed
     if checks.debug_enabled():
-        check(*pairs, *batch, lam, *head)
+        check(*pairs, *batch, lam, *head, *law)
         check_values(scores, logits, target, partner_target, class_mask)
     try:
         if any(t.requires_grad for t in (scores, features, logits, *head[:2])):
-            check(*pairs, *batch, lam, *head)
+            check(*pairs, *batch, lam, *head, *law)
         weight = checks.as_lam("observe_scores", lam, logits)
-        _OP(*pairs, *batch, weight, *head[:2], momentum, threshold, class_mask)
+        _OP(*pairs, *batch, weight, *head[:2], *law, class_mask)
     except Exception:
         with checks.replacing:
-            check(*pairs, *batch, lam, *head)
+            check(*pairs, *batch, lam, *head, *law)
         raise
 
 
@@ -88,7 +89,7 @@ def _fake(
 ) -> None:
     check(
         scores, scored, allowed, features, logits, target, partner_target, lam, direction_weight,
-        direction_bias, class_mask,
+        direction_bias, class_mask, momentum, threshold,
     )  # fmt: skip
 
 

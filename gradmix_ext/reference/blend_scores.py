@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,10 +17,12 @@ def check(
     value: Tensor,
     target: Tensor,
     partner_target: Tensor,
+    momentum: float,
+    threshold: float,
 ) -> None:
-    """Check shapes, dtypes and devices."""
+    """Check shapes, dtypes, devices and numbers."""
     op = "blend_scores"
-    check_averages(op, scores, scored, allowed)
+    check_averages(op, scores, scored, allowed, momentum, threshold)
     checks.labels_alone(op, target)
     samples = target.shape[0]
     checks.vector(op, "value", value, samples, scores.dtype, scores.device)
@@ -26,8 +30,10 @@ def check(
         checks.vector(op, name, label, samples, torch.int64, scores.device)
 
 
-def check_averages(op: str, scores: Tensor, scored: Tensor, allowed: Tensor) -> None:
-    """Check the matrices that change."""
+def check_averages(
+    op: str, scores: Tensor, scored: Tensor, allowed: Tensor, momentum: float, threshold: float
+) -> None:
+    """Check the matrices that change, and the numbers that say how."""
     checks.matrix(op, "scores", scores)
     if scores.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{op}: scores must be float32 or float64, got {scores.dtype}")
@@ -45,6 +51,10 @@ def check_averages(op: str, scores: Tensor, scored: Tensor, allowed: Tensor) -> 
                 f"{op}: {name} must have shape {list(scores.shape)}, got {list(pairs.shape)}"
             )
         checks.same_device(op, name, pairs, scores.device)
+    if not 0 <= momentum < 1:
+        raise ValueError(f"{op}: momentum must be in [0, 1), got {momentum}")
+    if not math.isfinite(threshold):
+        raise ValueError(f"{op}: threshold must be finite, got {threshold}")
 
 
 def check_values(scores: Tensor, target: Tensor, partner_target: Tensor) -> None:
@@ -66,7 +76,7 @@ def blend_scores(
     threshold: float,
 ) -> None:
     """Pure PyTorch version of :func:`gradmix_ext.ops.blend_scores`."""
-    check(scores, scored, allowed, value, target, partner_target)
+    check(scores, scored, allowed, value, target, partner_target, momentum, threshold)
     if checks.values_checked(target.device):
         check_values(scores, target, partner_target)
     blend(scores, scored, allowed, value.detach(), target, partner_target, momentum, threshold)

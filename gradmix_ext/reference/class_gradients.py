@@ -60,7 +60,8 @@ def check_values(
     checks.labels(op, "target", target, classes, class_mask)
     if partner_target is not None:
         checks.labels(op, "partner_target", partner_target, classes, class_mask)
-    checks.in_range(op, "groups", groups, num_groups, f"{num_groups} groups")
+    name = "target" if groups is target else "groups"
+    checks.in_range(op, name, groups, num_groups, f"{num_groups} groups")
 
 
 def group_counts(groups: Tensor, num_groups: int) -> Tensor:

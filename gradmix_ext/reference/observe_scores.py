@@ -24,9 +24,11 @@ def check(
     direction_weight: Tensor,
     direction_bias: Tensor,
     class_mask: Tensor | None,
+    momentum: float,
+    threshold: float,
 ) -> Tensor:
-    """Check shapes, dtypes and devices; return λ as a tensor."""
-    check_averages(_OP, scores, scored, allowed)
+    """Check shapes, dtypes, devices and numbers; return λ as a tensor."""
+    check_averages(_OP, scores, scored, allowed, momentum, threshold)
     lam = check_samples(
         _OP, features, logits, target, partner_target, lam, direction_weight, direction_bias,
         class_mask,
@@ -69,7 +71,8 @@ def observe_scores(
     """Pure PyTorch version of :func:`gradmix_ext.ops.observe_scores`."""
     head = direction_weight, direction_bias, class_mask
     lam = check(
-        scores, scored, allowed, features, logits, target, partner_target, lam, *head
+        scores, scored, allowed, features, logits, target, partner_target, lam, *head, momentum,
+        threshold,
     )  # fmt: skip
     if checks.values_checked(logits.device):
         check_values(scores, logits, target, partner_target, class_mask)

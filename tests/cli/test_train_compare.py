@@ -198,7 +198,7 @@ ERRORS = [
     (["train", "--dataset", "no.npz"], "data set not found: no.npz"),
     (["train", "--data-dir", "nowhere"], "data folder not found: nowhere"),
     (["train", "--dataset", "gap.npz"], "label out of range: y[20] = 5"),
-    (["compare", "--buffer-size", "9"], "buffer size 9 is smaller than the number of classes 10"),
+    (["compare", "--buffer-size", "9"], "buffer capacity 9 is smaller than the number of classes"),
     (["train", "--tasks", "11"], "tasks = 11 must be between 1 and the 10 classes"),
     (["train", "--tasks", "2", "--increment", "5"], "either --tasks or --increment"),
     (["train", "--tasks", "two"], "'two' is not a valid integer"),
@@ -215,6 +215,8 @@ ERRORS = [
     (["train", "--seeds", "a"], "'a' is neither a count nor a list"),
     (["train", "--seeds", "0"], "'0' names no seed"),
     (["train", "--seeds", "1,2,1"], "'1,2,1' names a seed twice"),
+    (["train", "--seeds", "0,5-2"], "'5-2' ends before it starts"),
+    (["train", "--seeds", f"0,{2**70}-1"], "-1' ends before it starts"),
     (["train", "--seeds", "10001"], "'10001' names more than 10000 seeds"),
     (["train", "--seeds", "0-9999999999999999999999"], "names more than 10000 seeds"),
     (["train", "--seeds", "9" * 5000], "is neither a count nor a list"),
@@ -293,6 +295,13 @@ def test_an_npz_file_trains(gradmix, tmp_path):
     code, text, _ = gradmix("train", "--dataset", "mine.npz", "--tasks", "3", *QUICK)
     assert code == 0
     assert "mine: 3 tasks x 1 classes" in text
+
+
+def test_a_reservoir_can_be_smaller_than_the_number_of_classes(gradmix, tmp_path):
+    small = ["--buffer-policy", "reservoir", "--buffer-size", "5"]
+    code, _, err = gradmix("train", "--augment", "none", *small, *QUICK, "--out", "r")
+    assert code == 0, err
+    assert log_of(tmp_path / "r")[-1]["event"] == "run"
 
 
 def test_help_lists_every_command_and_flag(gradmix):

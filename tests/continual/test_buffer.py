@@ -229,7 +229,7 @@ def test_labels_of_another_type_are_refused(policy, dtype):
     buffer = ReplayBuffer(5, policy)
     x, y = stream([0, 1])
     with pytest.raises(TypeError, match=f"y must be int64, got {dtype}"):
-        buffer.add(x, y.to(dtype), x)
+        buffer.add(x, y.to(dtype), x if buffer.needs_features else None)
     assert buffer.seen == len(buffer) == 0
 
 
@@ -237,11 +237,34 @@ def test_labels_of_another_type_are_refused(policy, dtype):
 @pytest.mark.parametrize("stored", [False, True])
 def test_inputs_of_another_type_than_those_held_are_refused(policy, stored):
     buffer, (x, y) = ReplayBuffer(4, policy, generator(0)), stream([0, 1])
-    buffer.add(x, y, x)
+    features = x if buffer.needs_features else None
+    buffer.add(x, y, features)
     images = x.to(torch.uint8)
     with pytest.raises(TypeError, match=r"samples of torch.uint8, the buffer holds torch.float32"):
-        buffer.add(Stored(images) if stored else images, y, x)
+        buffer.add(Stored(images) if stored else images, y, features)
     assert torch.equal(buffer.data[0], x)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", ["x", "y", "row", "key"])
+def test_extra_columns_cannot_take_the_place_of_the_buffers_own(policy, name):
+    buffer, (x, y) = ReplayBuffer(4, policy, generator(0)), stream([0, 1])
+    features = x if buffer.needs_features else None
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"extra must not have the name '{name}', which"):
+            buffer.add(x, y, features, {"mine": y, name: torch.zeros_like(y)})
+    assert buffer.data is None
+    buffer.add(x, y, features, {"mine": y + 5})
+    assert torch.equal(buffer.data[1], y)
+    assert torch.equal(buffer.column("mine"), y + 5)
+
+
+@pytest.mark.parametrize("policy", ["reservoir", "class-balanced"])
+def test_features_that_a_policy_has_no_use_for_are_refused(policy):
+    buffer, (x, y) = ReplayBuffer(4, policy, generator(0)), stream([0, 1])
+    with pytest.raises(ValueError, match=f"a {policy} buffer does not choose by features"):
+        buffer.add(x, y, x)
+    assert buffer.seen == len(buffer) == 0
 
 
 def test_errors():

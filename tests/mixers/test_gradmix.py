@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -669,9 +670,27 @@ def test_state_dict_round_trip():
         other.load_state_dict({})
 
 
+COUNTS = ["num_classes", "samples_per_pair", "samples_per_class", "buffer_samples"]
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("value", [2.5, 2.0, True, "2", None])
+def test_counts_are_integers(name, value):
+    with pytest.raises(TypeError, match=f"^{name} must be an integer, got {value!r}"):
+        gx.GradMix(**{"num_classes": C, name: value})
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts_may_be_integers_of_numpy(name):
+    count = getattr(gx.GradMix(**{"num_classes": C, name: np.int64(3)}), name)
+    assert type(count) is int
+    assert count == 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"num_classes": 0}, "num_classes must be positive, got 0"),
         ({"criterion": "cosine"}, "criterion must be one of mixed, linear, gram, got 'cosine'"),
         ({"policy": "best"}, "policy must be one of redraw, skip, soft, got 'best'"),
         ({"preset": "best"}, "preset must be one of tuned, paper, got 'best'"),
@@ -687,7 +706,7 @@ def test_state_dict_round_trip():
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
-        gx.GradMix(C, **options)
+        gx.GradMix(**{"num_classes": C} | options)
 
 
 def test_plain_training_loop_learns():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -230,6 +231,15 @@ def test_a_tracer_leaves_nothing_behind():
     assert torch.equal(mixed.x, torch.full((5, 1, 2, 2), -2.0))
 
 
+@pytest.mark.parametrize("make", [list, torch.tensor, np.array], ids=["list", "tensor", "array"])
+def test_the_constants_of_a_transform_can_be_of_any_kind(make):
+    transform = gx.mixers.ImageTransform(make([0.25, 0.5]), make([0.5, 2.0]))
+    assert transform == gx.mixers.ImageTransform((0.25, 0.5), (0.5, 2.0))
+    images, index = torch.zeros(9, 2, 2, 2, dtype=torch.uint8), torch.arange(5)
+    x = gx.NoMix().mix(gx.mixers.ImageBatch(images, index, transform), index).x
+    assert x[:, :, 0, 0].tolist() == [[-0.5, -0.25]] * 5
+
+
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
 def test_alpha_must_be_positive(alpha):
     with pytest.raises(ValueError, match="alpha must be positive and finite"):
@@ -305,6 +315,8 @@ def test_odds_that_are_learned_elsewhere():
         ({"lam_coupling": "both"}, "lam_coupling must be one of same, independent, fixed"),
         ({"lam_coupling": "fixed"}, "come together, got lam_coupling='fixed' and fixed_lam=None"),
         ({"fixed_lam": (0.5, 0.5)}, "come together, got lam_coupling='same'"),
+        ({"lam_coupling": "fixed", "fixed_lam": (0.5,)}, r"two numbers, λ_x and λ_y, got \(0.5,\)"),
+        ({"lam_coupling": "fixed", "fixed_lam": (0.5,) * 3}, "fixed_lam must be two numbers"),
         ({"lam_coupling": "fixed", "fixed_lam": (0.5, 1.5)}, r"in \[0, 1\], got λ_y = 1.5"),
         ({"taper": "cosine", "stop_epoch": 3}, "taper must be one of none, linear, got 'cosine'"),
         ({"taper": "linear"}, "taper='linear' needs stop_epoch"),
@@ -330,14 +342,38 @@ def test_balanced_partner_classes_are_uniform():
     assert stats.chisquare(count[[0, 1, 4]].numpy()).pvalue > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("count", "error", "message"),
+    [
+        (0, ValueError, "num_classes must be positive, got 0"),
+        (2.0, TypeError, "num_classes must be an integer, got 2.0"),
+        (True, TypeError, "num_classes must be an integer, got True"),
+    ],
+)
+def test_balanced_checks_the_number_of_classes(count, error, message):
+    with pytest.raises(error, match=message):
+        gx.BalancedMixup(count)
+
+
 def test_balanced_names_a_label_out_of_range():
     with pytest.raises(RuntimeError, match=r"target\[1\] = 7 is out of range for 5 classes"):
         gx.BalancedMixup(C).mix(torch.randn(2, 3), torch.tensor([0, 7]))
 
 
 def test_unknown_mixer():
-    with pytest.raises(ValueError, match=r"augment must be one of none, mixup, .* got 'cutout'"):
+    with pytest.raises(ValueError, match=r"^name must be one of none, mixup, .* got 'cutout'"):
         by_name("cutout", C)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("option", ["ballance", "self", "args", "kwargs", "options"])
+def test_an_option_that_no_mixer_has_is_refused(name, option):
+    with pytest.raises(TypeError, match=f"^no mixer has an option '{option}'"):
+        by_name(name, C, **{option: 1.0}, balance=0.5)
+
+
+def test_an_option_of_other_mixers_is_left_out():
+    assert by_name("mixup", C, balance=0.5, temperature=2.0, layers=["input"]).balance == 0.5
 
 
 def test_weights_reach_every_reduction_of_the_loss():

@@ -89,8 +89,16 @@ GROUPED = [
     ({"lam": 0.5}, "partner_target and lam come together, partner_target is missing"),
     ({"partner_target": LABELS}, "partner_target and lam come together, lam is missing"),
     ({"groups": LABELS, "num_groups": 2}, r"groups\[2\] = 2 is out of range for 2 groups"),
+    ({"num_groups": 3}, r"target\[3\] = 3 is out of range for 3 groups"),
     ({"num_groups": -1}, "num_groups must not be negative, got -1"),
     ({"reduction": "none"}, "reduction must be one of mean, sum, got 'none'"),
+]
+BLENDING = [
+    ({"momentum": 2.0}, r"momentum must be in \[0, 1\), got 2.0"),
+    ({"momentum": -0.1}, r"momentum must be in \[0, 1\), got -0.1"),
+    ({"momentum": float("nan")}, r"momentum must be in \[0, 1\), got nan"),
+    ({"threshold": float("nan")}, "threshold must be finite, got nan"),
+    ({"threshold": float("-inf")}, "threshold must be finite, got -inf"),
 ]
 CASES = {
     "masked_mixup": [
@@ -150,9 +158,11 @@ CASES = {
         ({"value": torch.randn(N).double()}, "value must be torch.float32, got torch.float64"),
         ({"target": at(2, 7, LABELS)}, r"target\[2\] = 7 is out of range for 4 classes"),
         ({"partner_target": at(0, -1, LABELS)}, r"partner_target\[0\] = -1 is out of range for 4"),
+        *BLENDING,
     ],
     "observe_scores": [
         *LAST_LAYER,
+        *BLENDING,
         ({"scores": torch.randn(C, 3)}, r"scores must be square, got shape \[4, 3\]"),
         ({"scores": torch.randn(C)}, r"scores must have 2 dimensions, got shape \[4\]"),
         ({"scored": torch.ones(C, C)}, "scored must be torch.bool, got torch.float32"),
@@ -292,6 +302,12 @@ def test_error_names_argument_and_value(module, op, change, message):
         getattr(module, op)(**arguments(op) | change)
     # alone, without what a kernel said of it before
     assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
+def test_an_op_that_does_the_work_of_another_names_itself():
+    given = arguments("mix_batch") | {"x": torch.randint(9, (N, D))}
+    with pytest.raises((TypeError, RuntimeError), match=r"mix_batch: x must be float32, "):
+        torch.ops.gradmix_ext.mix_batch(**given)
 
 
 @pytest.mark.parametrize("op", CASES)

@@ -1,5 +1,5 @@
 // Compiles GRADMIX_KERNEL_BODY once for every instruction set, each in its own namespace, from one source file and with the same
-// compiler flags: the target is chosen by a pragma around the code. simd_level() picks one of them at run time (dispatch.h).
+// compiler flags: the target is chosen by a pragma around the code. level() picks one of them at run time (dispatch.h).
 #pragma once
 
 #ifndef GRADMIX_KERNEL_BODY

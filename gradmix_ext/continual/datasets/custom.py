@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from gradmix_ext._arguments import integer
 from gradmix_ext.continual.data import ArrayDataset, RawInputs
 from gradmix_ext.continual.datasets.image_files import of_bytes
 from gradmix_ext.continual.datasets.npz import numbered_classes
-from gradmix_ext.continual.integers import integer
 from gradmix_ext.mixers.images import ImageTransform
 
 __all__ = ["from_torch"]

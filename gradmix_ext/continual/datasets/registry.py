@@ -8,11 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gradmix_ext._arguments import integer, require_kind
 from gradmix_ext._folder import default_folder, make_private
-from gradmix_ext.continual.arguments import require_kind
 from gradmix_ext.continual.data import ArrayDataset
 from gradmix_ext.continual.datasets.npz import load_npz
-from gradmix_ext.continual.integers import integer
 
 __all__ = ["Source", "dataset_names", "default_data_dir", "load_dataset", "register_dataset"]
 
