@@ -157,7 +157,7 @@ def main() -> None:
     suite = SUITE.quick() if arguments.quick else SUITE
     ledger = Ledger(arguments.folder, suite)
     for rows in run_suite(suite, ledger, arguments.jobs):
-        print(f"{rows[0].setting}, seed {rows[0].seed}", flush=True)
+        print(f"{rows[0].setting}, {rows[0].arm}, seed {rows[0].seed}", flush=True)
     findings = SuiteFindings(suite, ledger.rows)
     write_report(findings, arguments.folder)
     print(findings.markdown())

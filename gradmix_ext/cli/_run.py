@@ -171,13 +171,15 @@ def _load_backend() -> str:
     """Load the compiled kernels before any progress is shown; says what runs.
 
     Raises:
-        InputError: the backend that was asked for cannot be had.
+        InputError: the backend or the SIMD level that was asked for cannot be had.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
             status = loader.load()
-        except loader.BackendUnavailable as error:
+            if module := loader.native():
+                module.simd_level()  # refuses what GRADMIX_EXT_SIMD may not be
+        except (loader.BackendUnavailable, ValueError) as error:
             raise InputError(str(error)) from error
     for warning in caught:
         click.echo(f"gradmix: note: {warning.message}", err=True)

@@ -16,7 +16,7 @@ from gradmix_ext.continual.data import concatenate
 from gradmix_ext.continual.feed import Batch
 from gradmix_ext.continual.files import replaced
 from gradmix_ext.continual.methods import ER, Stage
-from gradmix_ext.continual.trainer import random_stream
+from gradmix_ext.continual.trainer import Stream, random_stream
 from gradmix_ext.experiments.diagnosis.agreement import STATISTICS, agreement
 from gradmix_ext.experiments.diagnosis.measure import MeasureConfig, Measurement, measure
 from gradmix_ext.experiments.experiment import Arm, Experiment
@@ -177,7 +177,7 @@ class Study:
 
     def _train(self, seed: int) -> list[tuple[tuple[int, int], Measurement]]:
         trainer = self.experiment.trainer(self._arm(), seed)
-        generator = random_stream(seed, 8, self.experiment.device)
+        generator = random_stream(seed, Stream.DIAGNOSIS, self.experiment.device)
         method = _MeasuredER(
             self.experiment.config.replay, frozenset(self.epochs), self.config, generator
         )
