@@ -179,9 +179,9 @@ class GradMix(PairMixer):
         self.policy = policy
         self.threshold = threshold
         self.temperature = temperature
-        self.samples_per_pair = positive_integer("samples_per_pair", samples_per_pair)
-        self.samples_per_class = positive_integer("samples_per_class", samples_per_class)
-        self.buffer_samples = positive_integer("buffer_samples", buffer_samples)
+        self.samples_per_pair: int = positive_integer("samples_per_pair", samples_per_pair)
+        self.samples_per_class: int = positive_integer("samples_per_class", samples_per_class)
+        self.buffer_samples: int = positive_integer("buffer_samples", buffer_samples)
         self.update_every = update
         self.first_task = first_task
         self.head = head

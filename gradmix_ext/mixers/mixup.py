@@ -48,7 +48,7 @@ class BalancedMixup(PairMixer):
 
     def __init__(self, num_classes: int, alpha: float = 1.0, **options: Any) -> None:
         super().__init__(alpha, **options)
-        self.num_classes = positive_integer("num_classes", num_classes)
+        self.num_classes: int = positive_integer("num_classes", num_classes)
         self._alike = torch.zeros(1, 1)
 
     def pair_rule(self, device: torch.device) -> PairRule:
