@@ -156,8 +156,8 @@ def main() -> None:
     arguments = parser.parse_args()
     suite = SUITE.quick() if arguments.quick else SUITE
     ledger = Ledger(arguments.folder, suite)
-    for rows in run_suite(suite, ledger, arguments.jobs):
-        print(f"{rows[0].setting}, {rows[0].arm}, seed {rows[0].seed}", flush=True)
+    for row in run_suite(suite, ledger, arguments.jobs):
+        print(f"{row.setting}, {row.arm}, seed {row.seed}", flush=True)
     findings = SuiteFindings(suite, ledger.rows)
     write_report(findings, arguments.folder)
     print(findings.markdown())

@@ -73,11 +73,11 @@ def compare_suite(
     with ledger, writing(folder), sigterm_interrupts():
         try:
             with closing(run_suite(suite, ledger, workers)) as found:
-                for rows in found:
+                for row in found:
                     done = sum(run in ledger.rows for run in suite.runs)
-                    names = "; ".join(f"{row.setting}, {row.arm}, seed {row.seed}" for row in rows)
+                    name = f"{row.setting}, {row.arm}, seed {row.seed}"
                     elapsed = time.perf_counter() - started
-                    click.echo(f"[{done}/{wanted}] {names} ({elapsed:.0f} s)")
+                    click.echo(f"[{done}/{wanted}] {name} ({elapsed:.0f} s)")
         except (DivergedError, BrokenProcessPool) as error:
             raise RunError(f"{error}; what was finished is in {folder}") from error
         findings = SuiteFindings(suite, ledger.rows, test)

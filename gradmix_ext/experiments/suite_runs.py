@@ -129,7 +129,7 @@ def _plain(config: ExperimentConfig) -> dict[str, Any]:
     return result
 
 
-def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Generator[list[Row], None, None]:
+def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Generator[Row, None, None]:
     """Do the runs that are missing, and write each to the ledger as it is finished.
 
     Seed by seed, so that a study cut short holds all settings. Closing the generator, or an
@@ -141,7 +141,7 @@ def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Generator[list[Row
         jobs: Processes that train, each on one thread; 1 trains in this one.
 
     Yields:
-        The rows that have just been written.
+        Each run, once it is in the ledger.
 
     Raises:
         DivergedError: the training loss became infinite or NaN.
@@ -158,9 +158,9 @@ def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Generator[list[Row
     ]
     if jobs == 1:
         for job in missing:
-            rows = [_run(*job)]
-            ledger.add(rows)
-            yield rows
+            row = _run(*job)
+            ledger.add([row])
+            yield row
         return
     loader.load()  # so that the workers find it built
     others = active_children()
@@ -170,9 +170,9 @@ def run_suite(suite: Suite, ledger: Ledger, jobs: int = 1) -> Generator[list[Row
             with interrupts_put_off():
                 futures = [pool.submit(_run, *job) for job in missing]
             for future in as_completed(futures):
-                rows = [future.result()]
-                ledger.add(rows)
-                yield rows
+                row = future.result()
+                ledger.add([row])
+                yield row
         except BaseException:
             for worker in active_children():  # what they are at is not waited for
                 if worker not in others:
