@@ -24,7 +24,7 @@ from gradmix_ext.bench.tables import (
     markdown,
     skipped_table,
 )
-from gradmix_ext.cli._report import rich_table
+from gradmix_ext.cli._report import rich_table, table_console
 from gradmix_ext.continual.files import default_folder
 
 __all__ = [
@@ -148,9 +148,7 @@ def write(reports: dict[str, Report], folder: Path) -> list[Path]:
 
 def show(reports: dict[str, Report]) -> None:
     """The tables of ratios, next to the limits of the machine."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200  # A file has no edge to fold lines at.
+    console = table_console()
     for report in reports.values():
         shown = [
             *map(group_table, report.groups),

@@ -26,6 +26,7 @@ __all__ = [
     "SectionedCommand",
     "experiment_config",
     "experiment_options",
+    "option",
     "run_options",
     "section",
     "typed_flags",
@@ -55,8 +56,8 @@ def section(title: str, *options: Callable[[F], F]) -> Callable[[F], F]:
     """Decorator: add options (``click.option(...)``) under a heading."""
 
     def decorate(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
+        for each in reversed(options):
+            function = each(function)
         for param in function.__click_params__[-len(options) :]:  # type: ignore[attr-defined]
             setattr(param, _SECTION, title)
         return function
@@ -64,13 +65,14 @@ def section(title: str, *options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-def _option(*names: str, **settings: Any) -> Callable[[F], F]:
+def option(*names: str, **settings: Any) -> Callable[[F], F]:
+    """``click.option``, which shows its default unless that is told in words."""
     return click.option(*names, show_default=settings.pop("show_default", True), **settings)
 
 
 _DATA = section(
     "Data and tasks",
-    _option(
+    option(
         "--dataset",
         default="digits",
         metavar="NAME",
@@ -80,18 +82,18 @@ _DATA = section(
         "cifar100, tiny-imagenet; imagefolder: --data-dir with one subfolder of images per class; "
         "or an .npz file with x and y, or with x_train, y_train, x_test and y_test.",
     ),
-    _option(
+    option(
         "--data-dir",
         metavar="DIR",
         help="Folder in which data files are looked for, and to which they are downloaded.  "
         "[default: $GRADMIX_EXT_DATA, else ~/.cache/gradmix_ext/data]",
     ),
-    _option(
+    option(
         "--download/--no-download",
         default=True,
         help="Whether data files that are not there may be downloaded.",
     ),
-    _option(
+    option(
         "--image-size",
         type=click.IntRange(min=1, max=4096),
         metavar="PIXELS",
@@ -99,20 +101,20 @@ _DATA = section(
         "[default: 224 and 64]",
         show_default=False,
     ),
-    _option("--tasks", type=COUNT, help="Number of tasks.  [default: 5]", show_default=False),
-    _option(
+    option("--tasks", type=COUNT, help="Number of tasks.  [default: 5]", show_default=False),
+    option(
         "--increment",
         callback=read_increment,
         metavar="N|LIST",
         help="Classes per task, instead of --tasks: 2, or 4,3,3 for unequal tasks.",
     ),
-    _option(
+    option(
         "--base",
         type=click.IntRange(min=0, max=MAX_COUNT),
         default=0,
         help="Classes of the first task (B5-Inc1: --base 5 --increment 1); 0: like the others.",
     ),
-    _option(
+    option(
         "--class-order-seed",
         type=SEED,
         help="Seed of the order of classes.  [default: the run's own seed]",
@@ -122,21 +124,21 @@ _DATA = section(
 
 _REPLAY = section(
     "Replay buffer",
-    _option("--buffer-size", type=COUNT, default=20, help="Samples in total, over all classes."),
-    _option(
+    option("--buffer-size", type=COUNT, default=20, help="Samples in total, over all classes."),
+    option(
         "--buffer-policy",
         type=click.Choice(["reservoir", "class-balanced", "herding"]),
         help="Which samples are kept: a uniform draw of all, of each class, or iCaRL's exemplars.  "
         "[default: herding for icarl, else class-balanced]",
         show_default=False,
     ),
-    _option(
+    option(
         "--fill-buffer",
         is_flag=True,
         help="Use also the slots that do not divide by the number of classes seen, instead of "
         "leaving them empty so that all classes have the same share.",
     ),
-    _option(
+    option(
         "--replay",
         type=click.Choice(["union", "split"]),
         default="union",
@@ -147,40 +149,40 @@ _REPLAY = section(
 
 _TRAINING = section(
     "Training",
-    _option("--epochs", type=COUNT, default=10, help="Epochs per task."),
-    _option("--batch-size", type=COUNT, default=64, help="Samples per batch, over all processes."),
-    _option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd"),
-    _option("--lr", type=float, default=0.05, help="Learning rate."),
-    _option("--momentum", type=float, default=0.9, help="Momentum of SGD."),
-    _option("--weight-decay", type=float, default=0.0, help="Weight decay."),
-    _option(
+    option("--epochs", type=COUNT, default=10, help="Epochs per task."),
+    option("--batch-size", type=COUNT, default=64, help="Samples per batch, over all processes."),
+    option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd"),
+    option("--lr", type=float, default=0.05, help="Learning rate."),
+    option("--momentum", type=float, default=0.9, help="Momentum of SGD."),
+    option("--weight-decay", type=float, default=0.0, help="Weight decay."),
+    option(
         "--schedule",
         type=click.Choice(["constant", "cosine", "step"]),
         default="constant",
         help="Learning rate over the epochs of a task; step: a tenth after 1/2 and after 3/4.",
     ),
-    _option(
+    option(
         "--clip-grad",
         type=click.FloatRange(min=0, min_open=True),
         metavar="NORM",
         help="Scale larger gradients down to this norm.  [default: never]",
         show_default=False,
     ),
-    _option(
+    option(
         "--model",
         default="mlp",
         metavar="NAME",
         help="mlp (two hidden layers of 256), cnn (a small one), resnet32 (that of CIFAR), a "
         "torchvision model such as resnet18, or timm:NAME.",
     ),
-    _option(
+    option(
         "--stem",
         type=click.Choice(["standard", "cifar"]),
         default="standard",
         help="cifar: a ResNet or DenseNet of torchvision starts with a 3x3 convolution and without "
         "pooling, as small images need it.",
     ),
-    _option(
+    option(
         "--crop-padding",
         type=click.IntRange(min=0, max=1024),
         metavar="PIXELS",
@@ -188,44 +190,44 @@ _TRAINING = section(
         "the data set]",
         show_default=False,
     ),
-    _option(
+    option(
         "--hflip/--no-hflip",
         default=None,
         help="Flip half of the images left to right.  [default: that of the data set]",
         show_default=False,
     ),
-    _option(
+    option(
         "--device",
         default="auto",
         metavar="DEVICE",
         help="cpu, cuda, cuda:1, ...; auto: a CUDA GPU if there is one.",
     ),
-    _option(
+    option(
         "--amp",
         type=click.Choice(["none", "bf16", "fp16"]),
         default="none",
         help="Mixed precision of the training step.",
     ),
-    _option("--compile", is_flag=True, help="Compile the model by torch.compile."),
-    _option(
+    option("--compile", is_flag=True, help="Compile the model by torch.compile."),
+    option(
         "--storage",
         type=click.Choice(["auto", "device", "host"]),
         default="auto",
         help="Where the data lives; auto: on the device if it takes at most half of its free "
         "memory.",
     ),
-    _option(
+    option(
         "--workers",
         type=click.IntRange(min=0, max=1024),
         default=0,
         help="Processes that read data which is not on the device.",
     ),
-    _option(
+    option(
         "--sync-batch-norm",
         is_flag=True,
         help="Under torchrun, on GPUs: normalise by the batches of all processes together.",
     ),
-    _option(
+    option(
         "--threads",
         type=THREADS,
         default=1,
@@ -235,92 +237,92 @@ _TRAINING = section(
 
 _MIXING = section(
     "Mixing",
-    _option("--alpha", type=float, default=1.0, help="λ ~ Beta(alpha, alpha)."),
-    _option(
+    option("--alpha", type=float, default=1.0, help="λ ~ Beta(alpha, alpha)."),
+    option(
         "--per-sample-lam/--per-batch-lam",
         default=None,
         show_default=False,
         help="One λ per sample, or per batch.  [default: per batch; gradmix and its controls: the "
         "preset's]",
     ),
-    _option(
+    option(
         "--balance",
         type=click.FloatRange(0, 1),
         show_default=False,
         help="Weighs the loss of a mixed sample by (samples of its class in the batch)^-balance.  "
         "[default: 0; gradmix and its controls: the preset's]",
     ),
-    _option(
+    option(
         "--lam-coupling",
         type=click.Choice(["same", "independent", "fixed"]),
         default="same",
         help="λ of the inputs and λ of the labels: one draw, two draws (folded to [0.5, 1]), or "
         "--fixed-lam.",
     ),
-    _option(
+    option(
         "--fixed-lam",
         callback=read_fixed_lam,
         metavar="X,Y",
         help="λ of the inputs and λ of the labels, for --lam-coupling fixed.",
     ),
-    _option(
+    option(
         "--stop-epoch",
         type=click.IntRange(min=0, max=MAX_COUNT),
         help="Mix in this many epochs of each task, then train plainly.  [default: never stop]",
         show_default=False,
     ),
-    _option(
+    option(
         "--taper",
         type=click.Choice(["none", "linear"]),
         default="none",
         help="linear: mix more and more weakly until --stop-epoch.",
     ),
-    _option(
+    option(
         "--preset",
         type=click.Choice(["tuned", "paper"]),
         show_default=False,
         help="tuned: the rule of gradmix that was measured best. paper: the published one. What "
         "the flags say goes before either.  [default: tuned; random-mask: paper]",
     ),
-    _option(
+    option(
         "--criterion",
         type=click.Choice(["mixed", "linear", "gram"]),
         show_default=False,
         help="How gradmix scores a class pair: from real mixed samples, from the mean gradients of "
         "its two classes, or by their inner product.  [default: the preset's]",
     ),
-    _option(
+    option(
         "--policy",
         type=click.Choice(["redraw", "skip", "soft"]),
         show_default=False,
         help="soft: scores tilt a class-balanced draw of the partner. Else a detrimental pair gets "
         "another partner (redraw) or stays unmixed (skip).  [default: the preset's]",
     ),
-    _option(
+    option(
         "--threshold",
         type=float,
         default=0.0,
         help="Least score of a helpful pair; --policy soft mixes all pairs.",
     ),
-    _option(
+    option(
         "--temperature",
         type=click.FloatRange(min=0, min_open=True),
         default=4.0,
         help="How little --policy soft trusts the scores, in standard deviations of them.",
     ),
-    _option(
+    option(
         "--samples-per-pair",
         type=COUNT,
         default=16,
         help="Mixed samples per scored pair, for --criterion mixed.",
     ),
-    _option(
+    option(
         "--samples-per-class",
         type=COUNT,
         default=16,
         help="Most samples of each class of the current task that linear and gram look at.",
     ),
-    _option(
+    option(
         "--update",
         callback=read_update,
         metavar="WHEN",
@@ -332,13 +334,13 @@ _MIXING = section(
 
 _OUTPUT = section(
     "Output",
-    _option(
+    option(
         "--out",
         metavar="DIR",
         help="Folder for the results.  [default: a new one under runs/]",
         show_default=False,
     ),
-    _option("--overwrite", is_flag=True, help="Replace the results of an earlier run in --out."),
+    option("--overwrite", is_flag=True, help="Replace the results of an earlier run in --out."),
 )
 
 
@@ -351,7 +353,7 @@ def experiment_options(function: F) -> F:
 
 _RUNNING = section(
     "Running",
-    _option(
+    option(
         "--jobs",
         callback=read_jobs,
         default="auto",
@@ -359,27 +361,27 @@ _RUNNING = section(
         help="Runs side by side, each in a process of its own with --threads threads; auto: as the "
         "CPU cores allow, and one at a time on a GPU. Results do not depend on it.",
     ),
-    _option(
+    option(
         "--resume",
         is_flag=True,
         help="Go on in --out with what was interrupted, under its settings; more seeds and arms "
         "may be named.",
     ),
-    _option(
+    option(
         "--checkpoint-every",
         type=click.FloatRange(min=0),
         default=30.0,
         metavar="SECONDS",
         help="Least time between two checkpoints of a run, from which --resume goes on.",
     ),
-    _option(
+    option(
         "--rank-timeout",
         type=click.FloatRange(min=1),
         default=600.0,
         metavar="SECONDS",
         help="Under torchrun: how long to wait for a process that does not answer.",
     ),
-    _option("--tensorboard", is_flag=True, help="Write event files for TensorBoard to --out."),
+    option("--tensorboard", is_flag=True, help="Write event files for TensorBoard to --out."),
 )
 
 

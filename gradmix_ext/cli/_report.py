@@ -21,7 +21,14 @@ from gradmix_ext.experiments.statistics import percent
 from gradmix_ext.experiments.summary import tables
 from gradmix_ext.experiments.tables import Table
 
-__all__ = ["RichProgress", "bars_of_runs", "print_files", "print_tables", "rich_table"]
+__all__ = [
+    "RichProgress",
+    "bars_of_runs",
+    "print_files",
+    "print_tables",
+    "rich_table",
+    "table_console",
+]
 
 
 class RichProgress(Progress):
@@ -102,11 +109,17 @@ def bars_of_runs(console: Console) -> Bars:
     )
 
 
-def print_tables(comparison: Comparison) -> None:
-    """The metrics of every arm, its lead over the baseline, and the formulas."""
+def table_console() -> Console:
+    """The terminal, or a file, which has no edge to fold lines at."""
     console = Console()
     if not console.is_terminal:
-        console.width = 200  # A file has no edge to fold lines at.
+        console.width = 200
+    return console
+
+
+def print_tables(comparison: Comparison) -> None:
+    """The metrics of every arm, its lead over the baseline, and the formulas."""
+    console = table_console()
     for table in tables(comparison):
         console.print(rich_table(table), "")
     for _, heading, formula in FORMULAS:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import click
 
 __all__ = [
@@ -12,6 +15,7 @@ __all__ = [
     "read_fixed_lam",
     "read_increment",
     "read_jobs",
+    "read_list",
     "read_seeds",
     "read_update",
     "whole_number",
@@ -22,6 +26,8 @@ __all__ = [
 MAX_COUNT = 10_000_000
 _MAX_SEED = 2**53
 _MAX_SEEDS = 10_000
+
+Number = TypeVar("Number", int, float)
 
 COUNT = click.IntRange(min=1, max=MAX_COUNT)
 SEED = click.IntRange(min=-_MAX_SEED, max=_MAX_SEED)
@@ -90,6 +96,30 @@ def read_update(ctx: click.Context, param: click.Parameter, text: str) -> str | 
     raise click.BadParameter(
         f"'{text}' is none of epoch, online and a number of steps from 1 to {MAX_COUNT}"
     )
+
+
+def read_list(
+    kind: type[Number],
+) -> Callable[[click.Context, click.Parameter, str | None], tuple[Number, ...] | None]:
+    """A callback for numbers separated by commas, each once; None if there are none given."""
+
+    def read(
+        ctx: click.Context, param: click.Parameter, text: str | None
+    ) -> tuple[Number, ...] | None:
+        if text is None:
+            return None
+        try:
+            numbers = tuple(kind(part) for part in text.split(","))
+        except ValueError:
+            example = "0,1,5" if kind is int else "0,0.05,0.1"
+            raise click.BadParameter(
+                f"'{text}' is not a list of numbers such as {example}"
+            ) from None
+        if len(set(numbers)) < len(numbers):
+            raise click.BadParameter(f"'{text}' names a value twice")
+        return numbers
+
+    return read
 
 
 def read_fixed_lam(

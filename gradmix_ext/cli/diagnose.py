@@ -13,24 +13,12 @@ from gradmix_ext.cli._options import (
     experiment_options,
     section,
 )
-from gradmix_ext.cli._values import COUNT, read_seeds
+from gradmix_ext.cli._values import COUNT, read_list, read_seeds
 
 if TYPE_CHECKING:
     from gradmix_ext.experiments.diagnosis import Diagnosis
 
 __all__ = ["diagnose_command"]
-
-
-def _read_epochs(
-    ctx: click.Context, param: click.Parameter, text: str | None
-) -> tuple[int, ...] | None:
-    """Numbers separated by commas; None if there are none given."""
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"'{text}' is not a list of numbers such as 0,1,5") from None
 
 
 _HELP = """\
@@ -65,7 +53,7 @@ Examples:
     ),
     click.option(
         "--at",
-        callback=_read_epochs,
+        callback=read_list(int),
         metavar="LIST",
         help="Epochs trained on a task when it is measured.  [default: 0, 1, half, all but one]",
     ),

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradmix_ext.cli._options import SectionedCommand, section
-from gradmix_ext.cli._values import COUNT, MAX_COUNT, THREADS, read_seeds
+from gradmix_ext.cli._options import SectionedCommand, option, section
+from gradmix_ext.cli._values import COUNT, MAX_COUNT, THREADS, read_list, read_seeds
 
 if TYPE_CHECKING:
     from gradmix_ext.theory.rare_features.experiment import Experiment
@@ -21,25 +21,6 @@ __all__ = ["rare_features_command"]
 
 # Too small a number is reported together with what it must be; too large a one overflows.
 _NUMBER = click.IntRange(max=MAX_COUNT)
-
-
-def _option(*names: str, **settings: Any) -> Callable[..., Any]:
-    return click.option(*names, show_default=settings.pop("show_default", True), **settings)
-
-
-def _read_numbers(
-    ctx: click.Context, param: click.Parameter, text: str | None
-) -> tuple[float, ...] | None:
-    """Numbers separated by commas, None if there are none given."""
-    if text is None:
-        return None
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"'{text}' is not a list of numbers such as 0.05,0.1") from None
-    if len(set(numbers)) < len(numbers):
-        raise click.BadParameter(f"'{text}' names a value twice")
-    return numbers
 
 
 _HELP = """\
@@ -71,7 +52,7 @@ Examples:
 @click.argument("trainings", nargs=-1, metavar="[TRAINING]...")
 @section(
     "Seeds",
-    _option(
+    option(
         "--seeds",
         callback=read_seeds,
         default="5",
@@ -82,50 +63,48 @@ Examples:
 )
 @section(
     "Data",
-    _option("--n", type=_NUMBER, default=150, help="Training samples."),
-    _option("--d", type=_NUMBER, default=800, help="Entries of a patch."),
-    _option("--patches", type=_NUMBER, default=5, help="Patches of a sample, P."),
-    _option("--alpha", type=float, default=0.3, help="Coefficient of the feature noise."),
-    _option("--rho", type=float, default=0.1, help="Probability of the rare feature."),
-    _option("--sigma-p", type=float, default=0.15, help="Standard deviation of the noise."),
-    _option(
+    option("--n", type=_NUMBER, default=150, help="Training samples."),
+    option("--d", type=_NUMBER, default=800, help="Entries of a patch."),
+    option("--patches", type=_NUMBER, default=5, help="Patches of a sample, P."),
+    option("--alpha", type=float, default=0.3, help="Coefficient of the feature noise."),
+    option("--rho", type=float, default=0.1, help="Probability of the rare feature."),
+    option("--sigma-p", type=float, default=0.15, help="Standard deviation of the noise."),
+    option(
         "--feature-noise",
         type=click.Choice(["other", "either"]),
         default="other",
         help="Whose common feature is the feature noise in training: the other class's, or that of "
         "either class, half and half. Test data have either.",
     ),
-    _option(
+    option(
         "--rare-count",
         type=click.Choice(["exact", "binomial"]),
         default="exact",
         help="exact: rho n rare samples, evenly over the classes. binomial: each for itself.",
     ),
-    _option("--shuffle-patches", is_flag=True, show_default=False, help="Patches in random order."),
-    _option("--test-samples", type=_NUMBER, default=500, help="Samples of either test set."),
+    option("--shuffle-patches", is_flag=True, show_default=False, help="Patches in random order."),
+    option("--test-samples", type=_NUMBER, default=500, help="Samples of either test set."),
 )
 @section(
     "Network and training",
-    _option("--filters", type=_NUMBER, default=10, help="Filters of each class, m."),
-    _option(
+    option("--filters", type=_NUMBER, default=10, help="Filters of each class, m."),
+    option(
         "--activation",
         type=click.Choice(["square", "cube", "relu"]),
         default="square",
         help="σ of the network.",
     ),
-    _option("--init-std", type=float, default=0.01, help="Standard deviation of initial weights."),
-    _option("--lr", type=float, default=0.1, help="Learning rate."),
-    _option("--steps", type=_NUMBER, default=2400, help="Steps of trainings that mix."),
-    _option("--standard-steps", type=_NUMBER, default=6000, help="Steps of standard training."),
-    _option("--record-every", type=_NUMBER, default=50, help="Steps between points of the curves."),
-    _option(
-        "--device", default="cpu", metavar="DEVICE", help="cpu, cuda, ...; auto: a GPU if any."
-    ),
-    _option("--threads", type=THREADS, default=1, help="CPU threads of PyTorch."),
+    option("--init-std", type=float, default=0.01, help="Standard deviation of initial weights."),
+    option("--lr", type=float, default=0.1, help="Learning rate."),
+    option("--steps", type=_NUMBER, default=2400, help="Steps of trainings that mix."),
+    option("--standard-steps", type=_NUMBER, default=6000, help="Steps of standard training."),
+    option("--record-every", type=_NUMBER, default=50, help="Steps between points of the curves."),
+    option("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, ...; auto: a GPU if any."),
+    option("--threads", type=THREADS, default=1, help="CPU threads of PyTorch."),
 )
 @section(
     "Sweep",
-    _option(
+    option(
         "--sweep",
         type=click.Choice(["rho", "sigma-p", "alpha", "lam", "steps"]),
         help="Draw the map of stop step against this setting, instead of the table. TRAINING is "
@@ -133,14 +112,14 @@ Examples:
         "[default: 0.6/0.6]",
         show_default=False,
     ),
-    _option(
+    option(
         "--values",
-        callback=_read_numbers,
+        callback=read_list(float),
         metavar="LIST",
         help="Values of the swept setting.  [default: six or so around the usual one]",
         show_default=False,
     ),
-    _option(
+    option(
         "--stops",
         type=COUNT,
         default=10,
@@ -149,13 +128,13 @@ Examples:
 )
 @section(
     "Output",
-    _option(
+    option(
         "--out",
         metavar="DIR",
         help="Folder for the results.  [default: a new one under runs/]",
         show_default=False,
     ),
-    _option(
+    option(
         "--overwrite", is_flag=True, show_default=False, help="Replace earlier results in --out."
     ),
 )
@@ -332,9 +311,9 @@ class _Progress:
 def _print(results: Table | StopMap) -> None:
     """The table, or the map as a table."""
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table as RichTable
 
+    from gradmix_ext.cli._report import table_console
     from gradmix_ext.theory.rare_features.experiment import COLUMNS
     from gradmix_ext.theory.rare_features.results import Table
 
@@ -347,7 +326,7 @@ def _print(results: Table | StopMap) -> None:
             shown.add_column(heading, justify="right")
         for arm in results.finished_arms():
             shown.add_row(*results.row(arm))
-        Console().print(shown)
+        table_console().print(shown)
         for _, heading, meaning in COLUMNS:
             print(f"{heading:<13} = {meaning}")
         return
@@ -368,5 +347,5 @@ def _print(results: Table | StopMap) -> None:
             for stop in results.stops
         ]
         shown.add_row(f"{value:g}", *cells)
-    Console().print(shown)
+    table_console().print(shown)
     print(f"{results.budget} {results.conclusion({'helps': ' (+)', 'hurts': ' (-)'})}".rstrip())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradmix_ext.cli._options import SectionedCommand, section
-from gradmix_ext.cli._values import COUNT, THREADS
+from gradmix_ext.cli._values import COUNT, THREADS, read_list
 
 if TYPE_CHECKING:
     from gradmix_ext.experiments.saved import SavedRun
@@ -23,21 +23,13 @@ __all__ = ["robustness_command"]
 _BATCH = 1024
 
 
-def _read_numbers(ctx: click.Context, param: click.Parameter, text: str) -> tuple[float, ...]:
-    """``0,0.05,0.1``: numbers separated by commas."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"'{text}' is not a list of numbers such as 0,0.05,0.1") from None
-
-
 def _read_bounds(
     ctx: click.Context, param: click.Parameter, text: str | None
 ) -> tuple[float, float] | None:
     """``LOW,HIGH``, or None for the range of the data."""
-    if text is None:
+    numbers = read_list(float)(ctx, param, text)
+    if numbers is None:
         return None
-    numbers = _read_numbers(ctx, param, text)
     if len(numbers) != 2 or not numbers[0] < numbers[1]:
         raise click.BadParameter(f"'{text}' is not LOW,HIGH with LOW < HIGH")
     return numbers[0], numbers[1]
@@ -75,7 +67,7 @@ Examples:
     ),
     click.option(
         "--eps",
-        callback=_read_numbers,
+        callback=read_list(float),
         default="0,0.02,0.05,0.1,0.15,0.2",
         show_default=True,
         metavar="LIST",
@@ -278,13 +270,9 @@ def _attack(
 
 def _print(curves: Curves) -> None:
     """Accuracy and calibration of every arm, eps by eps."""
-    from rich.console import Console
+    from gradmix_ext.cli._report import rich_table, table_console
 
-    from gradmix_ext.cli._report import rich_table
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200  # A file has no edge to fold lines at.
+    console = table_console()
     for table in curves.tables():
         console.print(rich_table(table), "")
     print(f"{curves.over}\n{curves.unit}")
