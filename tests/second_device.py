@@ -47,6 +47,9 @@ class _Held(Tensor):
     def __repr__(self) -> str:
         return f"{self.held} on the second device"
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.held.__reduce_ex__(protocol)  # files are read to the CPU
+
     @classmethod
     def __torch_dispatch__(cls, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(op, args, kwargs or {})

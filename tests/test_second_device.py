@@ -6,18 +6,24 @@ numbers have to be the same.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from interrupting import Interrupt, InterruptionError
 from second_device import DEVICE, SecondDevice
 from torch import nn
 
 import gradmix_ext as gx
+from gradmix_ext.cli import cli
 from gradmix_ext.continual import (
     ArrayDataset,
+    Checkpoint,
     ReplayBuffer,
+    Result,
     Scenario,
     Trainer,
     class_incremental,
@@ -25,7 +31,6 @@ from gradmix_ext.continual import (
 from gradmix_ext.experiments.diagnosis import MeasureConfig, Study
 from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig, Run
 from gradmix_ext.mixers import ImageTransform, by_name
-from gradmix_ext.robustness import evaluate
 
 CPU = torch.device("cpu")
 
@@ -150,12 +155,30 @@ def test_training_on_images(mixer, policy, settings):
     assert here.accuracy_matrix[1].min() > 0.2
 
 
-def test_attacks():
-    def attacked(device: torch.device) -> list[list[float]]:
-        model = nn.Linear(5, 3).to(device)
-        data = torch.rand(20, 5).to(device), (torch.arange(20) % 3).to(device)
-        found = [evaluate(model, data, name, [0, 0.1]) for name in ("fgsm", "pgd", "pgd_l2")]
-        return [[*each.values()] for each in found]
+def test_a_resumed_training(tmp_path):
+    def interrupted(device: torch.device) -> Result:
+        checkpoint = Checkpoint(tmp_path / device.type, every_seconds=0)
+        cut = trainer(device, "gradmix", "herding", callbacks=[Interrupt(3)])
+        with pytest.raises(InterruptionError):
+            cut.fit(tiny_images(), checkpoint)
+        again = trainer(device, "gradmix", "herding", callbacks=[Interrupt(9)])
+        return again.fit(tiny_images(), checkpoint)
+
+    here, there = on_both(interrupted)
+    assert torch.equal(here.confusion, there.confusion)
+
+
+def test_attacks_on_saved_runs(tmp_path, capsys):
+    def attacked(device: torch.device) -> Any:
+        runs = [str(tmp_path / f"{device.type}-{kind}") for kind in ("runs", "attacked")]
+        on = ["--device", device.type]
+        training = ["--tasks", "2", "--epochs", "1", "--seeds", "1", "--jobs", "1"]
+        cli(
+            ["compare", "icarl", "gradmix", *training, *on, "--out", runs[0]], standalone_mode=False
+        )
+        attack = ["--eps", "0,0.1", "--samples", "20", "--steps", "3", *on, "--out", runs[1]]
+        cli(["robustness", runs[0], *attack], standalone_mode=False)
+        return json.loads((Path(runs[1]) / "robustness.json").read_text())["arms"]
 
     here, there = on_both(attacked)
     assert here == there
