@@ -269,6 +269,18 @@ def test_mixers_follow_the_samples(name, options):
     assert mixer.mix(x, y).x.device == x.device
 
 
+@pytest.mark.parametrize("arm", ["er+gradmix", "icarl+gradmix[preset=paper]", "random-mask"])
+def test_runs_of_experiments(arm):
+    """As the command does them: with a log, class-pair maps and weights for its files."""
+    experiments = pytest.importorskip("gradmix_ext.experiments.experiment")
+    arms = [experiments.Arm.parse(arm)]
+    config = experiments.ExperimentConfig(tasks=3, epochs=2, hidden=(16,), device="cuda")
+    run = experiments.Experiment(config, arms).run(arms[0], seed=0)
+    assert run.result.accuracy_matrix[0, 0] > 0.6
+    assert not any(weight.is_cuda for weight in run.weights.values())
+    assert len(run.pair_maps.task) == 3 * 2
+
+
 @pytest.mark.parametrize("amp", ["none", "bf16", "fp16"])
 @pytest.mark.parametrize("update", ["epoch", "online"])
 def test_training(amp, update):
