@@ -15,12 +15,12 @@ import pytest
 import torch
 from interrupting import Interrupt, InterruptionError
 from second_device import DEVICE, SecondDevice
+from tiny_images import tiny_images
 from torch import nn
 
 import gradmix_ext as gx
 from gradmix_ext.cli import cli
 from gradmix_ext.continual import (
-    ArrayDataset,
     Checkpoint,
     ReplayBuffer,
     Result,
@@ -30,7 +30,7 @@ from gradmix_ext.continual import (
 )
 from gradmix_ext.experiments.diagnosis import MeasureConfig, Study
 from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig, Run
-from gradmix_ext.mixers import ImageTransform, by_name
+from gradmix_ext.mixers import by_name
 
 CPU = torch.device("cpu")
 
@@ -102,19 +102,8 @@ def test_runs_of_experiments(arm):
         torch.testing.assert_close(vars(here.pair_maps), vars(there.pair_maps))
 
 
-def tiny_images() -> Scenario:
-    """Four classes of 6x6 images, in two tasks."""
-    make = torch.Generator().manual_seed(0)
-    y, test_y = torch.arange(4).repeat_interleave(24), torch.arange(4).repeat(8)
-    x, test_x = (
-        (60 * labels.view(-1, 1, 1, 1) + torch.randint(9, (len(labels), 3, 6, 6), generator=make))
-        .to(torch.uint8)
-        for labels in (y, test_y)
-    )  # fmt: skip
-    transform = ImageTransform((0.5,) * 3, (0.3,) * 3, padding=1, hflip=True)
-    return class_incremental(
-        ArrayDataset("tiny", x, y, test_x, test_y, tuple("abcd"), (3, 6, 6), transform), tasks=2
-    )
+def two_tasks() -> Scenario:
+    return class_incremental(tiny_images(), tasks=2)
 
 
 def network(scenario: Scenario) -> nn.Module:
@@ -149,7 +138,7 @@ def trainer(device: torch.device, mixer: str, policy: str, **settings: Any) -> T
 )
 def test_training_on_images(mixer, policy, settings):
     here, there = on_both(
-        lambda device: trainer(device, mixer, policy, **settings).fit(tiny_images())
+        lambda device: trainer(device, mixer, policy, **settings).fit(two_tasks())
     )
     assert torch.equal(here.accuracy_matrix, there.accuracy_matrix)
     assert here.accuracy_matrix[1].min() > 0.2
@@ -160,9 +149,9 @@ def test_a_resumed_training(tmp_path):
         checkpoint = Checkpoint(tmp_path / device.type, every_seconds=0)
         cut = trainer(device, "gradmix", "herding", callbacks=[Interrupt(3)])
         with pytest.raises(InterruptionError):
-            cut.fit(tiny_images(), checkpoint)
+            cut.fit(two_tasks(), checkpoint)
         again = trainer(device, "gradmix", "herding", callbacks=[Interrupt(9)])
-        return again.fit(tiny_images(), checkpoint)
+        return again.fit(two_tasks(), checkpoint)
 
     here, there = on_both(interrupted)
     assert torch.equal(here.confusion, there.confusion)

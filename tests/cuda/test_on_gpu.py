@@ -14,7 +14,7 @@ from samples import DTYPES, Sample, samples
 from special_cases import OPS
 
 import gradmix_ext as gx
-from gradmix_ext.mixers import MIXERS, ImageTransform, by_name
+from gradmix_ext.mixers import MIXERS, by_name
 from gradmix_ext.ops._library import has_kernel
 
 pytestmark = pytest.mark.skipif(
@@ -287,16 +287,8 @@ def test_training(amp, update):
     """Everything at once: images, buffer and scores on the device from the first batch on."""
     # which needs packages that the ops do without
     continual = pytest.importorskip("gradmix_ext.continual")
-    make = torch.Generator().manual_seed(0)
-    y, test_y = torch.arange(4).repeat_interleave(24), torch.arange(4).repeat(8)
-    x, test_x = (
-        (60 * labels.view(-1, 1, 1, 1) + torch.randint(9, (len(labels), 3, 6, 6), generator=make))
-        .to(torch.uint8)
-        for labels in (y, test_y)
-    )  # fmt: skip
-    transform = ImageTransform((0.5,) * 3, (0.3,) * 3, padding=1, hflip=True)
-    names = ("a", "b", "c", "d")
-    data = continual.ArrayDataset("tiny", x, y, test_x, test_y, names, (3, 6, 6), transform)
+    from tiny_images import tiny_images
+
     trained = []
 
     def network(scenario):
@@ -307,7 +299,9 @@ def test_training(amp, update):
 
     mixer = by_name("gradmix", 4, update=update)
     options = {"buffer": 16, "epochs": 3, "batch_size": 16, "device": "cuda", "amp": amp}
-    continual.Trainer(network, mixer, **options).fit(continual.class_incremental(data, tasks=2))
+    continual.Trainer(network, mixer, **options).fit(
+        continual.class_incremental(tiny_images(), tasks=2)
+    )
     for weight in trained[-1].parameters():
         assert weight.is_cuda
         assert weight.isfinite().all()
