@@ -204,10 +204,9 @@ class GradMix(PairMixer):
 
     def pair_rule(self, device: torch.device) -> PairRule:
         """Partners by the policy and what the scores say."""
-        if self.allowed.device != device or self.preference.device != device:
-            for name in _STATE:
-                setattr(self, name, getattr(self, name).to(device))
+        self.allowed = self.allowed.to(device)
         if self.policy == "soft":
+            self.preference = self.preference.to(device)
             return PairRule("soft", self.preference)
         exploration = 0.0 if self._head_input is None else self.exploration
         return PairRule(self.policy, self.allowed, exploration)
