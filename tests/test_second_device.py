@@ -144,6 +144,8 @@ def test_training_on_images(mixer, policy, settings):
     assert here.accuracy_matrix[1].min() > 0.2
 
 
+# PyTorch takes the device by its name for one that nothing can be copied to.
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
 def test_a_resumed_training(tmp_path):
     def interrupted(device: torch.device) -> Result:
         checkpoint = Checkpoint(tmp_path / device.type, every_seconds=0)
