@@ -27,7 +27,7 @@ from gradmix_ext.experiments.run_folder import RunFolder
 from gradmix_ext.experiments.summary import describe
 from gradmix_ext.ranks import ONE, RankLostError, Ranks, leave
 
-__all__ = ["run_comparison", "sigterm_interrupts"]
+__all__ = ["load_backend", "run_comparison", "sigterm_interrupts"]
 
 
 def run_comparison(kind: str, arms: Sequence[str], seeds: Sequence[int], **params: Any) -> None:
@@ -70,7 +70,7 @@ def _lead(
             from gradmix_ext.continual.tensorboard import writer_class
 
             writer_class()
-        backend = _load_backend()
+        backend = load_backend()
         origin = provenance(shlex.join(["gradmix", *sys.argv[1:]]), backend, ranks.size)
         origin["class_names"] = list(experiment.dataset.class_names)
         _note_changes(plan, origin)
@@ -167,11 +167,12 @@ def _note_changes(plan: Plan, now: dict[str, Any]) -> None:
         )
 
 
-def _load_backend() -> str:
+def load_backend() -> str:
     """Load the compiled kernels before any progress is shown; says what runs.
 
     Raises:
-        InputError: the backend or the SIMD level that was asked for cannot be had.
+        InputError: the backend that was asked for cannot be had.
+        ValueError: GRADMIX_EXT_BACKEND or GRADMIX_EXT_SIMD is not one of its words.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -179,7 +180,7 @@ def _load_backend() -> str:
             status = loader.load()
             if module := loader.native():
                 module.simd_level()  # refuses what GRADMIX_EXT_SIMD may not be
-        except (loader.BackendUnavailable, ValueError) as error:
+        except loader.BackendUnavailable as error:
             raise InputError(str(error)) from error
     for warning in caught:
         click.echo(f"gradmix: note: {warning.message}", err=True)

@@ -12,10 +12,9 @@ import click
 import torch
 import torch.distributed as dist
 
-from gradmix_ext import loader
-from gradmix_ext.cli._errors import InputError, RunError, writing, wrong_input
+from gradmix_ext.cli._errors import RunError, writing, wrong_input
 from gradmix_ext.cli._plan import require_distinct
-from gradmix_ext.cli._run import sigterm_interrupts
+from gradmix_ext.cli._run import load_backend, sigterm_interrupts
 from gradmix_ext.continual.trainer import DivergedError
 from gradmix_ext.experiments.experiment import Arm, Experiment
 from gradmix_ext.experiments.parallel import fitting_workers
@@ -60,10 +59,7 @@ def compare_suite(
         require_distinct(arms)
         for config in suite.settings.values():
             Experiment(config, arms)
-        try:
-            loader.load()
-        except loader.BackendUnavailable as error:
-            raise InputError(str(error)) from error
+        load_backend()
         folder = Path(out or Path("runs") / (f"{name}-quick" if quick else name))
         ledger = Ledger(folder, suite)
     wanted = len(suite.runs)

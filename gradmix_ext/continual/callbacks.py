@@ -118,8 +118,8 @@ class PairMapRecorder(Callback):
                 (
                     event.task.index,
                     event.epoch,
-                    mixer.allowed.cpu().clone(),
-                    mixer.scores.float().cpu().clone(),
+                    mixer.allowed.to("cpu", copy=True),
+                    mixer.scores.to("cpu", torch.float32, copy=True),
                     event.seen_mask.cpu(),
                 )
             )
@@ -130,10 +130,7 @@ class PairMapRecorder(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the maps."""
-        self._epochs = [
-            (task, epoch, allowed.cpu(), scores.cpu(), seen.cpu())
-            for task, epoch, allowed, scores, seen in state["epochs"]
-        ]
+        self._epochs = list(state["epochs"])
 
     def maps(self) -> PairMaps | None:
         """Everything recorded, on the CPU; None if the mixer judges no pairs."""

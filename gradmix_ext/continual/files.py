@@ -5,18 +5,22 @@ from __future__ import annotations
 import fcntl
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from types import TracebackType
+from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.serialization import config
 
 __all__ = [
+    "LockedFolder",
+    "arrays_in",
     "default_folder",
-    "locked",
     "occupied",
     "remove_parts",
     "replaced",
@@ -113,21 +117,64 @@ def remove_parts(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def locked(folder: Path) -> Any:
-    """An open file that keeps others out of the folder; the kernel frees it when we end.
+@contextmanager
+def arrays_in(path: Path, refusal: str) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """The arrays of an .npz file, for a block that makes something of them.
+
+    Args:
+        path: The file.
+        refusal: What is said of a file with which that fails, as in "is not a saved result".
+
+    Raises:
+        ValueError: the file is damaged, or the block has failed.
+        OSError: it cannot be read.
+    """
+    content = io.BytesIO(path.read_bytes())
+    try:
+        with np.load(content, allow_pickle=False) as archive:
+            yield archive
+    except Exception as error:  # a damaged archive fails in zipfile, zlib or NumPy's own parser
+        raise ValueError(f"{path} {refusal}: {error!r}") from error
+
+
+Folder = TypeVar("Folder", bound="LockedFolder")
+
+
+class LockedFolder:
+    """A folder to which no other process may write until this is closed, or this process ends.
+
+    Args:
+        folder: It has to be there.
 
     Raises:
         BlockingIOError: another process has it.
     """
-    lock = (folder / _LOCK).open("a+")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        holder = lock.read().strip()
-        lock.close()
-        raise BlockingIOError(f"{folder} is in use by process {holder}") from None
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
-    return lock
+
+    def __init__(self, folder: Path) -> None:
+        lock = (folder / _LOCK).open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip()
+            lock.close()
+            raise BlockingIOError(f"{folder} is in use by process {holder}") from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        self._lock = lock
+
+    def __enter__(self: Folder) -> Folder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others write there."""
+        self._lock.close()

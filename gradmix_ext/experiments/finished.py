@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 
 from gradmix_ext.continual.callbacks import PairMaps
-from gradmix_ext.continual.files import replaced, write_tensors
+from gradmix_ext.continual.files import arrays_in, replaced, write_tensors
 from gradmix_ext.continual.result import Result
 from gradmix_ext.experiments.experiment import Arm, Run
 
@@ -89,13 +88,9 @@ class FinishedRun:
         """
         if self.arm.augment != "gradmix" and not self.pairs.is_file():
             return None
-        content = BytesIO(self.pairs.read_bytes())
-        try:
-            with np.load(content, allow_pickle=False) as archive:
-                names = set(archive.files) - {"class_order"}
-                return PairMaps(**{name: torch.from_numpy(archive[name]) for name in names})
-        except Exception as error:  # a damaged archive fails in zipfile, zlib or NumPy's own parser
-            raise ValueError(f"{self.pairs} does not hold class-pair maps: {error!r}") from error
+        with arrays_in(self.pairs, "does not hold class-pair maps") as archive:
+            names = archive.keys() - {"class_order"}
+            return PairMaps(**{name: torch.from_numpy(archive[name]) for name in names})
 
     @property
     def seconds(self) -> float:

@@ -24,13 +24,12 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from gradmix_ext.continual.files import locked, remove_parts, replaced, require_free
+from gradmix_ext.continual.files import LockedFolder, remove_parts, replaced, require_free
 from gradmix_ext.experiments.finished import EVENTS, MATRICES, MODELS, PAIRS, FinishedRun
 from gradmix_ext.experiments.jobs import CHECKPOINTS, TENSORBOARD
 from gradmix_ext.experiments.plan import CONFIG
@@ -47,7 +46,7 @@ _CURVES = "accuracy.png"
 _REPORT = "report.html"
 
 
-class RunFolder:
+class RunFolder(LockedFolder):
     """Writes a run folder. Until it is closed, or this process ends, no other may write there.
 
     Args:
@@ -66,25 +65,10 @@ class RunFolder:
         self.path: Path = Path(path)
         require_free(self.path, overwrite or resume, lambda folder: (folder / CONFIG).is_file())
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = locked(self.path)
+        super().__init__(self.path)
         if overwrite:
             self._remove_run()
         remove_parts(self.path)
-
-    def __enter__(self) -> RunFolder:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let others write there."""
-        self._lock.close()
 
     def log(self, run: FinishedRun) -> None:
         """Append the lines of a finished run to metrics.jsonl."""

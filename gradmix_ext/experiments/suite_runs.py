@@ -10,13 +10,12 @@ from dataclasses import asdict, astuple, dataclass, fields
 from functools import lru_cache
 from multiprocessing import active_children, get_context
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
 
 from gradmix_ext import loader
-from gradmix_ext.continual.files import locked, occupied, remove_parts, replaced
+from gradmix_ext.continual.files import LockedFolder, occupied, remove_parts, replaced
 from gradmix_ext.experiments.experiment import Arm, Experiment, ExperimentConfig
 from gradmix_ext.experiments.parallel import begin_worker, interrupts_put_off
 from gradmix_ext.experiments.suites import Suite
@@ -57,7 +56,7 @@ class Row:
         return self.setting, self.arm, self.seed
 
 
-class Ledger:
+class Ledger(LockedFolder):
     """``runs.csv``, one row per finished run, and ``settings.json``, all of each setting.
 
     Rows are appended as they come, so that a study goes on where it was interrupted. Until it is
@@ -79,7 +78,7 @@ class Ledger:
         path = folder / _ROWS
         if not path.exists() and occupied(folder):
             raise FileExistsError(f"{folder} holds no study ({_ROWS} is missing)")
-        self._lock = locked(folder)
+        super().__init__(folder)
         try:
             remove_parts(folder)
             if not path.exists():
@@ -89,21 +88,6 @@ class Ledger:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Ledger:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let others write there."""
-        self._lock.close()
 
     def add(self, rows: Sequence[Row]) -> None:
         """Append rows to the file."""

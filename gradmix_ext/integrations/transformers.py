@@ -103,6 +103,7 @@ class MixerTrainer(_Base):
                     )
         self._step = 0
         self._current: Samples | None = None
+        self._softmax: Tensor | None = None
         self.add_callback(_Epochs(self))
 
     def compute_loss(
@@ -132,8 +133,10 @@ class MixerTrainer(_Base):
             with _of_samples(model, self.input_name, others) as given:
                 logits = batch.forward(model)
             outputs = given[0]
-        seen = as_class_mask(self.seen_classes, logits.shape[1], logits.device)
-        loss = batch.loss(logits, class_mask=seen, label_smoothing=self.args.label_smoothing_factor)
+        if self._softmax is None:  # kept, since to make a mask of indices waits for the device
+            self._softmax = as_class_mask(self.seen_classes, logits.shape[1], logits.device)
+        smoothing = self.args.label_smoothing_factor
+        loss = batch.loss(logits, class_mask=self._softmax, label_smoothing=smoothing)
         return (loss, outputs) if return_outputs else loss
 
     def _renew(self) -> None:
@@ -190,7 +193,8 @@ class _Epochs(transformers.TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer._current = None  # train_dataset may be another task's by now
+        # train_dataset and seen_classes may be another task's by now
+        self.trainer._current = self.trainer._softmax = None
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.mixer.set_epoch(int(state.epoch or 0))

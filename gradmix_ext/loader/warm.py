@@ -11,12 +11,7 @@ from gradmix_ext.loader.backend import BackendUnavailable
 from gradmix_ext.loader.cache import CacheError, cache_folder, open_cache
 from gradmix_ext.loader.choose import gpu_visible
 from gradmix_ext.loader.compile import Plan
-from gradmix_ext.loader.library import (
-    UnavailableError,
-    build_library,
-    find_library,
-    plan_library,
-)
+from gradmix_ext.loader.library import UnavailableError, build_library, find_library, plan_library
 
 __all__ = ["Built", "build", "clean"]
 

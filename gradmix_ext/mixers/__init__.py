@@ -67,9 +67,9 @@ def by_name(name: str, num_classes: int, **options: Any) -> Mixer:
         TypeError: No mixer at all has such an option.
     """
     require_choice("name", name, tuple(MIXERS))
-    for option in options:
-        if not any(option in _option_names(mixer) for mixer in MIXERS.values()):
-            raise TypeError(f"no mixer has an option '{option}'")
+    unknown = options.keys() - set().union(*map(_option_names, MIXERS.values()))
+    if unknown:
+        raise TypeError(f"no mixer has an option '{min(unknown)}'")
     given = {"num_classes": num_classes} | options
     known = _option_names(MIXERS[name])
     return MIXERS[name](**{option: value for option, value in given.items() if option in known})

@@ -6,13 +6,13 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradmix_ext.continual.files import arrays_in
 from gradmix_ext.experiments.statistics import TESTS
 
 __all__ = ["ArmRecord", "Array", "PairHistory", "RunRecord", "SeedRecord", "load_run", "read_pairs"]
@@ -159,14 +159,10 @@ def read_pairs(seed: SeedRecord) -> PairHistory:
     """
     assert seed.pairs is not None
     order = np.array(seed.class_order)
-    content = BytesIO(seed.pairs.read_bytes())
-    try:
-        with np.load(content, allow_pickle=False) as archive:
-            task, epoch = archive["task"], archive["epoch"]
-            allowed = archive["allowed"][:, order][:, :, order]
-            scores = archive["scores"][:, order][:, :, order]
-    except Exception as error:  # a damaged archive fails in zipfile, zlib or NumPy's own parser
-        raise ValueError(f"{seed.pairs} does not hold class-pair maps: {error!r}") from error
+    with arrays_in(seed.pairs, "does not hold class-pair maps") as archive:
+        task, epoch = archive["task"], archive["epoch"]
+        allowed = archive["allowed"][:, order][:, :, order]
+        scores = archive["scores"][:, order][:, :, order]
     if not len(task) == len(epoch) == len(allowed) == len(scores):
         raise ValueError(f"{seed.pairs} does not hold class-pair maps: lengths differ")
     return PairHistory(task, epoch, allowed.astype(bool), scores.astype(np.float32))

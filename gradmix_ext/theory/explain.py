@@ -102,10 +102,11 @@ def explain(
         RuntimeError: a label is not a class.
     """
     seed = int(torch.randint(2**31, (), generator=generator))
-    draw = torch.Generator().manual_seed  # both expansions are of the same pairs
-    law = alpha, alpha, pairs
-    taylor = mixup_taylor(model, x, y, *law, draw(seed), draws=draws)
-    terms = mixup_class_pairs(model, x, y, *law, draw(seed), num_classes=num_classes)
+    again = torch.Generator().manual_seed  # both expansions are of the same pairs
+    taylor = mixup_taylor(model, x, y, alpha, alpha, pairs, again(seed), draws=draws)
+    terms = mixup_class_pairs(
+        model, x, y, alpha, alpha, pairs, again(seed), num_classes=num_classes
+    )
     mixer = GradMix(
         num_classes,
         alpha=alpha,

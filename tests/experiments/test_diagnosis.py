@@ -291,9 +291,12 @@ def test_a_saved_diagnosis_comes_back(diagnosis, tmp_path: Path) -> None:
     assert markdown(loaded) == markdown(diagnosis)
     assert loaded.setting["augment"] == "mixup"
     np.testing.assert_array_equal(loaded.agreement, diagnosis.agreement)
-    (tmp_path / "diagnosis.npz").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="is not a saved diagnosis"):
-        Diagnosis.load(tmp_path)
+    whole = (tmp_path / "diagnosis.npz").read_bytes()
+    middle = len(whole) // 2
+    for damaged in (b"nonsense", whole[:middle] + bytes(20) + whole[middle + 20 :]):
+        (tmp_path / "diagnosis.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match="is not a saved diagnosis"):
+            Diagnosis.load(tmp_path)
 
 
 def test_tables_hold_means_of_seeds(diagnosis) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gradmix_ext.continual.data import concatenate
 from gradmix_ext.continual.feed import Batch
-from gradmix_ext.continual.files import replaced
+from gradmix_ext.continual.files import arrays_in, replaced
 from gradmix_ext.continual.methods import ER, Stage
 from gradmix_ext.continual.trainer import Stream, random_stream
 from gradmix_ext.experiments.diagnosis.agreement import STATISTICS, agreement
@@ -77,21 +77,18 @@ class Diagnosis:
         path = folder / _FILE
         if not path.is_file():
             raise ValueError(f"{folder} holds no diagnosis: {_FILE} is missing")
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                names = {
-                    name: tuple(archive[name].tolist())
-                    for name in ("seeds", "statistics", "scores", "facts")
-                }
-                return cls(
-                    setting=json.loads(str(archive["setting"])),
-                    moments=archive["moments"],
-                    agreement=archive["agreement"],
-                    fact=archive["fact"],
-                    **names,
-                )
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"{path} is not a saved diagnosis: {error}") from error
+        with arrays_in(path, "is not a saved diagnosis") as archive:
+            names = {
+                name: tuple(archive[name].tolist())
+                for name in ("seeds", "statistics", "scores", "facts")
+            }
+            return cls(
+                setting=json.loads(str(archive["setting"])),
+                moments=archive["moments"],
+                agreement=archive["agreement"],
+                fact=archive["fact"],
+                **names,
+            )
 
     def of(self, statistic: str, score: str) -> NDArray[np.float64]:
         """A statistic of a score at every moment, [S, M]."""
